@@ -1,0 +1,160 @@
+"""The one prompt: training examples and generation prompts for both directions, from the same cached template pieces.
+
+TTS: user `Convert the text to speech:` + text in TEXT_UNDERSTANDING, assistant codes in SPEECH_GENERATION; ASR swaps
+the sides. The chat template is rendered once, with a fixed date; a sample is a numpy splice of its ids (0.1 ms).
+Lengths, never values, say where labels and template tokens stand: pad and eot may share an id.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llasa_core.errors import InputError
+from llasa_core.tokens import (
+    ASR_INSTRUCTION,
+    DEFAULT_DATE,
+    MARKERS,
+    TTS_INSTRUCTION,
+    SpeechVocabulary,
+    template_pieces,
+    text_encoder,
+    vocabulary_of,
+)
+
+__all__ = ["DEFAULT_DATE", "Example", "Prompt", "Voice"]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One training sample. Its labels are `input_ids[labels_from:labels_to]`; every other position is -100."""
+
+    input_ids: np.ndarray  # int32 (T,)
+    labels_from: int
+    labels_to: int
+    eot_positions: tuple[int, ...]  # end-of-turn tokens of the template: attention 0 in the public training code
+
+    def labels(self) -> np.ndarray:
+        """int32 (T,), not shifted: -100 outside the labelled span."""
+        labels = np.full_like(self.input_ids, -100)
+        labels[self.labels_from : self.labels_to] = self.input_ids[self.labels_from : self.labels_to]
+        return labels
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A voice to continue: what was said, and its speech codes (F,)."""
+
+    text: str
+    codes: np.ndarray
+
+
+class Prompt:
+    """Builds the ids of training examples and generation prompts for one merged tokenizer.
+
+    `date` fills the template's `date_string`. InputError if the tokenizer has no chat template, or is not merged.
+    """
+
+    def __init__(self, tokenizer, vocabulary: SpeechVocabulary | None = None, date: str = DEFAULT_DATE):
+        self.vocabulary = vocabulary_of(tokenizer)
+        if vocabulary is not None and vocabulary != self.vocabulary:
+            raise InputError(f"tokenizer: its layout is {self.vocabulary}, expected {vocabulary}")
+        self.tokenizer = tokenizer
+        self.date = date
+        self._encoder = text_encoder(tokenizer)
+        self._refuse_readable_controls()
+        before, between, after = template_pieces(tokenizer, date)
+        self._before_tts = self._template_ids(before + TTS_INSTRUCTION)
+        self._before_asr = self._template_ids(before + ASR_INSTRUCTION)
+        self._between = self._template_ids(between)
+        self._after = self._template_ids(after)
+        tag = self._plain_ids("Speaker a ")
+        if self._template_ids(between + "Speaker a ").tolist() != [*self._between, *tag]:
+            raise InputError("tokenizer: its chat template's assistant header melts into the words after it")
+        eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
+        self._eot = tokenizer.eos_token_id if eot is None else eot
+        self._tags = {}
+
+    def text_ids(self, text: str) -> np.ndarray:
+        """int32 (T,): the ids of a text, which never hold a control token. InputError if it is empty."""
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"text: expected a text with words in it, got {text!r}")
+        return self._plain_ids(text)
+
+    def text_of(self, ids) -> str:
+        """The text of ids (T,), without markers, speech codes and special tokens."""
+        ids = np.asarray(ids)
+        return self.tokenizer.decode(ids[ids < self.vocabulary.text_size].tolist(), skip_special_tokens=True)
+
+    def tts_example(self, text: str, codes, speaker: str | None = None) -> Example:
+        """Text -> codes (F,); labels from SPEECH_GENERATION_START to SPEECH_GENERATION_END inclusive."""
+        ids = self.vocabulary
+        question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
+        answer = self._wrapped(ids.speech_generation_start, self._code_ids(codes), ids.speech_generation_end)
+        return self._example(self._before_tts, question, self._speaker_tag(speaker), answer)
+
+    def asr_example(self, text: str, codes) -> Example:
+        """Codes (F,) -> text; labels from TEXT_GENERATION_START to TEXT_GENERATION_END inclusive."""
+        ids = self.vocabulary
+        question = self._wrapped(ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end)
+        answer = self._wrapped(ids.text_generation_start, self.text_ids(text), ids.text_generation_end)
+        return self._example(self._before_asr, question, self._speaker_tag(None), answer)
+
+    def tts_prompt(self, text: str, speaker: str | None = None, voice: Voice | None = None) -> np.ndarray:
+        """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
+
+        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice.
+        """
+        ids = self.vocabulary
+        if voice is not None:
+            self.text_ids(text)
+            text = f"{voice.text} {text}"
+        question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
+        parts = [self._before_tts, question, self._between, self._speaker_tag(speaker), [ids.speech_generation_start]]
+        if voice is not None:
+            parts.append(self._code_ids(voice.codes))
+        return np.concatenate(parts, dtype=np.int32)
+
+    def asr_prompt(self, codes) -> np.ndarray:
+        """int32 (T,), up to TEXT_GENERATION_START."""
+        ids = self.vocabulary
+        question = self._wrapped(ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end)
+        parts = [self._before_asr, question, self._between, [ids.text_generation_start]]
+        return np.concatenate(parts, dtype=np.int32)
+
+    def _example(self, before, question, tag, answer) -> Example:
+        parts = [before, question, self._between, tag, answer, self._after]
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+        starts = [0, *ends[:-1]]
+        template = ((starts[0], before), (starts[2], self._between), (starts[5], self._after))
+        eots = tuple(start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot))
+        return Example(np.concatenate(parts, dtype=np.int32), starts[4], ends[4], eots)
+
+    def _wrapped(self, start: int, ids: np.ndarray, end: int) -> np.ndarray:
+        wrapped = np.empty(len(ids) + 2, np.int32)
+        wrapped[0], wrapped[1:-1], wrapped[-1] = start, ids, end
+        return wrapped
+
+    def _code_ids(self, codes) -> np.ndarray:
+        ids = self.vocabulary.codes_to_ids(codes)
+        if len(ids) == 0:
+            raise InputError("codes: expected at least one speech code, got none")
+        return ids
+
+    def _speaker_tag(self, speaker: str | None) -> np.ndarray:
+        if not speaker:
+            return np.empty(0, np.int32)
+        if speaker not in self._tags:
+            self._tags[speaker] = self._plain_ids(f"Speaker {speaker} ")
+        return self._tags[speaker]
+
+    def _plain_ids(self, text: str) -> np.ndarray:
+        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def _template_ids(self, text: str) -> np.ndarray:
+        return np.array(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def _refuse_readable_controls(self):
+        """A text model that can spell a special token by itself would let transcripts give orders."""
+        for name in {*self.tokenizer.all_special_tokens, *MARKERS}:
+            if self.tokenizer.backend_tokenizer.token_to_id(name) in self._plain_ids(name):
+                raise InputError(f"tokenizer: plain text {name!r} becomes that control token")
