@@ -1,0 +1,225 @@
+"""Settings of a training run: typed, checked when read, and tolerant of the public config.json keys.
+
+A JSON file with an unknown key, or a value of another type than the field's, raises InputError; public keys are
+translated, each with a note in `TrainConfig.notes`. Defaults are the paper's (arXiv 2502.04128, section 3).
+"""
+
+import difflib
+import json
+import math
+import os
+import types
+import typing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llasa_core.errors import InputError
+from llasa_core.tokens import DEFAULT_DATE
+
+RENAMED = {
+    "llm_model_name_or_path": "model",
+    "tokenizer_name_or_path": "tokenizer",
+    "data_path": "codes",
+    "num_train_epochs": "epochs",
+    "learning_rate": "peak_lr",
+    "adam_beta2": "beta2",
+    "max_grad_norm": "clip",
+    "model_max_length": "context",
+    "logging_steps": "log_steps",
+    "per_device_train_batch_size": "rows_per_device",
+    "gradient_checkpointing": "activation_checkpointing",
+}
+IGNORED = {
+    "cache_dir": "the hub's own cache folder is used",
+    "per_device_eval_batch_size": "evaluation uses rows_per_device",
+    "evaluation_strategy": "eval_steps alone decides (0 = never)",
+    "eval_strategy": "eval_steps alone decides (0 = never)",
+    "save_strategy": "save_steps alone decides (0 = never)",
+    "lr_scheduler_type": "the schedule is linear warm-up, then cosine to final_lr_ratio of the peak",
+    "dataloader_num_workers": "assembling a row costs microseconds, it happens in the training process",
+    "dataloader_prefetch_factor": "assembling a row costs microseconds, it happens in the training process",
+    "remove_unused_columns": "rows hold only what the model reads",
+    "run_name": "the output folder names the run",
+    "deepspeed": "runs use DDP",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Paths are relative to the working folder."""
+
+    model: str  # size name (model.SIZES), checkpoint folder or hub id
+    codes: list[Any]  # codes folders, or {"path", "weight" (1.0), "task" ("tts" | "asr")}
+    output_dir: str
+    tokenizer: str | None = None  # folder or hub id; default: the model's own
+    eval_codes: list[Any] | None = None  # held-out codes folders, same form
+    max_steps: int | None = None  # optimizer steps; or:
+    epochs: float | None = None
+    context: int = 2048  # tokens in a packed row; longer utterances are dropped and counted
+    tokens_per_step: int = 2**21  # row capacity of one optimizer step over all processes
+    rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
+    gradient_accumulation_steps: int | None = None  # public key: with it, tokens_per_step follows
+    peak_lr: float = 5e-5
+    warmup_ratio: float = 0.03
+    final_lr_ratio: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.95
+    clip: float = 1.0
+    bf16: bool = True  # autocast; master weights stay fp32
+    seed: int = 0
+    date: str = DEFAULT_DATE  # date line of the chat template
+    speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
+    code_noise: float = 0.0  # probability that an input code is replaced by a random one; labels stay (paper: 0)
+    save_steps: int = 0  # 0 = only the final model
+    save_total_limit: int = 2
+    eval_steps: int = 0  # 0 = only at the end
+    eval_utterances: int = 1000  # at most so many of each held-out dataset
+    log_steps: int = 10
+    save_dtype: str = "float32"  # or "bfloat16"
+    activation_checkpointing: bool = False
+    compile: bool = False  # torch.compile; needs a C++ compiler
+    lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
+    threads: int | None = None  # CPU threads; default: torch's
+    report_to: str = "none"  # or "tensorboard", "wandb"
+    resume: bool = False  # continue from the newest whole checkpoint in output_dir
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name, hint in hints.items():
+            if not _fits(getattr(self, name), hint):
+                raise InputError(f"config: `{name}` is {getattr(self, name)!r}, expected {_describe(hint)}")
+        for name in ("context", "tokens_per_step", "log_steps"):
+            self._demand(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_steps", "rows_per_device", "gradient_accumulation_steps", "threads"):
+            self._demand(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_ratio", "final_lr_ratio", "beta2", "code_noise", "speaker_tags"):
+            self._demand(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        for name in ("peak_lr", "clip"):
+            self._demand(name, getattr(self, name) > 0, "above 0")
+        self._demand("save_dtype", self.save_dtype in ("float32", "bfloat16"), '"float32" or "bfloat16"')
+        self._demand("codes", bool(self.codes), "at least one codes folder")
+        if (self.max_steps is None) == (self.epochs is None):
+            raise InputError("config: expected exactly one of `max_steps` and `epochs`")
+        self._demand("epochs", self.epochs is None or self.epochs > 0, "above 0")
+        for name in ("codes", "eval_codes"):
+            for entry in getattr(self, name) or []:
+                read_entry(name, entry)
+
+    def _demand(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"config: `{name}` is {getattr(self, name)!r}, expected {expected}")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "TrainConfig":
+        """Read a JSON file; InputError names the file and the key."""
+        try:
+            values = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected a JSON object of settings")
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Translate public keys, refuse unknown ones, check types."""
+        known = {field.name for field in fields(cls)} - {"notes"}
+        settings: dict[str, Any] = {}
+        notes = []
+        for key, value in values.items():
+            target = RENAMED.get(key, key)
+            if key in IGNORED:
+                notes.append(f"`{key}` has no effect: {IGNORED[key]}")
+                continue
+            if target not in known:
+                near = difflib.get_close_matches(key, sorted(known | set(RENAMED)), n=3, cutoff=0.5)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise InputError(f"config: unknown key `{key}`{hint}")
+            if target in settings:
+                raise InputError(f"config: `{key}` and `{target}` set the same thing")
+            if target != key:
+                notes.append(f"`{key}` is read as `{target}`")
+            if target in ("codes", "eval_codes") and isinstance(value, (str, dict)):
+                value = [value]
+            settings[target] = value
+        missing = [name for name in ("model", "codes", "output_dir") if name not in settings]
+        if missing:
+            raise InputError(f"config: `{missing[0]}` is missing")
+        return cls(**settings, notes=tuple(notes))
+
+    def rows(self, world_size: int = 1) -> tuple[int, int, int]:
+        """(rows of one optimizer step, rows of one forward pass, forward passes a step and process).
+
+        Raises InputError where the step does not divide into rows and processes.
+        """
+        if self.gradient_accumulation_steps is not None:
+            per_device = self.rows_per_device or 1
+            return (
+                per_device * self.gradient_accumulation_steps * world_size,
+                per_device,
+                self.gradient_accumulation_steps,
+            )
+        rows, rest = divmod(self.tokens_per_step, self.context * world_size)
+        if rest or not rows:
+            raise InputError(
+                f"config: `tokens_per_step` is {self.tokens_per_step}, expected a multiple of context x processes = "
+                f"{self.context} x {world_size}"
+            )
+        per_device = self.rows_per_device
+        if per_device is None:
+            most = max(1, 16_384 // self.context)
+            per_device = max(n for n in range(1, min(rows, most) + 1) if rows % n == 0)
+        if rows % per_device:
+            raise InputError(f"config: `rows_per_device` is {per_device}, expected a divisor of {rows} rows a process")
+        return rows * world_size, per_device, rows // per_device
+
+
+def read_entry(name: str, entry: Any) -> tuple[str, float, str]:
+    """One item of `codes`: a folder, or {"path", "weight", "task"} -> (path, weight, task); InputError names the key."""
+    if isinstance(entry, str):
+        return entry, 1.0, "tts"
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), (str, os.PathLike)):
+        raise InputError(f"config: `{name}` holds {entry!r}, expected a folder or an object with a `path`")
+    unknown = set(entry) - {"path", "weight", "task"}
+    if unknown:
+        raise InputError(f"config: `{name}` has an unknown key `{min(unknown)}`, expected path, weight, task")
+    weight, task = entry.get("weight", 1.0), entry.get("task", "tts")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (weight > 0 and math.isfinite(weight)):
+        raise InputError(f"config: weight {weight!r} in `{name}`, expected a number above 0")
+    if task not in ("tts", "asr"):
+        raise InputError(f"config: task {task!r} in `{name}`, expected tts or asr")
+    return str(entry["path"]), float(weight), task
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _alternatives(hint):
+        kind = typing.get_origin(option) or option
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return math.isfinite(value)
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return True
+    return False
+
+
+def _describe(hint: Any) -> str:
+    names = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+    }
+    options = [typing.get_origin(option) or option for option in _alternatives(hint)]
+    return " or ".join(names.get(option, "null" if option is types.NoneType else str(option)) for option in options)
