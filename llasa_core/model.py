@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llasa_core.errors import InputError
 
-# hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope factor (None = plain)
+# hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope factor or None
 SIZES: dict[str, tuple[int, int, int, int, int, int, bool, float | None]] = {
     "tiny": (128, 5, 4, 4, 32, 384, True, None),  # 1.1 M without embeddings
     "mini": (256, 5, 4, 4, 64, 512, True, None),  # 3.3 M

@@ -99,7 +99,7 @@ def collate(examples: Sequence[Any], distort: Callable[[np.ndarray], np.ndarray]
 def code_noise(
     vocabulary: Any, probability: float, generator: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A `distort` for `collate`: each speech code becomes, with `probability`, a code drawn evenly from the codebook."""
+    """A `distort` for `collate`: each speech code becomes, with `probability`, one drawn evenly from the codebook."""
 
     def distort(ids: np.ndarray) -> np.ndarray:
         codes = np.flatnonzero(vocabulary.is_code(ids))

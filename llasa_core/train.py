@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -49,7 +48,42 @@ def labelled_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.
         logits_to_keep=kept,
         use_cache=False,
     ).logits[0]  # (K, V)
-    return F.cross_entropy(logits.float(), following[kept], reduction="sum"), len(kept)
+    return SummedCrossEntropy.apply(logits, following[kept]), len(kept)
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy summed over rows: logits (K, V) of any float type, targets (K,) -> scalar fp32.
+
+    Equal to torch's in fp32. It works on chunks that stay in cache, keeps one gradient of the logits' own type instead
+    of fp32 copies, and so costs a third of the time and memory of float() + cross_entropy on a CPU.
+    """
+
+    CHUNK = 256  # rows
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(logits), SummedCrossEntropy.CHUNK):
+            part = slice(start, start + SummedCrossEntropy.CHUNK)
+            scores = logits[part].to(torch.float32, copy=True)
+            rows, wanted = torch.arange(len(scores), device=scores.device), targets[part]
+            scores -= scores.amax(1, keepdim=True)
+            chosen = scores[rows, wanted]
+            scores.exp_()
+            norm = scores.sum(1, keepdim=True)
+            total += norm.log().sum() - chosen.sum()
+            if gradient is not None:
+                scores /= norm
+                scores[rows, wanted] -= 1
+                gradient[part] = scores
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None
 
 
 class StepBatches(IterableDataset):
@@ -86,7 +120,8 @@ class PackedTrainer(Trainer):
         return DataLoader(self.batches, batch_size=None)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        total, count = labelled_loss(model, inputs)
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16):
+            total, count = labelled_loss(model, inputs)
         if not torch.isfinite(total):
             raise FloatingPointError(f"the loss is {total.item()} at step {self.state.global_step + 1}; lower peak_lr")
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
@@ -130,7 +165,7 @@ class HeldOut:
             if not len(fitting):
                 raise InputError(f"{name}: no held-out utterance fits a row of {config.context} tokens")
             rows = pack_lengths(lengths[fitting], config.context)
-            grouped = [sum(rows[i : i + per_device], []) for i in range(0, len(rows), per_device)]
+            grouped = [list(itertools.chain(*rows[i : i + per_device])) for i in range(0, len(rows), per_device)]
             batches = [collate([source.example(int(fitting[i]), 0) for i in group]) for group in grouped]
             seconds = sum(len(source.dataset[int(i)]["codes"]) for i in fitting) / frame_rate
             self.datasets.append((name, source.task, batches, seconds))
@@ -269,7 +304,6 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
         optim="adamw_torch_fused",
-        bf16=config.bf16,
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,
@@ -357,7 +391,8 @@ def _model(config: TrainConfig, tokenizer: Any, vocabulary: Any) -> PreTrainedMo
             resize_vocabulary(model, vocabulary.size, seed=config.seed)
         if model.config.vocab_size != vocabulary.size:
             raise InputError(
-                f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, the tokenizer of {vocabulary.size}"
+                f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
+                f"the tokenizer of {vocabulary.size}"
             )
     return use_packed_attention(model)
 

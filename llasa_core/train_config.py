@@ -182,7 +182,7 @@ class TrainConfig:
 
 
 def read_entry(name: str, entry: Any) -> tuple[str, float, str]:
-    """One item of `codes`: a folder, or {"path", "weight", "task"} -> (path, weight, task); InputError names the key."""
+    """One item of `codes`: a folder or {"path", "weight", "task"} -> (path, weight, task); InputError names the key."""
     if isinstance(entry, str):
         return entry, 1.0, "tts"
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), (str, os.PathLike)):
