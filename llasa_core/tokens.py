@@ -218,7 +218,10 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
 
 
 def load_tokenizer(path_or_id):
-    """The fast tokenizer of a folder or a hub id, read from its tokenizer.json; code from a repository never runs."""
+    """The fast tokenizer of a folder or a hub id, read from its tokenizer.json; code from a repository never runs.
+
+    InputError if there is none. 193,800 entries take about 3 s.
+    """
     from transformers import PreTrainedTokenizerFast
 
     folder = Path(path_or_id)
@@ -229,8 +232,9 @@ def load_tokenizer(path_or_id):
     try:
         return PreTrainedTokenizerFast.from_pretrained(str(path_or_id))
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path_or_id}: no tokenizer could be loaded from it: {reason}") from error
+        what = "its tokenizer cannot be read" if folder.exists() else "no such folder, and no tokenizer of that hub id"
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path_or_id}: {what}: {reason}") from error
 
 
 def check_layout(tokenizer, config=None) -> list[str]:

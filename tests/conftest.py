@@ -1,0 +1,38 @@
+"""Session fixtures and limits: one thread a library, no hub, and the two merged tokenizers, built once."""
+
+import os
+
+import pytest
+
+from llasa_core.tokens import build_llama3_tokenizer, build_mini_tokenizer, locate_llama3_vocabulary, merge_tokenizer
+
+# Read when torch, tokenizers and the hub client are first imported, which tests do later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+MINI_TEXTS = (
+    "Call the office at seven in the morning.",
+    "The red lamp stands in the hall.",
+    "Please bring four apples and a bottle of milk.",
+    "We will meet Alice at the station on Friday.",
+) * 5
+
+
+@pytest.fixture(scope="session")
+def mini_tokenizer():
+    """A mini tokenizer merged with 4,096 codes."""
+    return merge_tokenizer(build_mini_tokenizer(MINI_TEXTS), 4096)
+
+
+@pytest.fixture(scope="session")
+def llama3_text_tokenizer():
+    """The real Llama-3 tokenizer, 128,256 ids, from the vocabulary file in the wheel `llama-models`."""
+    return build_llama3_tokenizer(locate_llama3_vocabulary())
+
+
+@pytest.fixture(scope="session")
+def llama3_tokenizer(llama3_text_tokenizer):
+    """The real Llama-3 tokenizer merged with 65,536 codes."""
+    return merge_tokenizer(llama3_text_tokenizer, 65_536)
