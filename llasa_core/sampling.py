@@ -1,0 +1,85 @@
+"""How one token is drawn: settings, the noise of a row, and the draw.
+
+The noise of a row depends on its seed and prompt alone, which makes an utterance independent of its batch-mates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llasa_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: temperature first, then the `top_k` best, then the smallest set of mass `top_p`.
+
+    temperature: 0 is greedy. top_k: 0 takes all codes; 50 is what the public example does without saying so (the
+    default of `generate`). min_codes: END is forbidden at that many first steps. max_seconds: no utterance is longer,
+    whatever its text.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+    min_codes: int = 1
+    max_seconds: float = 40.0
+
+    def __post_init__(self) -> None:
+        def number(value: object) -> bool:
+            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+        for name in ("top_k", "min_codes"):
+            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
+                raise InputError(f"sampling: {name} must be an integer, got {getattr(self, name)!r}")
+        if not number(self.temperature) or self.temperature < 0:
+            raise InputError(f"sampling: temperature must be a finite number of at least 0, got {self.temperature!r}")
+        if self.top_k < 0:
+            raise InputError(f"sampling: top_k must be at least 0 (0: all codes), got {self.top_k}")
+        if not number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"sampling: top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if self.min_codes < 1:
+            raise InputError(f"sampling: min_codes must be at least 1, got {self.min_codes}")
+        if not number(self.max_seconds) or self.max_seconds <= 0:
+            raise InputError(f"sampling: max_seconds must be a finite number above 0, got {self.max_seconds!r}")
+
+
+def row_noise(seed: int, prompt: np.ndarray, count: int) -> np.ndarray:
+    """The uniform numbers float64 (count,) in [0, 1) of one row: a function of its seed and its prompt, nothing else.
+
+    Number `i` decides token `i`; a longer draw starts with the shorter one. So neither the batch, nor its order, nor
+    the length limit changes what a row draws, and two texts under one seed do not share their noise.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(prompt, dtype="<i4").tobytes()).digest()
+    entropy = [seed, *np.frombuffer(digest[:16], dtype="<u4").tolist()]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random(count)
+
+
+def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Columns (B,) drawn from logits float32 (B, V) by inverting the distribution at `uniform` float64 (B,).
+
+    The kept candidates are laid out by column, not by rank: rounding that swaps two nearly equal candidates then
+    moves a boundary by the rounding error only, and the same number still picks the same token.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / sampling.temperature
+    columns = None
+    if 0 < sampling.top_k < logits.shape[-1]:
+        logits, columns = logits.topk(sampling.top_k, dim=-1)
+    elif sampling.top_p < 1:
+        logits, columns = logits.sort(dim=-1, descending=True)
+    weights = logits.double().softmax(dim=-1)
+    if sampling.top_p < 1:
+        weights = weights * (weights.cumsum(dim=-1) - weights < sampling.top_p)
+    if columns is not None:
+        columns, by_column = columns.sort(dim=-1)
+        weights = weights.gather(-1, by_column)
+    mass = weights.cumsum(dim=-1)  # (B, K), non-decreasing; entries of no weight are never the first above a value
+    place = torch.searchsorted(mass, (uniform * mass[:, -1] * (1 - 1e-12)).unsqueeze(-1), right=True)
+    return place.squeeze(-1) if columns is None else columns.gather(-1, place).squeeze(-1)

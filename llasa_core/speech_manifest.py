@@ -1,0 +1,126 @@
+"""Speaks requests into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, and a journal that lets a stopped run go on.
+
+A manifest is written once, at the end, by rename: where it is, everything is finished. The journal is appended to
+after the audio is in place, so a line that is whole speaks of audio that is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llasa_core.errors import InputError
+from llasa_core.sampling import Sampling
+from llasa_core.speech_requests import Request, parse_object
+
+if TYPE_CHECKING:
+    from llasa_core.synthesize import Synthesizer
+
+
+def synthesize_manifest(
+    synthesizer: Synthesizer,
+    requests: Sequence[Request],
+    out,
+    sampling: Sampling | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Speak requests into OUT/wavs/ID.wav (16 bit) and OUT/manifest.jsonl, one line a request, in their order.
+
+    A line: id, audio (relative to OUT), text, speaker, seed, codes (count), ended, reason, seconds; with a voice
+    prompt also voice, the hash of it. Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells)
+    and ends with the manifest of an uninterrupted run; a request whose text, speaker, seed or voice has changed is
+    spoken again. `progress` is called with the number of utterances just finished. Returns the manifest's path.
+    Raises InputError for a repeated id, bad requests, or an OUT made with another model, codec or sampling.
+    """
+    sampling, out = sampling or Sampling(), Path(out)
+    if repeated := [name for name, count in Counter(request.id for request in requests).items() if count > 1]:
+        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
+    settings = {"codec": synthesizer.codec.name, "model": synthesizer.fingerprint(), **asdict(sampling)}
+    if (out / "manifest.jsonl").exists() and not (out / "synthesis.json").exists():
+        raise InputError(f"{out / 'manifest.jsonl'}: not written by synthesis; choose another folder")
+    _same_settings(out / "synthesis.json", settings)
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
+    _write(out / "synthesis.json", json.dumps(settings, sort_keys=True, indent=1) + "\n")
+    journal = out / "finished.jsonl"
+    wanted = {request.id: _identity(request) for request in requests}
+    finished = {}
+    for line in [*_complete_lines(out / "manifest.jsonl"), *_complete_lines(journal)]:
+        same = wanted.get(line.get("id")) == {key: line.get(key) for key in ("text", "speaker", "seed", "voice")}
+        if same and (out / line["audio"]).is_file():
+            finished[line["id"]] = line
+    _write(journal, "".join(_line(line) for line in finished.values()))  # without the torn last line of a killed run
+    (out / "manifest.jsonl").unlink(missing_ok=True)  # its presence means that all requests are finished
+    if progress and finished:
+        progress(len(finished))
+    with journal.open("a", encoding="utf-8") as append:
+        for spoken in synthesizer.speak([request for request in requests if request.id not in finished], sampling):
+            request, generated = spoken.request, spoken.generated
+            audio = f"wavs/{request.id}.wav"
+            write_wav(out / audio, spoken.wave, synthesizer.codec.sample_rate)
+            line = {"id": request.id, "audio": audio, **{k: v for k, v in wanted[request.id].items() if v is not None}}
+            line |= {"codes": len(generated.codes), "ended": generated.ended, "reason": generated.reason}
+            line["seconds"] = round(len(spoken.wave) / synthesizer.codec.sample_rate, 4)
+            append.write(_line(line))
+            append.flush()
+            finished[request.id] = line
+            if progress:
+                progress(1)
+    _write(out / "manifest.jsonl", "".join(_line(finished[request.id]) for request in requests))
+    journal.unlink()
+    return out / "manifest.jsonl"
+
+
+def write_wav(path: Path, wave: np.ndarray, sample_rate: int) -> None:
+    """float32 (T,) in -1..1, clipped there, to a 16-bit mono file that appears whole or not at all."""
+    import soundfile
+
+    temporary = path.with_name(path.name + ".part")
+    samples = np.round(np.clip(wave, -1.0, 1.0) * 32767.0).astype(np.int16)
+    soundfile.write(temporary, samples, sample_rate, subtype="PCM_16", format="WAV")
+    os.replace(temporary, path)
+
+
+def _identity(request: Request) -> dict:
+    """What makes two requests of one id the same; None for no voice."""
+    voice = None
+    if request.voice is not None:
+        codes = np.ascontiguousarray(request.voice.codes, dtype="<i4").tobytes()
+        voice = hashlib.sha256(request.voice.text.encode() + b"\0" + codes).hexdigest()[:12]
+    return {"text": request.text, "speaker": request.speaker or "", "seed": request.seed, "voice": voice}
+
+
+def _same_settings(path: Path, settings: dict) -> None:
+    if not path.is_file():
+        return
+    before = parse_object(path.read_text(encoding="utf-8"), str(path))
+    for key in sorted(set(before) | set(settings)):
+        if before.get(key) != settings.get(key):
+            raise InputError(
+                f"{path}: made with {key} {before.get(key)!r}, not {settings.get(key)!r}; choose another folder"
+            )
+
+
+def _complete_lines(path: Path) -> list[dict]:
+    """The lines of a journal that end with a line break: all but the one that a killed run was writing."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _line(item: dict) -> str:
+    return json.dumps(item, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

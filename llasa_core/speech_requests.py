@@ -1,0 +1,128 @@
+"""What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
+
+A line of the file has id and text, and may have speaker, seed, voice (audio, relative to the file) and voice_text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core.errors import InputError
+from llasa_core.prompts import Voice
+
+FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice is continued."""
+
+    id: str
+    text: str
+    speaker: str | None = None
+    voice: Voice | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
+            raise InputError(f"request {self.id!r}: the id must be a file name of letters, digits and ._+@=,-")
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InputError(f"request {self.id}: the text is empty")
+        if self.speaker is not None and not isinstance(self.speaker, str):
+            raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}")
+
+
+def parse_object(line: str, where: str) -> dict:
+    """One JSON object; `where` (file and line) opens the message of the InputError."""
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg})") from None
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: expected a JSON object, got {type(item).__name__}")
+    return item
+
+
+def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:
+    """Requests from JSON lines (keys: see the head of this module).
+
+    A corpus manifest is such a file (its audio, language, seconds and split say nothing about what to speak).
+    `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest")
+    known = {"id", "text", "speaker", "seed", "voice", "voice_text", "audio", "language", "seconds", "split"}
+    voices: dict[tuple[str, str], Voice] = {}
+    requests: list[Request] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        item = parse_object(line, where)
+        if unknown := sorted(set(item) - known):
+            raise InputError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        if missing := [key for key in ("id", "text") if key not in item]:
+            raise InputError(f"{where}: the key {missing[0]!r} is missing")
+        prompt = None
+        if item.get("voice"):
+            if voice is None or not item.get("voice_text"):
+                raise InputError(f"{where}: a voice needs its words in voice_text")
+            key = (str(item["voice"]), str(item["voice_text"]))
+            if key not in voices:
+                voices[key] = voice(path.parent / key[0], key[1])
+            prompt = voices[key]
+        try:
+            requests.append(
+                Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed))
+            )
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    if not requests:
+        raise InputError(f"{path}: no requests in it")
+    return requests
+
+
+def spoken_characters(text: str) -> float:
+    """Length of `text` as read aloud, in letters: a digit or symbol counts 5 (its name), an ideograph or kana 4."""
+    total = 0.0
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Lo":
+            total += 4
+        elif kind[0] == "N" or kind in ("Sc", "Sm", "So") or character in "%&@#":
+            total += 5
+        else:
+            total += 1
+    return total
+
+
+def seconds_per_character(texts: Sequence[str], seconds: Sequence[float], quantile: float = 0.99) -> float:
+    """The pace that `quantile` of the utterances keep below: what `length_limit` wants, learnt from training data."""
+    if not texts or len(texts) != len(seconds):
+        raise InputError(f"pace: {len(texts)} texts and {len(seconds)} durations; expected as many, at least one")
+    return float(np.quantile([s / spoken_characters(t) for t, s in zip(texts, seconds, strict=True)], quantile))
+
+
+def length_limit(
+    text: str,
+    seconds_per_character: float = 0.08,
+    factor: float = 2.0,
+    extra_seconds: float = 1.0,
+    frame_rate: float = 50.0,
+) -> int:
+    """The most codes that `text` may take: `factor` times its time at the given pace, and `extra_seconds` of silence.
+
+    The default pace suits English read aloud (median about 0.065 s a character).
+    """
+    return math.ceil(frame_rate * (extra_seconds + factor * seconds_per_character * spoken_characters(text)))

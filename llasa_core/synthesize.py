@@ -1,0 +1,255 @@
+"""Text (and speaker or voice prompt) -> codes -> audio; and back, codes -> text.
+
+`Synthesizer` holds one model, its tokenizer and its codec. The sampling loop is `decoding`, requests and their files
+are `speech_requests` and `speech_manifest`. What a request sounds like depends on its text, speaker, voice and seed,
+not on the requests beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llasa_core.decoding import Answers, decode
+from llasa_core.errors import InputError
+from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
+from llasa_core.sampling import Sampling
+from llasa_core.speech_manifest import synthesize_manifest, write_wav
+from llasa_core.speech_requests import Request, length_limit, parse_object, read_requests
+from llasa_core.tokens import load_tokenizer, vocabulary_of
+
+__all__ = [
+    "Generated",
+    "Request",
+    "Sampling",
+    "Spoken",
+    "Synthesizer",
+    "length_limit",
+    "read_requests",
+    "synthesize_manifest",
+    "write_wav",
+]
+
+SETTINGS = "llasa.json"  # written next to a checkpoint by training
+SETTINGS_KEYS = {"codec": str, "date": str, "speakers": list, "mask_eot": bool, "seconds_per_character": int | float}
+DECODE_TOGETHER = 16  # finished utterances handed to the codec at once; more are lost when a run is killed
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Codes int32 (L,) of one utterance; `reason` is "end", or "length" where the limit stopped it.
+
+    log_prob: natural log of the probability of the tokens, END included, under the model at temperature 1 restricted
+    to codes and END. steps: tokens generated, END included.
+    """
+
+    codes: np.ndarray
+    ended: bool
+    reason: str
+    log_prob: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One spoken request: wave float32 (L * hop,) at the codec's rate, without the voice prompt."""
+
+    request: Request
+    wave: np.ndarray
+    generated: Generated
+    prompt_tokens: int
+
+
+class Synthesizer:
+    """A model that speaks: `speak` for utterances, `generate_codes` for codes, `transcribe_codes` for the reverse.
+
+    Raises InputError where tokenizer, model and codec do not belong together. `mask_eot` hides the template's
+    `<|eot_id|>` tokens from attention, as the public training code does. `slots` rows are generated at a time.
+    `speakers` are the tags that the model was trained with: any other is refused; none at all (an empty list) means
+    that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag.
+    A LoRA model must be merged first: the loop reads the weight of the output embedding.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        codec,
+        device: str = "cpu",
+        *,
+        date: str = DEFAULT_DATE,
+        speakers: Sequence[str] | None = None,
+        mask_eot: bool = False,
+        seconds_per_character: float = 0.08,
+        slots: int = 32,
+    ) -> None:
+        self.vocabulary = vocabulary_of(tokenizer)
+        if codec.codebook_size != self.vocabulary.codebook_size:
+            raise InputError(
+                f"codec {codec.name} has {codec.codebook_size} codes, the tokenizer {self.vocabulary.codebook_size}: "
+                "the checkpoint was made for another codec"
+            )
+        rows = model.get_output_embeddings().weight.shape[0]
+        if not 0 <= rows - self.vocabulary.size < 128:  # a vocabulary may be padded up to a multiple of 128
+            raise InputError(f"the model has {rows} ids, its tokenizer {self.vocabulary.size}")
+        self.model, self.tokenizer, self.codec, self.slots = model.to(device).eval(), tokenizer, codec, slots
+        self.prompt = Prompt(tokenizer, self.vocabulary, date=date)
+        self.speakers, self.mask_eot = speakers if speakers is None else tuple(speakers), mask_eot
+        self.seconds_per_character = seconds_per_character
+        self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+        if mask_eot and self._eot is None:
+            raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
+
+    @classmethod
+    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32) -> Synthesizer:
+        """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
+
+        Weights are float32 on a CPU, bfloat16 on CUDA.
+        """
+        from llasa_core.codecs import load_codec
+        from llasa_core.model import load_model
+
+        settings = read_settings(Path(model_dir) / SETTINGS)
+        named = settings.pop("codec", None)
+        if codec is None and named is None:
+            raise InputError(f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec")
+        if codec is None or isinstance(codec, str | Path):
+            codec = load_codec(str(codec if codec is not None else named), device)
+        if named is not None and codec.name != named:
+            raise InputError(f"{Path(model_dir) / SETTINGS}: the model was trained on codec {named}, not {codec.name}")
+        dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+        model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
+        return cls(model, tokenizer, codec, device, slots=slots, **settings)
+
+    @property
+    def hop(self) -> int:
+        """Samples per code."""
+        return round(self.codec.sample_rate / self.codec.frame_rate)
+
+    @property
+    def context(self) -> int:
+        """The most tokens, prompt and answer together."""
+        return self.model.config.max_position_embeddings
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the weights (the first 64 of every parameter are looked at)."""
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            some = parameter.detach().flatten()[:64].to("cpu", torch.float32)
+            digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def voice(self, audio, text: str) -> Voice:
+        """A voice prompt from an audio file and the words spoken in it. Raises InputError for a bad file or no text."""
+        from llasa_core.corpus import load_audio
+
+        if not text.strip():
+            raise InputError(f"{audio}: a voice prompt needs the words that are spoken in it")
+        codes = self.codec.encode([load_audio(audio, self.codec.sample_rate)])[0]
+        if len(codes) == 0:
+            raise InputError(f"{audio}: shorter than one code ({self.hop} samples)")
+        return Voice(text, codes)
+
+    def limit(self, request: Request, prompt_tokens: int, sampling: Sampling) -> int:
+        """The most codes for a request: by its text, by `sampling.max_seconds`, by the room left in the context.
+
+        Raises InputError where the prompt leaves no room for the text at its normal pace.
+        """
+        rate = self.codec.frame_rate
+        by_text = length_limit(request.text, self.seconds_per_character, frame_rate=rate)
+        least = length_limit(request.text, self.seconds_per_character / 2, 1.0, 0.0, rate)
+        room = self.context - prompt_tokens
+        if room < least:
+            raise InputError(
+                f"request {request.id}: the prompt takes {prompt_tokens} of {self.context} tokens and the text needs "
+                f"at least {least} codes; speak it in shorter pieces or shorten the voice prompt"
+            )
+        return max(1, min(by_text, int(sampling.max_seconds * rate), room))
+
+    def generate_codes(
+        self,
+        prompts: Sequence[np.ndarray],
+        max_codes: Sequence[int],
+        sampling: Sampling,
+        seeds: Sequence[int],
+    ) -> list[Generated]:
+        """Codes for prompts int32 (T,) that end where codes begin; END is counted in `max_codes`. Order is kept."""
+        done = dict(self._generate(prompts, max_codes, sampling, seeds))
+        return [done[index] for index in range(len(prompts))]
+
+    def _generate(self, prompts, max_codes, sampling, seeds) -> Iterator[tuple[int, Generated]]:
+        first = self.vocabulary.first_code
+        answers = Answers(first, first + self.vocabulary.codebook_size, self.vocabulary.speech_generation_end)
+        for index, row in self._decode(prompts, max_codes, seeds, sampling, answers):
+            codes = self.vocabulary.ids_to_codes(row.ids)
+            yield index, Generated(codes, row.reason == "end", row.reason, row.log_prob, row.steps)
+
+    def _decode(self, prompts, limits, seeds, sampling, answers):
+        hidden = [np.flatnonzero(prompt == self._eot) for prompt in prompts] if self.mask_eot else None
+        return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, hidden)
+
+    def speak(self, requests: Sequence[Request], sampling: Sampling | None = None) -> Iterator[Spoken]:
+        """Speak every request; results come as they finish, not in order. All requests are checked before the first.
+
+        With a voice prompt the codec decodes prompt and answer together and the prompt is cut off, so that the
+        utterance begins as a continuation and not with the codec's start-up.
+        """
+        sampling = sampling or Sampling()
+        prompts, limits = [], []
+        for request in requests:
+            tag = None if self.speakers == () else request.speaker or None
+            if tag is not None and self.speakers is not None and tag not in self.speakers:
+                known = ", ".join(self.speakers)
+                raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
+            prompts.append(self.prompt.tts_prompt(request.text, tag, request.voice))
+            limits.append(self.limit(request, len(prompts[-1]), sampling))
+        waiting: list[tuple[int, Generated]] = []
+        for finished in self._generate(prompts, limits, sampling, [request.seed for request in requests]):
+            waiting.append(finished)
+            if len(waiting) == DECODE_TOGETHER:
+                yield from self._decoded(requests, prompts, waiting)
+                waiting = []
+        if waiting:
+            yield from self._decoded(requests, prompts, waiting)
+
+    def _decoded(self, requests, prompts, finished) -> Iterator[Spoken]:
+        voices = [requests[i].voice.codes if requests[i].voice is not None else () for i, _ in finished]
+        whole = [
+            np.concatenate([np.asarray(voice, np.int32), generated.codes])
+            for voice, (_, generated) in zip(voices, finished, strict=True)
+        ]
+        for wave, voice, (index, generated) in zip(self.codec.decode(whole), voices, finished, strict=True):
+            if not np.isfinite(wave).all():
+                raise InputError(f"codec {self.codec.name}: decoded {requests[index].id} to NaN or infinite samples")
+            yield Spoken(requests[index], wave[len(voice) * self.hop :], generated, len(prompts[index]))
+
+    def transcribe_codes(self, codes: Sequence[np.ndarray]) -> list[str]:
+        """Speech recognition: the most probable token at every step, for codes int (L,) each; order is kept."""
+        answers = Answers(0, self.vocabulary.text_size, self.vocabulary.text_generation_end)
+        prompts = [self.prompt.asr_prompt(row) for row in codes]
+        limits = []
+        for index, (prompt, row) in enumerate(zip(prompts, codes, strict=True)):
+            limits.append(min(32 + len(row) // 2, self.context - len(prompt)))  # speech has 3 to 6 text tokens a second
+            if limits[-1] < 1:
+                raise InputError(f"clip {index}: {len(row)} codes leave no room for text in {self.context} tokens")
+        done = dict(self._decode(prompts, limits, [0] * len(prompts), Sampling(temperature=0.0), answers))
+        rows = [done[index].ids.tolist() for index in range(len(prompts))]
+        return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
+
+
+def read_settings(path: Path) -> dict:
+    """What llasa.json says of SETTINGS_KEYS; {} without the file. Speakers of a model without tags are left out."""
+    if not path.is_file():
+        return {}
+    settings = parse_object(path.read_text(encoding="utf-8"), str(path))
+    if settings.get("speaker_tags") == 0:
+        settings["speakers"] = []
+    for key, kind in SETTINGS_KEYS.items():
+        if settings.get(key) is not None and not isinstance(settings[key], kind):
+            raise InputError(f"{path}: {key} must be of type {getattr(kind, '__name__', kind)}, got {settings[key]!r}")
+    return {key: settings[key] for key in SETTINGS_KEYS if settings.get(key) is not None}

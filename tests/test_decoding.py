@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llasa_core.decoding import Answers, decode
+from llasa_core.errors import InputError
+from llasa_core.sampling import Sampling, draw, row_noise
+
+TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
+ANSWERS = Answers(first=48, stop=148, end=45)
+
+
+def tiny_llama(seed=0, end_logit=0.0):
+    """Two layers; feature 0 of the hidden state is positive whatever the tokens, and weighs `end_logit` for END."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=TEXT + 8 + CODES,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 3.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[ANSWERS.end, 0] = end_logit
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, TEXT, generator.integers(1, 30)).astype(np.int32) for _ in range(14)]
+
+
+def one_by_one(model, prompts, limits, seeds, sampling, **options):
+    return [
+        next(decode(model, [prompt], [limit], [seed], sampling, ANSWERS, **options))[1]
+        for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
+    ]
+
+
+def without_cache(model, prompt, limit, hidden=()):
+    """Greedy continuation by one full forward pass a token: codes and END only, END not first."""
+    ids = prompt.tolist()
+    for step in range(limit):
+        length = len(ids)
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        mask[:, list(hidden)] = False
+        mask |= torch.eye(length, dtype=torch.bool)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), attention_mask=mask[None, None]).logits[0, -1]
+        allowed = torch.full_like(logits, -torch.inf)
+        allowed[ANSWERS.first : ANSWERS.stop] = logits[ANSWERS.first : ANSWERS.stop]
+        if step:
+            allowed[ANSWERS.end] = logits[ANSWERS.end]
+        ids.append(int(allowed.argmax()))
+        if ids[-1] == ANSWERS.end:
+            return ids[len(prompt) : -1]
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.2, 0, 0.9), Sampling(0.0)])
+def test_a_row_is_the_same_alone_and_in_any_batch(prompts, sampling):
+    model = tiny_llama(end_logit=1.0)
+    limits = [4 + 2 * i for i in range(len(prompts))]
+    seeds = [i % 3 for i in range(len(prompts))]
+    alone = one_by_one(model, prompts, limits, seeds, sampling)
+    if sampling.temperature > 0:
+        assert {row.reason for row in alone} == {"end", "length"}  # both ways of finishing are exercised
+    for slots in (4, 32):
+        batched = dict(decode(model, prompts, limits, seeds, sampling, ANSWERS, slots))
+        assert sorted(batched) == list(range(len(prompts)))
+        for index, row in enumerate(alone):
+            assert batched[index].ids.tolist() == row.ids.tolist()
+            assert batched[index].reason == row.reason
+            assert batched[index].log_prob == pytest.approx(row.log_prob, abs=1e-3)
+
+
+def test_greedy_equals_transformers_generate_on_the_same_logits(llama, prompts):
+    class SpeechOnly:
+        def __init__(self, prompt_length):
+            self.prompt_length = prompt_length
+
+        def __call__(self, ids, scores):
+            kept = torch.full_like(scores, -torch.inf)
+            kept[:, ANSWERS.first : ANSWERS.stop] = scores[:, ANSWERS.first : ANSWERS.stop]
+            if ids.shape[1] > self.prompt_length:
+                kept[:, ANSWERS.end] = scores[:, ANSWERS.end]
+            return kept
+
+    rows = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS))
+    for index, prompt in enumerate(prompts):
+        ids = torch.from_numpy(prompt).long()[None]
+        generated = llama.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            eos_token_id=ANSWERS.end,
+            pad_token_id=0,
+            logits_processor=[SpeechOnly(len(prompt))],
+        )[0, len(prompt) :]
+        assert rows[index].ids.tolist() == [token for token in generated.tolist() if token != ANSWERS.end]
+
+
+def test_hidden_positions_are_not_attended_to_and_keep_their_place(llama, prompts):
+    prompts = [prompt for prompt in prompts if len(prompt) > 10][:4]
+    hidden = [[2, 7]] * len(prompts)
+    rows = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS, 4, hidden))
+    plain = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS, 4))
+    for index, prompt in enumerate(prompts):
+        assert rows[index].ids.tolist() == without_cache(llama, prompt, 12, hidden[index])
+        assert plain[index].ids.tolist() == without_cache(llama, prompt, 12)
+    assert any(rows[index].ids.tolist() != plain[index].ids.tolist() for index in range(len(prompts)))
+
+
+def test_end_is_never_first_even_where_the_model_wants_nothing_else(prompts):
+    wants_end = tiny_llama(end_logit=100.0)
+    for _, row in decode(wants_end, prompts, [30] * len(prompts), [1] * len(prompts), Sampling(), ANSWERS):
+        assert (len(row.ids), row.steps, row.reason) == (1, 2, "end")
+    late = Sampling(min_codes=5)
+    assert all(len(r.ids) == 5 for _, r in decode(wants_end, prompts, [30] * 14, [1] * 14, late, ANSWERS, 3))
+
+
+def test_limit_is_respected_and_only_allowed_ids_come_out(prompts):
+    never_ends = tiny_llama(end_logit=-100.0)
+    limits = list(range(1, 15))
+    for index, row in decode(never_ends, prompts, limits, [5] * 14, Sampling(2.0, 0, 1.0), ANSWERS, 4):
+        assert (len(row.ids), row.steps, row.reason) == (limits[index], limits[index], "length")
+        assert ((row.ids >= ANSWERS.first) & (row.ids < ANSWERS.stop)).all()
+
+
+def test_equal_prompts_differ_by_seed_and_agree_with_separate_runs(llama, prompts):
+    prompt = max(prompts, key=len)
+    together = dict(decode(llama, [prompt] * 6, [20] * 6, [0, 1, 2, 3, 0, 1], Sampling(), ANSWERS, 4))
+    alone = one_by_one(llama, [prompt] * 6, [20] * 6, [0, 1, 2, 3, 0, 1], Sampling())
+    assert [together[i].ids.tolist() for i in range(6)] == [row.ids.tolist() for row in alone]
+    assert len({tuple(together[i].ids.tolist()) for i in range(6)}) == 4
+
+
+def test_log_probability_is_the_models_own_over_the_allowed_tokens(llama, prompts):
+    prompt = prompts[0]
+    row = next(decode(llama, [prompt], [10], [3], Sampling(0.7, 5, 0.9), ANSWERS))[1]
+    ids = [*prompt.tolist(), *row.ids.tolist(), *([ANSWERS.end] if row.reason == "end" else [])]
+    with torch.no_grad():
+        logits = llama(torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double()
+    logits[0, ANSWERS.end] = -torch.inf
+    kept = torch.cat([logits[:, ANSWERS.first : ANSWERS.stop], logits[:, [ANSWERS.end]]], dim=1)
+    drawn = logits.gather(1, torch.tensor(ids[len(prompt) :])[:, None])[:, 0]
+    assert row.log_prob == pytest.approx(float((drawn - kept.logsumexp(1)).sum()), abs=1e-4)
+
+
+def test_model_comes_back_as_it_was(prompts):
+    model = tiny_llama().train()
+    model.set_attn_implementation("eager")
+    expected = one_by_one(tiny_llama(), prompts[:1], [5], [0], Sampling())[0]
+    assert next(decode(model, prompts[:1], [5], [0], Sampling(), ANSWERS))[1].ids.tolist() == expected.ids.tolist()
+    list(decode(model, prompts, [5] * 14, [0] * 14, Sampling(), ANSWERS))
+    assert model.training and model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limits": [0]}, "expected at least 1"),
+        ({"limits": [126]}, "context of 128"),
+        ({"limits": [1, 2]}, "expected equal"),
+        ({"seeds": [-1]}, "seed -1"),
+        ({"prompts": [np.array([999])]}, "ids below 148"),
+        ({"prompts": [np.zeros(0, int)]}, "non-empty"),
+        ({"answers": Answers(48, 149, 45)}, "the model has 148"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(llama, change, message):
+    given = {"prompts": [np.array([1, 2, 3])], "limits": [4], "seeds": [0], "sampling": Sampling(), "answers": ANSWERS}
+    with pytest.raises(InputError, match=message):
+        list(decode(llama, **(given | change)))
+
+
+def test_noise_depends_on_seed_and_prompt_only_and_grows_at_its_end():
+    prompt = np.arange(5, dtype=np.int32)
+    noise = row_noise(7, prompt, 50)
+    assert (noise[:10] == row_noise(7, prompt.astype(np.int64), 10)).all()
+    assert not (noise == row_noise(8, prompt, 50)).any()
+    assert not (noise == row_noise(7, prompt[:-1], 50)).any()
+
+
+def test_draw_inverts_the_distribution_worked_out_by_hand():
+    logits = torch.tensor([0.2, 0.5, 0.3]).log()
+
+    def drawn(uniform, sampling):
+        return draw(logits[None], torch.tensor([uniform], dtype=torch.float64), sampling).item()
+
+    everything = Sampling(1.0, 0, 1.0)
+    assert [drawn(u, everything) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-53)] == [0, 0, 1, 1, 2, 2]
+    two_best = Sampling(1.0, 2, 1.0)  # 0.5 / 0.8 = 0.625 for column 1, the rest for column 2
+    assert [drawn(u, two_best) for u in (0.0, 0.62, 0.63, 0.999)] == [1, 1, 2, 2]
+    nucleus = Sampling(1.0, 0, 0.6)  # 0.5 alone is short of 0.6, so column 2 is in
+    assert [drawn(u, nucleus) for u in (0.0, 0.62, 0.63, 0.999)] == [1, 1, 2, 2]
+    assert [drawn(u, Sampling(1.0, 3, 0.4)) for u in (0.0, 0.999)] == [1, 1]
+    cold = Sampling(0.5, 0, 1.0)  # squares: 0.04, 0.25, 0.09 of 0.38
+    assert [drawn(u, cold) for u in (0.10, 0.11, 0.76, 0.77)] == [0, 1, 1, 2]
+    assert drawn(0.999, Sampling(0.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"top_k": -1},
+        {"top_k": 2.5},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_codes": 0},
+        {"max_seconds": 0},
+    ],
+)
+def test_sampling_is_checked_when_it_is_made(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Sampling(**wrong)

@@ -1,0 +1,286 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from llasa_core.codecs.fake import FakeCodec
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llasa_core.errors import InputError
+from llasa_core.prompts import Voice
+from llasa_core.sampling import Sampling
+from llasa_core.speech_requests import Request, length_limit, read_requests, seconds_per_character, spoken_characters
+from llasa_core.synthesize import Synthesizer, read_settings, synthesize_manifest
+from llasa_core.tokens import vocabulary_of
+
+TEXTS = ("Call the office.", "Red lamp.", "Please bring four apples.", "We meet Alice.", "At seven.", "The hall.")
+SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
+
+
+def tiny_llama(vocabulary, end_logit=8.0):
+    """Random weights; feature 0 of every hidden state is positive and weighs `end_logit` for END."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 3.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[vocabulary.speech_generation_end, 0] = end_logit
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(mini_tokenizer):
+    return tiny_llama(vocabulary_of(mini_tokenizer))
+
+
+@pytest.fixture(scope="module")
+def synthesizer(model, mini_tokenizer):
+    return Synthesizer(model, mini_tokenizer, FakeCodec(), slots=4)
+
+
+@pytest.fixture(scope="module")
+def requests():
+    return [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS)]
+
+
+def by_id(spoken):
+    return {one.request.id: one for one in spoken}
+
+
+def test_same_request_gives_the_same_audio_alone_and_beside_others(synthesizer, requests):
+    together = by_id(synthesizer.speak(requests, SAMPLING))
+    assert set(together) == {request.id for request in requests}
+    for request in requests[:3]:
+        alone = next(iter(synthesizer.speak([request], SAMPLING)))
+        assert alone.generated.codes.tolist() == together[request.id].generated.codes.tolist()
+        np.testing.assert_array_equal(alone.wave, together[request.id].wave)
+    other = next(iter(synthesizer.speak([replace(requests[0], seed=99)], SAMPLING)))
+    assert other.generated.codes.tolist() != together["u0"].generated.codes.tolist()
+
+
+def test_codes_are_codes_and_every_utterance_says_how_it_ended(synthesizer, requests):
+    reasons = set()
+    for one in synthesizer.speak(requests, SAMPLING):
+        generated = one.generated
+        assert generated.codes.dtype == np.int32 and 1 <= len(generated.codes) <= 30  # 0.6 s
+        assert generated.codes.min() >= 0 and generated.codes.max() < 4096
+        assert generated.ended == (generated.reason == "end")
+        assert generated.steps == len(generated.codes) + generated.ended
+        assert len(one.wave) == 320 * len(generated.codes) and one.wave.dtype == np.float32
+        reasons.add(generated.reason)
+    assert reasons == {"end", "length"}
+
+
+def test_generate_codes_keeps_the_order_of_the_prompts(synthesizer):
+    prompts = [synthesizer.prompt.tts_prompt(text) for text in TEXTS[:3]]
+    generated = synthesizer.generate_codes(prompts, [3, 9, 5], Sampling(min_codes=9), [0, 0, 0])
+    assert [len(one.codes) for one in generated] == [3, 9, 5]
+
+
+def test_voice_prompt_is_continued_and_cut_off_after_decoding(synthesizer):
+    codec = synthesizer.codec
+    voice = Voice("Hello there.", np.arange(20, dtype=np.int32))
+    request = Request("v", TEXTS[0], voice=voice, seed=3)
+    spoken = next(iter(synthesizer.speak([request], SAMPLING)))
+    codes = spoken.generated.codes
+    whole = codec.decode([np.concatenate([voice.codes, codes])])[0]
+    np.testing.assert_array_equal(spoken.wave, whole[20 * 320 :])
+    plain = next(iter(synthesizer.speak([replace(request, voice=None)], SAMPLING)))
+    assert spoken.prompt_tokens > plain.prompt_tokens + 20
+    assert codes.tolist() != plain.generated.codes.tolist()
+
+
+def test_voice_from_a_file_is_its_codes_at_the_codecs_rate(synthesizer, tmp_path):
+    soundfile.write(tmp_path / "voice.wav", 0.1 * np.sin(np.arange(24_000) / 10), 24_000)
+    voice = synthesizer.voice(tmp_path / "voice.wav", "Hello there.")
+    assert voice.text == "Hello there." and len(voice.codes) == 50
+    with pytest.raises(InputError, match="words"):
+        synthesizer.voice(tmp_path / "voice.wav", " ")
+
+
+def test_hidden_end_of_turn_tokens_change_the_probabilities(model, mini_tokenizer, synthesizer, requests):
+    masked = Synthesizer(model, mini_tokenizer, FakeCodec(), mask_eot=True)
+    plain, hidden = by_id(synthesizer.speak(requests, SAMPLING)), by_id(masked.speak(requests, SAMPLING))
+    assert all(abs(plain[name].generated.log_prob - hidden[name].generated.log_prob) > 1e-2 for name in plain)
+
+
+def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, mini_tokenizer):
+    request = Request("a", TEXTS[0], speaker="kore")
+    tagged = Synthesizer(model, mini_tokenizer, FakeCodec(), speakers=["kore", "puck"])
+    untagged = Synthesizer(model, mini_tokenizer, FakeCodec(), speakers=[])
+    with_tag = next(iter(tagged.speak([request], SAMPLING)))
+    without = next(iter(untagged.speak([request], SAMPLING)))
+    assert with_tag.prompt_tokens > without.prompt_tokens
+    with pytest.raises(InputError, match=r"unknown speaker 'nobody'; the model knows kore, puck"):
+        next(iter(tagged.speak([replace(request, speaker="nobody")], SAMPLING)))
+
+
+def test_transcription_is_text_and_the_same_in_a_batch(synthesizer):
+    generator = np.random.default_rng(0)
+    codes = [generator.integers(0, 4096, length) for length in (5, 40, 17)]
+    together = synthesizer.transcribe_codes(codes)
+    assert together == [synthesizer.transcribe_codes([row])[0] for row in codes]
+    assert all("<|" not in text for text in together) and any(together)
+
+
+def test_codec_tokenizer_and_model_must_belong_together(model, mini_tokenizer):
+    with pytest.raises(InputError, match="codec fake has 64 codes, the tokenizer 4096"):
+        Synthesizer(model, mini_tokenizer, FakeCodec(64))
+    small = LlamaForCausalLM(LlamaConfig(vocab_size=100, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    with pytest.raises(InputError, match="the model has 100 ids"):
+        Synthesizer(small, mini_tokenizer, FakeCodec())
+
+
+def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(model, mini_tokenizer, synthesizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    mini_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="name the codec"):
+        Synthesizer.from_folder(tmp_path)
+    (tmp_path / "llasa.json").write_text(json.dumps({"codec": "fake", "speakers": ["kore"], "speaker_tags": 0.0}))
+    loaded = Synthesizer.from_folder(tmp_path)
+    assert loaded.fingerprint() == synthesizer.fingerprint() and loaded.speakers == ()
+    one, other = (next(iter(s.speak([Request("a", TEXTS[0])], SAMPLING))) for s in (loaded, synthesizer))
+    np.testing.assert_array_equal(one.wave, other.wave)
+    (tmp_path / "llasa.json").write_text(json.dumps({"codec": "xcodec2"}))
+    with pytest.raises(InputError, match="trained on codec xcodec2, not fake"):
+        Synthesizer.from_folder(tmp_path, FakeCodec())
+    (tmp_path / "llasa.json").write_text(json.dumps({"speakers": "kore"}))
+    with pytest.raises(InputError, match="speakers must be of type list"):
+        read_settings(tmp_path / "llasa.json")
+
+
+def test_text_too_long_for_the_context_is_refused_by_its_id(synthesizer):
+    with pytest.raises(InputError, match=r"request long: the prompt takes .* of 256 tokens"):
+        next(iter(synthesizer.speak([Request("ok", "Hi."), Request("long", "Red lamp. " * 40)])))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesizer, requests, tmp_path, monkeypatch):
+    whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING)
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [request.id for request in requests]
+    assert set(lines[0]) == {"id", "audio", "text", "speaker", "seed", "codes", "ended", "reason", "seconds"}
+    for line in lines:
+        wave, rate = soundfile.read(tmp_path / "whole" / line["audio"], dtype="int16")
+        assert (rate, len(wave)) == (16_000, 320 * line["codes"]) and line["seconds"] == len(wave) / rate
+
+    done = []
+
+    def stop_after_two(count):
+        done.append(count)
+        if len(done) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        synthesize_manifest(synthesizer, requests, tmp_path / "killed", SAMPLING, stop_after_two)
+    assert not (tmp_path / "killed" / "manifest.jsonl").exists()
+    with (tmp_path / "killed" / "finished.jsonl").open("a") as journal:
+        journal.write('{"id": "u5", "audio": "wavs/u')  # killed while writing a line
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "wavs").iterdir()}
+    spoken = []
+    speak = synthesizer.speak
+    monkeypatch.setattr(synthesizer, "speak", lambda r, s: (spoken.extend(x.id for x in r), speak(r, s))[1])
+    again = synthesize_manifest(synthesizer, requests, tmp_path / "killed", SAMPLING)
+    assert len(kept) == 2 and len(spoken) == 4
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert again.read_text() == whole.read_text()
+    for line in lines:
+        assert (again.parent / line["audio"]).read_bytes() == (whole.parent / line["audio"]).read_bytes()
+    assert sorted(path.name for path in again.parent.iterdir()) == ["manifest.jsonl", "synthesis.json", "wavs"]
+
+    spoken.clear()
+    changed = [replace(requests[0], seed=77), *requests[1:]]
+    synthesize_manifest(synthesizer, changed, tmp_path / "killed", SAMPLING)
+    assert spoken == ["u0"]
+
+
+def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, requests, tmp_path):
+    synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
+    with pytest.raises(InputError, match=r"made with top_k 20, not 5"):
+        synthesize_manifest(synthesizer, requests[:1], tmp_path, replace(SAMPLING, top_k=5))
+    (tmp_path / "synthesis.json").unlink()
+    with pytest.raises(InputError, match="not written by synthesis"):
+        synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
+    with pytest.raises(InputError, match="'u0' is there more than once"):
+        synthesize_manifest(synthesizer, [requests[0], requests[0]], tmp_path / "new", SAMPLING)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"id": "../up"}, "file name"),
+        ({"id": ""}, "file name"),
+        ({"text": " "}, "text is empty"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"speaker": 3}, "speaker"),
+    ],
+)
+def test_request_is_checked_when_it_is_made(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Request(**({"id": "a", "text": "Hello."} | wrong))
+
+
+def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
+    made = []
+
+    def voice(path, text):
+        made.append((path, text))
+        return Voice(text, np.zeros(3, np.int32))
+
+    lines = [
+        {"id": "a", "text": "One.", "voice": "v.wav", "voice_text": "Hello.", "seed": 4},
+        {"id": "b", "text": "Two.", "voice": "v.wav", "voice_text": "Hello."},
+        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "en", "seconds": 1.0},
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    requests = read_requests(path, voice, seed=9)
+    assert made == [(tmp_path / "v.wav", "Hello.")]
+    assert requests[0].voice is requests[1].voice
+    assert [(r.id, r.seed, r.speaker) for r in requests] == [("a", 4, None), ("b", 9, None), ("c", 9, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "requests.jsonl:2: not JSON"),
+        ("[1]", "requests.jsonl:2: expected a JSON object"),
+        ('{"id": "b"}', "requests.jsonl:2: the key 'text' is missing"),
+        ('{"id": "b", "text": ""}', "requests.jsonl:2: request b: the text is empty"),
+        ('{"id": "b", "text": "x", "sped": 1}', "requests.jsonl:2: unknown key 'sped'"),
+        ('{"id": "b", "text": "x", "voice": "v.wav"}', "requests.jsonl:2: a voice needs its words"),
+    ],
+)
+def test_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"id": "a", "text": "One."}\n' + line + "\n")
+    with pytest.raises(InputError, match=message):
+        read_requests(path)
+
+
+def test_length_bound_grows_with_what_is_read_aloud():
+    assert spoken_characters("ab c") == 4
+    assert spoken_characters("42%") == 15
+    assert spoken_characters("你好") == 8
+    assert length_limit("x" * 100, 0.08, 2.0, 1.0) == 850  # 50 * (1 + 2 * 0.08 * 100)
+    assert seconds_per_character(["ab", "abcd"], [0.2, 0.8], quantile=1.0) == pytest.approx(0.2)
