@@ -16,6 +16,7 @@ from llasa_core.tokens import (
     MARKERS,
     TTS_INSTRUCTION,
     SpeechVocabulary,
+    name_of,
     template_pieces,
     text_encoder,
     vocabulary_of,
@@ -57,7 +58,7 @@ class Prompt:
     def __init__(self, tokenizer, vocabulary: SpeechVocabulary | None = None, date: str = DEFAULT_DATE):
         self.vocabulary = vocabulary_of(tokenizer)
         if vocabulary is not None and vocabulary != self.vocabulary:
-            raise InputError(f"tokenizer: its layout is {self.vocabulary}, expected {vocabulary}")
+            raise InputError(f"{name_of(tokenizer)}: its layout is {self.vocabulary}, expected {vocabulary}")
         self.tokenizer = tokenizer
         self.date = date
         self._encoder = text_encoder(tokenizer)
@@ -69,7 +70,9 @@ class Prompt:
         self._after = self._template_ids(after)
         tag = self._plain_ids("Speaker a ")
         if self._template_ids(between + "Speaker a ").tolist() != [*self._between, *tag]:
-            raise InputError("tokenizer: its chat template's assistant header melts into the words after it")
+            raise InputError(
+                f"{name_of(tokenizer)}: its chat template's assistant header melts into the words after it"
+            )
         eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
         self._eot = tokenizer.eos_token_id if eot is None else eot
         self._tags = {}
@@ -157,4 +160,4 @@ class Prompt:
         """A text model that can spell a special token by itself would let transcripts give orders."""
         for name in {*self.tokenizer.all_special_tokens, *MARKERS}:
             if self.tokenizer.backend_tokenizer.token_to_id(name) in self._plain_ids(name):
-                raise InputError(f"tokenizer: plain text {name!r} becomes that control token")
+                raise InputError(f"{name_of(self.tokenizer)}: plain text {name!r} becomes that control token")

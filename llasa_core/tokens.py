@@ -33,6 +33,7 @@ __all__ = [
     "load_tokenizer",
     "locate_llama3_vocabulary",
     "merge_tokenizer",
+    "name_of",
     "template_pieces",
     "text_encoder",
     "vocabulary_of",
@@ -143,6 +144,11 @@ def _integers(values, name: str) -> np.ndarray:
     return values
 
 
+def name_of(tokenizer) -> str:
+    """Where a tokenizer was loaded from, for error messages."""
+    return getattr(tokenizer, "name_or_path", "") or "tokenizer"
+
+
 def merge_tokenizer(tokenizer, codebook_size: int):
     """A copy of a text tokenizer with the 8 markers and `<|s_0|>..` appended from id len(tokenizer) on.
 
@@ -156,9 +162,13 @@ def merge_tokenizer(tokenizer, codebook_size: int):
     names = [*MARKERS, *(f"<|s_{code}|>" for code in range(codebook_size))]
     added = merged.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
     if added != len(names):
-        raise InputError(f"tokenizer: {len(names) - added} of the markers and speech codes are already in it")
+        raise InputError(
+            f"{name_of(tokenizer)}: {len(names) - added} of the markers and speech codes are already in it"
+        )
     if vocabulary_of(merged) != vocabulary:
-        raise InputError(f"tokenizer: its ids have gaps, speech codes do not start at {vocabulary.first_code}")
+        raise InputError(
+            f"{name_of(tokenizer)}: its ids have gaps, speech codes do not start at {vocabulary.first_code}"
+        )
     return merged
 
 
@@ -167,16 +177,20 @@ def vocabulary_of(tokenizer) -> SpeechVocabulary:
     token_to_id = tokenizer.backend_tokenizer.token_to_id
     text_size = token_to_id(MARKERS[0])
     if text_size is None:
-        raise InputError(f"tokenizer: no {MARKERS[0]} in it, expected a text tokenizer merged with speech codes")
+        raise InputError(
+            f"{name_of(tokenizer)}: no {MARKERS[0]} in it, expected a text tokenizer merged with speech codes"
+        )
     codebook_size = len(tokenizer) - text_size - len(MARKERS)
     if codebook_size < 1:
-        raise InputError(f"tokenizer: {MARKERS[0]} has id {text_size} of {len(tokenizer)}, no room for speech codes")
+        raise InputError(
+            f"{name_of(tokenizer)}: {MARKERS[0]} has id {text_size} of {len(tokenizer)}, no room for speech codes"
+        )
     vocabulary = SpeechVocabulary(text_size, codebook_size)
     expected = {name: text_size + i for i, name in enumerate(MARKERS)}
     expected |= {"<|s_0|>": vocabulary.first_code, f"<|s_{codebook_size - 1}|>": vocabulary.size - 1}
     for name, wanted in expected.items():
         if token_to_id(name) != wanted:
-            raise InputError(f"tokenizer: {name} has id {token_to_id(name)}, expected {wanted}")
+            raise InputError(f"{name_of(tokenizer)}: {name} has id {token_to_id(name)}, expected {wanted}")
     return vocabulary
 
 
@@ -203,15 +217,22 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
     Rendered once with sentinels for the contents. InputError if there is no template or it does not keep the contents.
     """
     if not tokenizer.chat_template:
-        raise InputError("tokenizer: no chat template in it, expected one with a user and an assistant turn")
+        raise InputError(
+            f"{name_of(tokenizer)}: no chat template in it, expected one with a user and an assistant turn"
+        )
     user, assistant = "SENTINELOFTHEUSER", "SENTINELOFTHEASSISTANT"
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, date_string=date)
     except Exception as error:  # jinja2 raises its own kinds; the template is the user's input
-        raise InputError(f"tokenizer: its chat template failed on a user and an assistant turn: {error}") from error
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{name_of(tokenizer)}: its chat template failed on a user and an assistant turn: {reason}"
+        ) from error
     if text.count(user) != 1 or text.count(assistant) != 1 or text.index(user) > text.index(assistant):
-        raise InputError("tokenizer: its chat template does not write the user's, then the assistant's content once")
+        raise InputError(
+            f"{name_of(tokenizer)}: its chat template does not write the user's, then the assistant's content once"
+        )
     before, rest = text.split(user)
     between, after = rest.split(assistant)
     return before, between, after
@@ -247,12 +268,20 @@ def check_layout(tokenizer, config=None) -> list[str]:
     expected |= {name: RELEASED_TEXT_SIZE + i for i, name in enumerate(MARKERS)}
     expected |= {"<|s_0|>": released.first_code, f"<|s_{RELEASED_CODEBOOK_SIZE - 1}|>": released.size - 1}
     differences = []
+    token_to_id = tokenizer.backend_tokenizer.token_to_id
     if len(tokenizer) != released.size:
         differences.append(f"vocabulary size: {len(tokenizer)}, expected {released.size}")
     for name, wanted in expected.items():
-        found = tokenizer.backend_tokenizer.token_to_id(name)
+        found = token_to_id(name)
         if found != wanted:
             differences.append(f"{name}: {'missing' if found is None else f'id {found}'}, expected id {wanted}")
+    codes = range(1, RELEASED_CODEBOOK_SIZE - 1)
+    astray = [code for code in codes if token_to_id(f"<|s_{code}|>") != released.first_code + code]
+    if astray:
+        first = f"<|s_{astray[0]}|>"
+        differences.append(
+            f"speech codes between: {len(astray)} of {len(codes)} missing or at another id, from {first} on"
+        )
     found = text_encoder(tokenizer).encode(TTS_INSTRUCTION, add_special_tokens=False).ids
     if found != _RELEASED_INSTRUCTION_IDS:
         differences.append(f"text ids of {TTS_INSTRUCTION!r}: {found}, expected {_RELEASED_INSTRUCTION_IDS}")

@@ -1,12 +1,14 @@
 """The unified vocabulary: ids to the number, merging, reloading, and the check against the released layout."""
 
 import base64
+import copy
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
 from llasa_core.errors import InputError
 from llasa_core.tokens import (
@@ -182,10 +184,31 @@ def test_layout_check_names_each_difference(mini_tokenizer):
     lines = check_layout(mini_tokenizer, {"vocab_size": 7})
     starts = [f"vocabulary size: {len(mini_tokenizer)}, expected 193800", "config vocab_size: 7, expected 193800"]
     starts += [f"{name}: id " for name in MARKERS] + ["<|s_0|>: id ", "<|s_65535|>: missing, expected id 193799"]
-    starts += ["text ids of ", "chat template: no date line", "chat template before the text: "]
+    starts += [
+        "speech codes between: 65534 of 65534 ",
+        "text ids of ",
+        "chat template: no date line",
+        "chat template before the text: ",
+    ]
     for start in starts:
         assert sum(line.startswith(start) for line in lines) == 1, start
     assert not any("\n" in line for line in lines)
+
+
+def test_layout_check_sees_two_codes_in_exchange(llama3_text_tokenizer):
+    swapped = copy.deepcopy(llama3_text_tokenizer)
+    names = [f"<|s_{code}|>" for code in range(65_536)]
+    names[7], names[8] = names[8], names[7]
+    swapped.add_tokens([AddedToken(name, normalized=False) for name in [*MARKERS, *names]])
+    (line,) = check_layout(swapped)
+    assert line.startswith("speech codes between: 2 of 65534 ") and line.endswith("from <|s_7|> on")
+
+
+def test_errors_name_the_folder_of_the_tokenizer(tmp_path):
+    build_mini_tokenizer(["one two"]).save_pretrained(tmp_path)
+    with pytest.raises(InputError) as error:
+        vocabulary_of(load_tokenizer(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}: no <|TEXT_GENERATION_START|> in it")
 
 
 def test_layout_check_sees_one_changed_template_and_a_missing_one(llama3_tokenizer, monkeypatch):
