@@ -46,11 +46,11 @@ def _normaliser(language: str):
 
 
 def normalise(text: str, language: str = "en", spoken_digits: bool = False) -> str:
-    """Text as it is compared: Whisper's English normaliser for `en`, its basic one elsewhere (Radford 2022, appendix C).
+    """Text as it is compared: Whisper's English normaliser for `en`, else its basic one (Radford 2022, appendix C).
 
     Both sides of a comparison go through it, so "seven" and "7" agree, and "one hundred and two" and "102". It joins
-    digits that are spoken in a row, but not digits written apart: "five five five one two three four" becomes "5551234",
-    "555-1234" becomes "555 1234", and "7-3-1-9" even "7 3 one 9", which disagree although they say the same.
+    digits that are spelled in a row, but not digits written apart: "five five five one two three four" becomes
+    "5551234", "555-1234" "555 1234" and "7-3-1-9" even "7 3 one 9", which disagree although they say the same.
     spoken_digits (English only) then writes every number as single digits, "5 5 5 1 2 3 4": right for texts with
     telephone numbers, codes and times; words of a number are then counted by digit, so name such a rate apart.
     """
@@ -141,7 +141,7 @@ def bootstrap_interval(
     values, weights: (N,), e.g. errors and words for the corpus WER. Raises InputError when N is 0.
     """
     values, weights = _weighted(values, weights)
-    rates = np.concatenate([c @ values / (c @ weights) for c in _resample_counts(len(values), n_boot, seed)])
+    rates = _resampled_rates(values, weights, n_boot, seed)
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
@@ -164,7 +164,7 @@ def paired_bootstrap(
     if values_a.shape != values_b.shape:
         raise InputError(f"paired systems have {len(values_a)} and {len(values_b)} utterances, expected the same ones")
     change = values_b - values_a
-    differences = np.concatenate([c @ change / (c @ weights) for c in _resample_counts(len(change), n_boot, seed)])
+    differences = _resampled_rates(change, weights, n_boot, seed)
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     p_value = min(1.0, 2 * (tail + 1) / (n_boot + 1))
@@ -181,16 +181,18 @@ def _weighted(values, weights) -> tuple[np.ndarray, np.ndarray]:
     return values, weights
 
 
-def _resample_counts(n: int, n_boot: int, seed: int):
-    """Blocks (b, N) of how often each utterance is drawn in a resample of N, `n_boot` rows in all, 32 MB a block."""
+def _resampled_rates(values: np.ndarray, weights: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
+    """sum(values) / sum(weights) over each of `n_boot` resamples of the N utterances, computed in blocks of 16 MB."""
     rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // n)
+    rates, block = [], max(1, 4_000_000 // len(values))
     for start in range(0, n_boot, block):
-        yield rng.multinomial(n, np.full(n, 1.0 / n), size=min(block, n_boot - start)).astype(np.float64)
+        drawn = rng.integers(len(values), size=(min(block, n_boot - start), len(values)), dtype=np.int32)
+        rates.append(values[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
+    return np.concatenate(rates)
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a share successes / n (Wilson 1927): sound at 0 and at n, where the bootstrap is not."""
+    """Score interval of a share successes / n (Wilson 1927): sound at 0 and at n, where the bootstrap is not."""
     if n <= 0 or not 0 <= successes <= n:
         raise InputError(f"share of {successes} in {n}, expected 0 <= successes <= n and n > 0")
     from statistics import NormalDist

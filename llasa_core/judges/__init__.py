@@ -63,7 +63,7 @@ def load_transcriber(name: str = "whisper-tiny.en", **options) -> Transcriber:
 
 
 def load_speaker_embedder(name: str = "wespeaker", **options) -> SpeakerEmbedder:
-    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm` or an x-vector folder or id, or `fake`."""
+    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder or id, or `fake`."""
     if name == "fake":
         from llasa_core.judges.fake import FakeSpeakerEmbedder
 
@@ -93,13 +93,13 @@ def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredic
 
 
 def default_threads() -> int:
-    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (short clips gain no more)."""
+    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips gain no more)."""
     configured = os.environ.get("OMP_NUM_THREADS", "")
     return int(configured) if configured.isdigit() and int(configured) > 0 else min(4, len(os.sched_getaffinity(0)))
 
 
 def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Float32 (T',) mono at 16 kHz from a wave (T,) at `sample_rate`; InputError on a wrong shape or a non-finite sample."""
+    """Float32 (T',) at 16 kHz from a mono wave (T,) at `sample_rate`; InputError on a wrong shape, NaN or infinity."""
     wave = np.ascontiguousarray(wave, dtype=np.float32)
     if wave.ndim != 1:
         raise InputError(f"a judge hears mono waves of shape (T,), got shape {wave.shape}")
@@ -113,7 +113,7 @@ def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def package_folder(package: str, requirement: str) -> Path:
-    """The folder of an installed package, found without importing it; InputError with the pip line when it is absent."""
+    """Folder of an installed package, found without importing it; InputError with the pip line when it is absent."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"package {package} is not installed, expected it from: pip install {requirement}")

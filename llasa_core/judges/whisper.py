@@ -1,4 +1,4 @@
-"""Whisper through faster-whisper (CTranslate2): int8 on a CPU, greedy, temperature 0, no timestamps, no carried context.
+"""Whisper through faster-whisper: int8 on a CPU, greedy, temperature 0, no timestamps, no carried context.
 
 Waves go one by one with the 30 s padding that Whisper was trained on: without it short clips make it loop.
 Two models are read from wheels, straight into memory; every other name is loaded from the hub by faster-whisper.

@@ -1,0 +1,338 @@
+"""Score a manifest of wavs with the judges: one row an utterance in out/utterances.jsonl, averages in out/summary.json.
+
+Every average is recomputed from the rows alone (`summarise`), so a figure or a test never copies a number.
+A missing wav is an error before anything is scored; both files are published by rename once all rows exist.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core import metrics
+from llasa_core.errors import InputError
+from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+
+BLOCK = 16  # utterances a call of a judge: one step of the progress bar
+ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
+DIGITS = 6  # decimals kept of a score, the same in the rows and in what is computed from them
+
+
+@dataclass(frozen=True)
+class SpeakerReferences:
+    """Embeddings (N, D) of original recordings with their ids and speakers, made once for several systems."""
+
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    embeddings: np.ndarray
+
+    def count(self, speaker: str, without: str = "") -> int:
+        """Recordings of a speaker, the one with the id `without` left out."""
+        return sum(s == speaker and i != without for i, s in zip(self.ids, self.speakers, strict=True))
+
+    def centroids(self, without: str = "") -> dict[str, np.ndarray]:
+        """Unit-length centroid (D,) of each speaker; the recording with the id `without` is left out."""
+        kept = [i for i, id_ in enumerate(self.ids) if id_ != without]
+        return metrics.speaker_centroids(self.embeddings[kept], [self.speakers[i] for i in kept])
+
+
+def evaluate_manifest(
+    manifest: str | Path,
+    out: str | Path,
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+    references: str | Path | SpeakerReferences | None = None,
+    reference_audio: str | Path | Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[dict], dict[str, float]]:
+    """Score every utterance of a manifest -> (rows, summary), as in out/utterances.jsonl and out/summary.json.
+
+    manifest: JSON lines with id, audio, text, and where known speaker, language, ended (false = cut at the limit).
+    references: manifest of originals (or `embed_references` of it) for similarity to the own speaker and the nearest
+        speaker; the recording with the utterance's own id is left out, so originals can be scored the same way.
+    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ and STOI.
+    Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score.
+    """
+    utterances = _read_manifest(manifest)
+    originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
+    if transcriber is None and embedder is None and quality is None and not originals:
+        raise InputError(f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor")
+    if (embedder is None) != (references is None):
+        raise InputError("a speaker embedder and references belong together, got only one of them")
+    if transcriber is not None:
+        for utterance in utterances:
+            metrics.word_errors(utterance["text"], "", utterance["language"])
+    if references is not None and not isinstance(references, SpeakerReferences):
+        references = embed_references(references, embedder, seed=seed, progress=progress)
+    if references is not None:
+        for utterance in utterances:
+            if not references.count(utterance["speaker"], without=utterance["id"]):
+                raise InputError(
+                    f"{manifest}: utterance {utterance['id']!r} by {utterance['speaker']!r} has no reference recording "
+                    "of that speaker besides itself, expected at least one"
+                )
+
+    rows = []
+    for block in _blocks(utterances, "utterances", progress):
+        waves = [_load(utterance["file"]) for utterance in block]
+        scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
+        if transcriber is not None:
+            _score_words(scored, waves, transcriber)
+        if references is not None:
+            _score_speakers(scored, embedder.embed(waves, SAMPLE_RATE), references)
+        if quality is not None:
+            for row, value in zip(scored, quality.score(waves, SAMPLE_RATE), strict=True):
+                row["quality"] = _finite(value, row, "quality")
+        if originals:
+            for row, wave in zip(scored, waves, strict=True):
+                _score_resynthesis(row, wave, _load(originals[row["id"]]))
+        rows.extend(scored)
+
+    summary = summarise(rows, seed=seed)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    _publish(out / "utterances.jsonl", lines)
+    report = {"metrics": summary, "judges": judge_versions(transcriber, embedder, quality), "seed": seed}
+    _publish(out / "summary.json", json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return rows, summary
+
+
+def judge_versions(
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+) -> dict[str, str]:
+    """{role: "name (library and weights)"} of the judges in use: what stands beside the numbers in a result."""
+    roles = {"transcriber": transcriber, "speaker_embedder": embedder, "quality_predictor": quality}
+    return {role: f"{judge.name} ({judge.version})" for role, judge in roles.items() if judge is not None}
+
+
+def embed_references(
+    manifest: str | Path,
+    embedder: SpeakerEmbedder,
+    per_speaker: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+) -> SpeakerReferences:
+    """Embed at most `per_speaker` recordings, drawn by seed, of each speaker of a manifest of originals."""
+    by_speaker: dict[str, list[dict]] = {}
+    for utterance in _read_manifest(manifest):
+        by_speaker.setdefault(utterance["speaker"], []).append(utterance)
+    rng = np.random.default_rng(seed)
+    chosen = [
+        group[i]
+        for _, group in sorted(by_speaker.items())
+        for i in sorted(rng.permutation(len(group))[:per_speaker].tolist())
+    ]
+    embeddings = [
+        embedder.embed([_load(utterance["file"]) for utterance in block], SAMPLE_RATE)
+        for block in _blocks(chosen, "references", progress)
+    ]
+    return SpeakerReferences(
+        tuple(utterance["id"] for utterance in chosen),
+        tuple(utterance["speaker"] for utterance in chosen),
+        np.concatenate(embeddings),
+    )
+
+
+def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """Flat metrics of scored rows: NAME, NAME_low, NAME_high (95 %) and NAME_n; a metric without rows is left out.
+
+    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, quality, pesq_wb, stoi:
+    percentile bootstrap over utterances. nearest_speaker_share, never_ended_share, ended_at_once_share: Wilson.
+    Also utterances, seconds (of audio), pesq_wb_unscored and stoi_unscored. Raises InputError when there are no rows.
+    """
+    if not rows:
+        raise InputError("no scored utterances, expected at least one")
+    summary: dict[str, float] = {
+        "utterances": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
+    }
+
+    def add(name: str, value: float, interval: metrics.Interval, n: int) -> None:
+        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_n": n})
+
+    for name, errors_key, words_key in (
+        ("corpus_wer", "errors", "words"),
+        ("corpus_wer_spoken_digits", "digit_errors", "digit_words"),
+        ("corpus_cer", "character_errors", "characters"),
+    ):
+        counted = [row for row in rows if errors_key in row]
+        if counted:
+            errors, words = [row[errors_key] for row in counted], [row[words_key] for row in counted]
+            interval = metrics.bootstrap_interval(errors, words, seed=seed)
+            add(name, metrics.corpus_wer(errors, words), interval, len(counted))
+            if name == "corpus_wer":
+                rates = np.asarray(errors) / np.asarray(words)
+                interval = metrics.bootstrap_interval(rates, seed=seed)
+                add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, len(counted))
+    for name, key in (
+        ("speaker_similarity", "similarity"),
+        ("quality", "quality"),
+        ("pesq_wb", "pesq_wb"),
+        ("stoi", "stoi"),
+    ):
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if values:
+            add(name, float(np.mean(values)), metrics.bootstrap_interval(values, seed=seed), len(values))
+        unscored = sum(key in row and row[key] is None for row in rows)
+        if key in ("pesq_wb", "stoi") and (values or unscored):
+            summary[f"{name}_unscored"] = unscored
+    outcomes = {
+        "nearest_speaker_share": [row["nearest_speaker"] == row["speaker"] for row in rows if "nearest_speaker" in row],
+        "never_ended_share": [not row["ended"] for row in rows if "ended" in row],
+        "ended_at_once_share": [row["seconds"] < ENDED_AT_ONCE_SECONDS for row in rows if "ended" in row],
+    }
+    for name, hits in outcomes.items():
+        if hits:
+            add(name, sum(hits) / len(hits), metrics.wilson_interval(sum(hits), len(hits)), len(hits))
+    return summary
+
+
+def compare_systems(rows_a: Sequence[Mapping], rows_b: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """Paired bootstrap of system b minus system a over the same utterance ids, in the keys of `summarise`.
+
+    NAME_difference, NAME_difference_low, NAME_difference_high, NAME_difference_p, NAME_difference_n for corpus_wer,
+    speaker_similarity and quality where both have them. Raises InputError when the ids differ.
+    """
+    by_id_a, by_id_b = ({row["id"]: row for row in rows} for rows in (rows_a, rows_b))
+    if by_id_a.keys() != by_id_b.keys():
+        example = min(by_id_a.keys() ^ by_id_b.keys())
+        raise InputError(f"utterance {example!r} is scored in only one of the two systems, expected the same ids")
+    pairs = [(by_id_a[id_], by_id_b[id_]) for id_ in by_id_a]
+    result: dict[str, float] = {}
+    for name, key in (("corpus_wer", "errors"), ("speaker_similarity", "similarity"), ("quality", "quality")):
+        both = [(a, b) for a, b in pairs if key in a and key in b]
+        if not both:
+            continue
+        weights = [a["words"] for a, _ in both] if name == "corpus_wer" else None
+        change = metrics.paired_bootstrap([a[key] for a, _ in both], [b[key] for _, b in both], weights, seed=seed)
+        for suffix, value in zip(("", "_low", "_high", "_p", "_n"), change, strict=True):
+            result[f"{name}_difference{suffix}"] = value
+    return result
+
+
+def read_rows(path: str | Path) -> list[dict]:
+    """The JSON objects of a JSON-lines file; InputError names the file and the line that is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: file is missing, expected JSON lines")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {number}: not JSON ({error.msg}), expected one object a line") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
+        rows.append(row)
+    return rows
+
+
+def _read_manifest(path: str | Path) -> list[dict]:
+    """Rows with speaker and language filled in and `file`, the audio relative to the manifest's folder."""
+    path = Path(path)
+    utterances, seen = [], set()
+    for number, row in enumerate(read_rows(path), start=1):
+        for key in ("id", "audio", "text"):
+            if not isinstance(row.get(key), str):
+                raise InputError(f"{path} utterance {number}: key {key!r} is missing, expected a string")
+        if row["id"] in seen:
+            raise InputError(f"{path} utterance {number}: id {row['id']!r} appears twice")
+        seen.add(row["id"])
+        file = path.parent / row["audio"]
+        if not file.is_file():
+            raise InputError(f"{path} utterance {number}: audio file {file} is missing")
+        optional = {"speaker": row.get("speaker") or "", "language": row.get("language") or "en"}
+        utterances.append({**row, **optional, "file": file})
+    if not utterances:
+        raise InputError(f"{path}: no utterances, expected at least one")
+    return utterances
+
+
+def _reference_files(source: str | Path | Mapping[str, str | Path], utterances: list[dict]) -> dict[str, Path]:
+    if isinstance(source, Mapping):
+        files = {id_: Path(file) for id_, file in source.items()}
+    else:
+        files = {row["id"]: row["file"] for row in _read_manifest(source)}
+    for utterance in utterances:
+        file = files.get(utterance["id"])
+        if file is None or not file.is_file():
+            raise InputError(f"utterance {utterance['id']!r} has no reference audio, expected a file, got {file}")
+    return files
+
+
+def _load(file: Path) -> np.ndarray:
+    from llasa_core.corpus import load_audio
+
+    return load_audio(file, SAMPLE_RATE)
+
+
+def _described(utterance: dict, wave: np.ndarray) -> dict:
+    row = {key: utterance[key] for key in ("id", "audio", "speaker", "language", "text")}
+    row["seconds"] = round(len(wave) / SAMPLE_RATE, DIGITS)
+    if isinstance(utterance.get("ended"), bool):
+        row["ended"] = utterance["ended"]
+    return row
+
+
+def _score_words(rows: list[dict], waves: list[np.ndarray], transcriber: Transcriber) -> None:
+    for language in sorted({row["language"] for row in rows}):
+        chosen = [i for i, row in enumerate(rows) if row["language"] == language]
+        heard = transcriber.transcribe([waves[i] for i in chosen], SAMPLE_RATE, language)
+        for i, hypothesis in zip(chosen, heard, strict=True):
+            row, pair = rows[i], (rows[i]["text"], hypothesis, language)
+            row["hypothesis"] = hypothesis
+            row["errors"], row["words"] = metrics.word_errors(*pair)
+            row["digit_errors"], row["digit_words"] = metrics.word_errors(*pair, spoken_digits=True)
+            row["character_errors"], row["characters"] = metrics.character_errors(*pair)
+
+
+def _score_speakers(rows: list[dict], embeddings: np.ndarray, references: SpeakerReferences) -> None:
+    for row, embedding in zip(rows, embeddings, strict=True):
+        centroids = references.centroids(without=row["id"])
+        own = metrics.speaker_similarity(embedding, centroids[row["speaker"]])
+        row["similarity"] = _finite(own, row, "similarity")
+        if len(centroids) > 1:
+            row["nearest_speaker"] = metrics.nearest_speaker(embedding, centroids)
+
+
+def _score_resynthesis(row: dict, wave: np.ndarray, original: np.ndarray) -> None:
+    """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech for the measure."""
+    from llasa_core.judges import quality
+
+    for key, measure in (("pesq_wb", quality.pesq_wideband), ("stoi", quality.stoi)):
+        try:
+            row[key] = _finite(measure(original, wave, SAMPLE_RATE), row, key)
+        except quality.TooLittleSpeechError:
+            row[key] = None
+
+
+def _finite(value: float, row: dict, key: str) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{row['audio']}: {key} is {value}, expected a finite number")
+    return round(float(value), DIGITS)
+
+
+def _blocks(utterances: list[dict], what: str, progress: bool):
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(utterances), desc=what, unit="utt", disable=not progress) as bar:
+        for start in range(0, len(utterances), BLOCK):
+            yield utterances[start : start + BLOCK]
+            bar.update(len(utterances[start : start + BLOCK]))
+
+
+def _publish(path: Path, content: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content, encoding="utf-8")
+    os.replace(temporary, path)

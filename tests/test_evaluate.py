@@ -1,0 +1,221 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from llasa_core import judges, metrics
+from llasa_core.errors import InputError
+from llasa_core.evaluate import compare_systems, embed_references, evaluate_manifest, read_rows, summarise
+from llasa_core.judges.fake import fake_speech
+
+TRANSCRIBER = judges.load_transcriber("fake")
+EMBEDDER = judges.load_speaker_embedder("fake")
+QUALITY = judges.load_quality_predictor("fake")
+TONE = {"ann": 3, "bob": 20}
+
+
+def write_manifest(folder, utterances):
+    """utterances: (id, text, spoken text, speaker, tone of that speaker, further keys)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for id_, text, spoken, speaker, tone, further in utterances:
+        soundfile.write(folder / f"{id_}.wav", fake_speech(spoken, TONE[tone]), 16000, subtype="PCM_16")
+        lines.append(json.dumps({"id": id_, "audio": f"{id_}.wav", "text": text, "speaker": speaker, **further}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.jsonl"
+
+
+@pytest.fixture
+def references(tmp_path):
+    return write_manifest(
+        tmp_path / "originals",
+        [(f"{who}-{i}", "the cat sat", "the cat sat", who, who, {}) for who in ("ann", "bob") for i in range(3)],
+    )
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return write_manifest(
+        tmp_path / "spoken",
+        [
+            ("u1", "The cat sat on the mat.", "the hat sat on the mat", "ann", "ann", {"ended": True}),
+            ("u2", "Room seven.", "room seven.", "bob", "bob", {"ended": True}),
+            ("u3", "Call five five five one two.", "call 555-12", "ann", "bob", {"ended": False}),
+            ("u4", "Hello.", "", "bob", "bob", {"ended": True}),
+        ],
+    )
+
+
+def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(tmp_path, manifest, references):
+    rows, summary = evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER, EMBEDDER, QUALITY, references=references)
+    assert [(row["errors"], row["words"]) for row in rows] == [(1, 6), (0, 2), (2, 2), (1, 1)]
+    assert [(row["digit_errors"], row["digit_words"]) for row in rows] == [(1, 6), (0, 2), (0, 6), (1, 1)]
+    assert summary["corpus_wer"] == pytest.approx(4 / 11) and summary["corpus_wer_n"] == 4
+    assert summary["corpus_wer_spoken_digits"] == pytest.approx(2 / 15)
+    assert summary["mean_utterance_wer"] == pytest.approx((1 / 6 + 0 + 1 + 1) / 4)
+    assert [row["nearest_speaker"] for row in rows[:3]] == ["ann", "bob", "bob"]
+    assert [row["similarity"] > 0.9 for row in rows] == [True, True, False, False]
+    assert summary["nearest_speaker_share_n"] == 4
+    assert summary["never_ended_share"] == 0.25 and summary["ended_at_once_share"] == 0.25
+    assert summary["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(1, 4).low)
+    assert summary["utterances"] == 4 and summary["seconds"] == pytest.approx((22 + 11 + 11) * 0.02)
+    assert 1 <= summary["quality"] <= 5
+    for name in ("corpus_wer", "mean_utterance_wer", "corpus_cer", "speaker_similarity", "quality"):
+        assert summary[f"{name}_low"] <= summary[name] <= summary[f"{name}_high"]
+    assert all(np.isfinite(value) for value in summary.values())
+
+
+def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):
+    out = tmp_path / "out"
+    rows, summary = evaluate_manifest(manifest, out, TRANSCRIBER, EMBEDDER, QUALITY, references=references, seed=5)
+    assert read_rows(out / "utterances.jsonl") == rows
+    assert summarise(read_rows(out / "utterances.jsonl"), seed=5) == summary
+    written = json.loads((out / "summary.json").read_text())
+    assert written["metrics"] == summary and written["seed"] == 5
+    assert written["judges"]["transcriber"] == "fake (fake)"
+    assert sorted(file.name for file in out.iterdir()) == ["summary.json", "utterances.jsonl"]
+
+
+def test_a_metric_without_its_judge_is_left_out(tmp_path, manifest):
+    rows, summary = evaluate_manifest(manifest, tmp_path / "out", quality=QUALITY)
+    assert "corpus_wer" not in summary and "speaker_similarity" not in summary and "hypothesis" not in rows[0]
+    assert summary["quality_n"] == 4
+
+
+def test_an_original_is_compared_with_the_other_recordings_of_its_speaker(tmp_path):
+    originals = write_manifest(
+        tmp_path / "originals",
+        [
+            ("a1", "cat", "cat", "ann", "ann", {}),
+            ("a2", "cat", "cat", "ann", "bob", {}),  # labelled ann, but sounds like bob
+            ("b1", "cat", "cat", "bob", "bob", {}),
+            ("b2", "cat", "cat", "bob", "bob", {}),
+        ],
+    )
+    rows, summary = evaluate_manifest(originals, tmp_path / "out", embedder=EMBEDDER, references=originals)
+    assert rows[0]["similarity"] < 0.1  # only a2 is left for ann
+    assert [row["nearest_speaker"] for row in rows[1:]] == ["bob", "bob", "bob"]
+    assert summary["nearest_speaker_share_n"] == 4
+    assert "never_ended_share" not in summary
+
+
+def test_references_are_embedded_once_and_drawn_by_seed(tmp_path, manifest, references):
+    embedded = embed_references(references, EMBEDDER, per_speaker=2, seed=1)
+    assert embedded.speakers == ("ann", "ann", "bob", "bob")
+    assert embed_references(references, EMBEDDER, per_speaker=2, seed=1).ids == embedded.ids
+    rows, _ = evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER, references=embedded)
+    assert rows[0]["nearest_speaker"] == "ann"
+
+
+def test_a_single_reference_speaker_gives_similarity_but_no_nearest_speaker(tmp_path):
+    manifest = write_manifest(tmp_path / "one", [(f"a{i}", "cat", "cat", "ann", "ann", {}) for i in range(2)])
+    _, summary = evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER, references=manifest)
+    assert summary["speaker_similarity"] > 0.9 and "nearest_speaker_share" not in summary
+
+
+def test_resynthesis_is_scored_against_its_original_and_too_short_speech_is_counted(tmp_path):
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    pytest.importorskip("hibari")
+    from llasa_core.builtin import VOICES, speak
+
+    wave = speak("the train leaves at half past nine", VOICES[0])
+    manifest = write_manifest(tmp_path / "spoken", [(i, "cat", "cat", "ann", "ann", {}) for i in ("long", "short")])
+    soundfile.write(tmp_path / "spoken" / "long.wav", wave, 16000)
+    soundfile.write(tmp_path / "original.wav", wave, 16000)
+    files = {"long": tmp_path / "original.wav", "short": tmp_path / "spoken" / "short.wav"}
+    rows, summary = evaluate_manifest(manifest, tmp_path / "out", reference_audio=files)
+    assert rows[0]["stoi"] == pytest.approx(1.0, abs=1e-3) and rows[0]["pesq_wb"] > 4.5
+    assert rows[1]["stoi"] is None and rows[1]["pesq_wb"] is None
+    assert (summary["stoi_n"], summary["stoi_unscored"], summary["pesq_wb_unscored"]) == (1, 1, 1)
+    with pytest.raises(InputError, match="'short' has no reference audio"):
+        evaluate_manifest(manifest, tmp_path / "out", reference_audio={"long": tmp_path / "original.wav"})
+
+
+def test_paired_comparison_follows_ids_not_order():
+    def row(id_, errors, quality):
+        return {"id": id_, "seconds": 1.0, "errors": errors, "words": 4, "quality": quality}
+
+    before = [row("a", 2, 3.0), row("b", 4, 2.0), row("c", 1, 2.0)]
+    after = [row("c", 0, 2.5), row("a", 1, 3.5), row("b", 3, 2.5)]
+    change = compare_systems(before, after)
+    assert change["corpus_wer_difference"] == pytest.approx(-3 / 12)
+    assert change["corpus_wer_difference_n"] == 3 and change["corpus_wer_difference_high"] < 0
+    assert change["quality_difference"] == pytest.approx(0.5) and "speaker_similarity_difference" not in change
+    with pytest.raises(InputError, match="'c' is scored in only one"):
+        compare_systems(before, after[1:])
+
+
+def test_a_missing_wav_is_named_before_anything_is_scored_or_written(tmp_path, manifest):
+    class Untouched:
+        name = version = "untouched"
+
+        def transcribe(self, waves, sample_rate, language="en"):
+            raise AssertionError("scored before the manifest was checked")
+
+    (manifest.parent / "u3.wav").unlink()
+    with pytest.raises(InputError, match=r"manifest\.jsonl utterance 3: audio file .*u3\.wav is missing"):
+        evaluate_manifest(manifest, tmp_path / "out", Untouched())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_evaluation_leaves_nothing(tmp_path, manifest):
+    class Failing:
+        name = version = "failing"
+
+        def score(self, waves, sample_rate):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER, quality=Failing())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_returns_nan_is_an_input_error_that_names_the_audio(tmp_path, manifest):
+    class NotANumber:
+        name = version = "nan"
+
+        def score(self, waves, sample_rate):
+            return np.full(len(waves), np.nan)
+
+    with pytest.raises(InputError, match=r"u1\.wav: quality is nan"):
+        evaluate_manifest(manifest, tmp_path / "out", quality=NotANumber())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "no utterances"),
+        ("{broken", "line 1: not JSON"),
+        ("[1]", "line 1: expected a JSON object, got list"),
+        ('{"id": "a", "audio": "a.wav"}', "utterance 1: key 'text' is missing"),
+    ],
+)
+def test_a_broken_manifest_names_the_line(tmp_path, content, message):
+    (tmp_path / "m.jsonl").write_text(content)
+    with pytest.raises(InputError, match=f"m.jsonl.*{message}"):
+        evaluate_manifest(tmp_path / "m.jsonl", tmp_path / "out", TRANSCRIBER)
+
+
+def test_other_bad_input_is_refused(tmp_path, manifest, references):
+    with pytest.raises(InputError, match=r"absent\.jsonl: file is missing"):
+        evaluate_manifest(tmp_path / "absent.jsonl", tmp_path / "out", TRANSCRIBER)
+    with pytest.raises(InputError, match="nothing to score with"):
+        evaluate_manifest(manifest, tmp_path / "out")
+    with pytest.raises(InputError, match="belong together"):
+        evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER)
+    eve = write_manifest(tmp_path / "eve", [("e", "cat", "cat", "eve", "ann", {})])
+    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
+        evaluate_manifest(eve, tmp_path / "out", embedder=EMBEDDER, references=references)
+    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
+        evaluate_manifest(eve, tmp_path / "out", embedder=EMBEDDER, references=embed_references(eve, EMBEDDER))
+    silent = write_manifest(tmp_path / "silent", [("s", "(laughs)", "cat", "ann", "ann", {})])
+    with pytest.raises(InputError, match="empty after normalisation"):
+        evaluate_manifest(silent, tmp_path / "out", TRANSCRIBER)
+    twice = manifest.read_text() + manifest.read_text()
+    manifest.write_text(twice)
+    with pytest.raises(InputError, match="utterance 5: id 'u1' appears twice"):
+        evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER)
+    with pytest.raises(InputError, match="no scored utterances"):
+        summarise([])
