@@ -6,7 +6,7 @@ label), each (1, L), with cu_seqlens (N + 1,) for the document borders. Labels f
 label, so the shift cannot make one utterance predict the next. What a step sees depends on seed and step alone.
 """
 
-import zlib
+import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -153,8 +153,8 @@ class ExampleSource:
         """Whether utterance `index` carries its speaker's tag in `epoch`."""
         if not self.tag_lengths[index]:
             return False
-        draw = zlib.crc32(f"{self.identifiers[index]}/{epoch}".encode()) / 2**32
-        return draw < self.speaker_tags
+        digest = hashlib.sha256(f"{self.identifiers[index]}/{epoch}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") / 2**32 < self.speaker_tags
 
     def example(self, index: int, epoch: int) -> Any:
         """Utterance `index` as a prompts.Example."""

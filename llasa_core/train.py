@@ -5,6 +5,7 @@ others), averaged over the labelled tokens of the global batch. Which rows step 
 alone, so a resumed run and a run on other processes read the same data. `python -m llasa_core.train config.json`.
 """
 
+import contextlib
 import itertools
 import json
 import logging
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from llasa_core.errors import InputError
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
@@ -218,7 +220,7 @@ class RunLog(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-        logger.info("%s", line)
+            logger.info("%s", line)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -307,6 +309,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,
+        ddp_find_unused_parameters=False,
         activation_checkpointing=config.activation_checkpointing,
         torch_compile=config.compile,
         logging_steps=config.log_steps,
@@ -328,7 +331,11 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         tokenizer=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with _progress_bars(progress):
+        if start < max_steps:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        else:  # the run had reached its last step before it ended
+            trainer._load_from_checkpoint(checkpoint)
 
     tokens, seconds = rows.tokens_before(max_steps * per_step), log.seconds()
     if held_out and not log.last_eval:
@@ -340,7 +347,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         "steps": max_steps,
         "tokens": tokens,
         "seconds": round(seconds, 3),
-        "tokens_per_second": round((tokens - rows.tokens_before(start * per_step)) / (seconds - log.earlier), 1),
+        "tokens_per_second": round(max(0, tokens - rows.tokens_before(start * per_step)) / (seconds - log.earlier), 1),
         "parameters": counts["total"],
         "parameters_body": counts["body"],
         "dropped_overlong": rows.dropped_overlong,
@@ -350,8 +357,22 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         speakers = sorted({name for use, _, source in sources if use == "codes" for name in source.speakers})
         card = {"codec": codec, "codebook_size": codebook_size, "frame_rate": frame_rate, "date": config.date}
         card |= {"speakers": speakers, "speaker_tags": tags, "training": asdict(config), "metrics": metrics}
-        _publish(trainer.model, tokenizer, config, output, card)
+        with _progress_bars(progress):
+            _publish(trainer.model, tokenizer, config, output, card)
     return metrics
+
+
+@contextlib.contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Without `shown`, the libraries underneath draw no bars either."""
+    before = transformers_logging.is_progress_bar_enabled()
+    if not shown:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
 
 
 def _open_codes(path: str) -> Any:

@@ -1,0 +1,365 @@
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from llasa_core.errors import InputError
+from llasa_core.model import build_model, load_model, use_packed_attention
+from llasa_core.packing import collate
+from llasa_core.prompts import Example, Prompt
+from llasa_core.train import SummedCrossEntropy, TrainConfig, held_out_loss, labelled_loss, train
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("codes", pa.list_(pa.uint16())),
+        ("speaker", pa.string()),
+        ("language", pa.string()),
+        ("seconds", pa.float32()),
+    ]
+)
+
+
+def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None):
+    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn them."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        codes = generator.integers(0, repeats or codebook_size, int(generator.integers(20, 60)))
+        rows.append(
+            {
+                "id": f"u{seed}-{i}",
+                "text": f"Please bring {i} apples.",
+                "codes": codes.tolist(),
+                "speaker": ("kore", "puck")[i % 2],
+                "language": "en",
+                "seconds": len(codes) / 50,
+            }
+        )
+    part = folder / "part-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
+    total = sum(len(row["codes"]) for row in rows)
+    shard = {"file": part.name, "rows": count, "sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
+    meta = {"codec": "fake", "codebook_size": codebook_size, "frame_rate": 50.0, "utterances": count, "codes": total}
+    meta |= {"seconds": total / 50, "speakers": ["kore", "puck"], "shards": [shard], "dropped": {}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, mini_tokenizer):
+    """Codes to train on, codes held out, and a tokenizer folder."""
+    folder = tmp_path_factory.mktemp("workshop")
+    mini_tokenizer.save_pretrained(folder / "tokenizer")
+    write_codes(folder / "codes", 60, seed=0, repeats=4)
+    write_codes(folder / "held_out", 12, seed=1, repeats=4)
+    return folder
+
+
+def settings(workshop, output, **changes):
+    values = {
+        "model": "tiny",
+        "tokenizer": str(workshop / "tokenizer"),
+        "codes": [str(workshop / "codes")],
+        "output_dir": str(output),
+        "max_steps": 6,
+        "context": 512,
+        "tokens_per_step": 1024,
+        "peak_lr": 2e-3,
+        "bf16": False,
+        "log_steps": 1,
+        "threads": 1,
+    }
+    return TrainConfig.from_dict(values | changes)
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_loss_of_a_uniform_model_by_hand():
+    model = use_packed_attention(build_model("tiny", 50))
+    torch.nn.init.zeros_(model.lm_head.weight)
+    examples = [Example(np.arange(9, dtype=np.int32), 3, 8, ()), Example(np.arange(4, dtype=np.int32), 2, 3, ())]
+    total, count = labelled_loss(model, collate(examples))
+    assert count == 6  # labels of positions 3..7 and of position 2
+    assert total.item() == pytest.approx(6 * math.log(50), rel=1e-6)
+
+
+def test_the_label_is_the_next_token_up_to_the_end_marker(mini_tokenizer):
+    """A model that surely predicts `token + 1` has no loss on codes in steps of one, and a loss on START and END."""
+    prompt = Prompt(mini_tokenizer)
+    size, first = len(mini_tokenizer), prompt.vocabulary.first_code
+
+    class Successor(torch.nn.Module):
+        def forward(self, input_ids, logits_to_keep, **kwargs):
+            following = (input_ids[:, logits_to_keep] + 1) % size
+            return type("Output", (), {"logits": F.one_hot(following, size).float() * 50})
+
+    made = prompt.tts_example("We meet Alice.", np.arange(30))
+    labels = collate([made])["labels"][0]
+    kept = labels[labels != -100].tolist()
+    start, end = prompt.vocabulary.speech_generation_start, prompt.vocabulary.speech_generation_end
+    assert kept == [start, *range(first, first + 30), end]
+    total, count = labelled_loss(Successor(), collate([made]))
+    assert count == 32
+    # START, the first code (START + 1 is another marker) and END miss by 50 nats each.
+    assert total.item() == pytest.approx(150, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+def test_chunked_cross_entropy_equals_torch(size):
+    logits = (torch.randn(600, size) * 4).requires_grad_()
+    targets = torch.randint(0, size, (600,))
+    ours = SummedCrossEntropy.apply(logits, targets)
+    (gradient,) = torch.autograd.grad(ours / 600, logits)
+    reference = F.cross_entropy(logits, targets)
+    (expected,) = torch.autograd.grad(reference, logits)
+    assert ours.item() / 600 == pytest.approx(reference.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-8, rtol=1e-4)
+
+
+def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
+    prompt = Prompt(mini_tokenizer)
+    generator = np.random.default_rng(0)
+    made = [prompt.tts_example("The red lamp.", generator.integers(0, 4096, n)) for n in (11, 40, 3, 25)]
+    model = build_model("tiny", len(mini_tokenizer))
+    longest = max(len(one.input_ids) for one in made)
+    ids = torch.zeros(len(made), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for row, one in enumerate(made):
+        ids[row, : len(one.input_ids)] = torch.from_numpy(one.input_ids).long()
+        mask[row, : len(one.input_ids)] = 1
+        labels[row, one.labels_from : one.labels_to] = ids[row, one.labels_from : one.labels_to]
+    padded = model(ids, attention_mask=mask, labels=labels).loss
+    padded.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    total, count = labelled_loss(use_packed_attention(model), collate(made))
+    (total / count).backward()
+    assert count == sum(n + 2 for n in (11, 40, 3, 25))
+    assert (total / count).item() == pytest.approx(padded.item(), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path):
+    config = settings(workshop, tmp_path / "run", max_steps=30, eval_codes=[str(workshop / "held_out")], eval_steps=15)
+    metrics = train(config)
+    curve = losses(tmp_path / "run")
+    assert len(curve) == 30
+    assert curve[0] == pytest.approx(math.log(len(load_tokens(tmp_path))), abs=0.3)
+    assert metrics["eval_loss"] < 4 < curve[0]
+    held_out = json.loads((tmp_path / "run" / "llasa.json").read_text())
+    assert (
+        held_out["codec"] == "fake" and held_out["speakers"] == ["kore", "puck"] and held_out["date"] == "26 Jul 2024"
+    )
+    assert metrics["dropped_overlong"] == 0 and metrics["tokens"] > 20_000
+    model = load_model(tmp_path / "run", load_tokens(tmp_path))
+    assert model.dtype == torch.float32
+    assert not list((tmp_path / "run").rglob("*.bin"))
+    # Bits per second, recomputed from the loss: nats a token x tokens / ln 2 / seconds.
+    table = pq.read_table(workshop / "held_out")["codes"].to_pylist()
+    tokens, seconds = sum(len(codes) + 2 for codes in table), sum(len(codes) for codes in table) / 50
+    expected = metrics["eval_loss"] * tokens / math.log(2) / seconds
+    assert metrics["eval_bits_per_second"] == pytest.approx(expected, rel=1e-6)
+
+
+def load_tokens(tmp_path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tmp_path / "run")
+
+
+def test_held_out_loss_does_not_train(workshop, mini_tokenizer):
+    model = use_packed_attention(build_model("tiny", len(mini_tokenizer))).train()
+    made = Prompt(mini_tokenizer).tts_example("The red lamp.", np.arange(20))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    total, count = held_out_loss(model, [collate([made]), collate([made, made])])
+    assert count == 66 and total > 0 and model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
+    train(settings(workshop, tmp_path / "one", max_steps=3, rows_per_device=4, tokens_per_step=2048))
+    train(settings(workshop, tmp_path / "four", max_steps=3, rows_per_device=1, tokens_per_step=2048))
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), atol=2e-5)
+
+
+def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(settings(workshop, whole, save_steps=3, code_noise=0.1, speaker_tags=0.5))
+    shutil.copytree(whole, killed)
+    for path in [*killed.glob("*.safetensors"), killed / "llasa.json"]:
+        path.unlink()
+    shutil.rmtree(killed / "checkpoint-6")
+    (killed / "checkpoint-5").mkdir()  # a checkpoint that was being written
+    train(settings(workshop, killed, save_steps=3, code_noise=0.1, speaker_tags=0.5, resume=True))
+    assert losses(whole) == losses(killed)
+    first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_that_resumes_trains_no_further(workshop, tmp_path):
+    config = settings(workshop, tmp_path / "run", max_steps=2, save_steps=2, resume=True)
+    train(config)
+    before = load_file(tmp_path / "run" / "model.safetensors")
+    train(config)
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(workshop, tmp_path):
+    pytest.importorskip("peft")
+    train(settings(workshop, tmp_path / "base", max_steps=1))
+    config = settings(
+        workshop, tmp_path / "tuned", max_steps=2, model=str(tmp_path / "base"), tokenizer=None, lora={"r": 4}
+    )
+    train(config)
+    base, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "tuned"))
+    assert base.keys() == tuned.keys()
+    assert torch.equal(base["model.embed_tokens.weight"], tuned["model.embed_tokens.weight"])
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(base[name], tuned[name])
+    assert (tmp_path / "tuned" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):
+    from llasa_core.tokens import build_mini_tokenizer
+
+    text_tokenizer = build_mini_tokenizer(["Please bring apples and milk."] * 5)
+    build_model("tiny", len(text_tokenizer)).save_pretrained(tmp_path / "text")
+    text_tokenizer.save_pretrained(tmp_path / "text")
+    train(settings(workshop, tmp_path / "run", max_steps=1, model=str(tmp_path / "text"), tokenizer=None))
+    assert load_model(tmp_path / "run", load_tokens(tmp_path)).config.vocab_size == len(text_tokenizer) + 8 + 4096
+
+
+def test_asr_and_tts_train_together_and_report_apart(workshop, tmp_path):
+    both = [{"path": str(workshop / "held_out"), "task": task} for task in ("tts", "asr")]
+    codes = [str(workshop / "codes"), {"path": str(workshop / "codes"), "task": "asr", "weight": 0.5}]
+    metrics = train(
+        settings(workshop, tmp_path / "run", max_steps=2, codes=codes, eval_codes=both, save_dtype="bfloat16")
+    )
+    apart = [metrics[f"eval_loss/{workshop / 'held_out'}:{task}"] for task in ("tts", "asr")]
+    assert min(apart) < metrics["eval_loss"] < max(apart)
+    assert load_file(tmp_path / "run" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+
+
+def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
+    train(settings(workshop, tmp_path / "run", max_steps=40, warmup_ratio=0.1, tokens_per_step=512, peak_lr=1e-3))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines]
+    assert rates[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert rates[21] == pytest.approx(0.55e-3, rel=0.01)  # half way: (1 + 0.1) / 2
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peak_l": 1e-3}, "unknown key `peak_l`; nearest: peak_lr"),
+        ({"peak_lr": "3e-4"}, "`peak_lr` is '3e-4', expected a number"),
+        ({"max_steps": 10.5}, "`max_steps` is 10.5, expected a whole number or null"),
+        ({"bf16": 1}, "`bf16` is 1, expected true or false"),
+        ({"seed": True}, "`seed` is True, expected a whole number"),
+        ({"codes": []}, "at least one codes folder"),
+        ({"codes": [{"path": "x", "task": "sing"}]}, "expected tts or asr"),
+        ({"codes": [{"path": "x", "wait": 1}]}, "unknown key `wait`"),
+        ({"epochs": 1.0}, "exactly one of `max_steps` and `epochs`"),
+        ({"code_noise": 1.5}, "expected 0 to 1"),
+        ({"save_dtype": "fp8"}, "save_dtype"),
+        ({"learning_rate": 1e-3}, "set the same thing"),
+    ],
+)
+def test_bad_settings_name_the_key(workshop, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        settings(workshop, tmp_path, **change)
+
+
+def test_public_settings_are_translated_with_a_note(tmp_path):
+    public = {
+        "llm_model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct",
+        "cache_dir": "cache",
+        "data_path": "data",
+        "bf16": True,
+        "output_dir": "out",
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "evaluation_strategy": "steps",
+        "eval_steps": 1000,
+        "save_strategy": "steps",
+        "save_steps": 5000,
+        "save_total_limit": 100,
+        "learning_rate": 0.00005,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.95,
+        "warmup_ratio": 0.03,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 10,
+        "report_to": "wandb",
+        "model_max_length": 2048,
+        "gradient_checkpointing": True,
+        "dataloader_num_workers": 4,
+        "dataloader_prefetch_factor": 4,
+        "deepspeed": "ds_config_zero2.json",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(public))
+    config = TrainConfig.from_json(tmp_path / "config.json")
+    assert (config.model, config.codes, config.epochs, config.peak_lr) == (
+        public["llm_model_name_or_path"],
+        ["data"],
+        2,
+        5e-5,
+    )
+    assert (config.context, config.beta2, config.activation_checkpointing) == (2048, 0.95, True)
+    assert config.rows(world_size=8) == (8 * 4 * 8, 8, 4)
+    assert "`learning_rate` is read as `peak_lr`" in config.notes
+    assert any("lr_scheduler_type" in note and "cosine" in note for note in config.notes)
+
+
+def test_a_step_must_divide_into_rows(workshop, tmp_path):
+    with pytest.raises(InputError, match="a multiple of context x processes = 512 x 3"):
+        settings(workshop, tmp_path).rows(world_size=3)
+    assert settings(workshop, tmp_path).rows(world_size=2) == (2, 1, 1)
+
+
+def test_a_wrong_codebook_and_a_missing_tokenizer_are_named(workshop, tmp_path):
+    write_codes(tmp_path / "other", 3, codebook_size=512)
+    with pytest.raises(InputError, match=r"4096 speech tokens.*codebook of 512"):
+        train(settings(workshop, tmp_path / "run", codes=[str(tmp_path / "other")]))
+    with pytest.raises(InputError, match="`tokenizer` is missing"):
+        train(settings(workshop, tmp_path / "run", tokenizer=None))
+
+
+def test_the_command_ends_with_2_and_one_line_on_bad_input(tmp_path, capsys):
+    from llasa_core.train import main
+
+    (tmp_path / "config.json").write_text('{"model": "tiny", "codes": ["x"], "output_dir": "o", "epoch": 1}')
+    assert main([str(tmp_path / "config.json")]) == 2
+    assert "config.json: config: unknown key `epoch`; nearest: epochs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(workshop, tmp_path):
+    train(settings(workshop, tmp_path / "one", max_steps=3, rows_per_device=1))
+    config = settings(workshop, tmp_path / "two", max_steps=3, rows_per_device=1)
+    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    subprocess.run([*launcher, "-m", "llasa_core.train", str(tmp_path / "config.json")], check=True, timeout=300)
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), atol=2e-5)
