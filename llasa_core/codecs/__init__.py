@@ -1,0 +1,66 @@
+"""The codec seam: 16 kHz waves <-> speech codes at 50 codes/s, one codebook, numpy on both sides.
+
+Backends keep batching, padding and devices inside, and a batch of n equals n batches of one.
+"""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from llasa_core.errors import InputError
+
+__all__ = ["Codec", "load_codec"]
+
+MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
+
+
+class Codec(Protocol):
+    """Speech <-> codes. hop = sample_rate / frame_rate samples a code (320)."""
+
+    name: str
+    sample_rate: int  # Hz
+    codebook_size: int
+    frame_rate: float  # codes a second
+
+    def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """float32 (T,) each, T may differ -> int32 (floor(T / hop),) each, in 0..codebook_size - 1."""
+        ...
+
+    def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        """Integer codes (F,) each -> float32 (F * hop,) each. InputError for a code outside the codebook."""
+        ...
+
+
+def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
+    """The codec "xcodec2" (the released checkpoint), "mini" (the tracked one), "fake" (no model), or one in a folder.
+
+    A folder holds `config.json`, of a mini codec or, by its model_type, of X-codec2 in transformers' format.
+    Raises InputError for an unknown name, or weights that are not there.
+    """
+    name = str(name_or_path)
+    if name == "fake":
+        from llasa_core.codecs.fake import FakeCodec
+
+        return FakeCodec()
+    if name == "xcodec2":
+        from llasa_core.codecs.xcodec2 import Xcodec2Codec
+
+        return Xcodec2Codec.from_pretrained(device=device)
+    folder = MINI_CODEC if name == "mini" else Path(name_or_path)
+    if not (folder / "config.json").is_file():
+        if name == "mini":
+            raise InputError(f"{folder}: no config.json there, expected the weights of the mini codec")
+        raise InputError(f"codec {name!r}: expected xcodec2, mini, fake or a folder with a codec's config.json")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / 'config.json'}: not JSON ({error}), expected a codec's settings") from None
+    if isinstance(config, dict) and config.get("model_type") == "xcodec2":
+        from llasa_core.codecs.xcodec2 import Xcodec2Codec
+
+        return Xcodec2Codec.from_pretrained(folder, device=device)
+    from llasa_core.codecs.mini import MiniCodec
+
+    return MiniCodec.from_folder(folder, device)
