@@ -6,6 +6,7 @@ alone, so a resumed run and a run on other processes read the same data. `python
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -88,6 +89,18 @@ class SummedCrossEntropy(torch.autograd.Function):
         return gradient * upstream.to(gradient.dtype), None
 
 
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """Learning rate of step 0 .. steps - 1 as a share of the peak: linear warm-up, then cosine to final_lr_ratio.
+
+    The first step is not wasted at 0: warm-up over w steps goes 1/w, 2/w .. 1, and the last step has final_lr_ratio.
+    """
+    warm = math.ceil(config.warmup_ratio * steps)
+    if step < warm:
+        return (step + 1) / warm
+    progress = min(1.0, (step + 1 - warm) / max(1, steps - warm))
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
 class StepBatches(IterableDataset):
     """The micro-batches of one process from step `start` on: rows of step n are n * rows .. (n + 1) * rows - 1."""
 
@@ -120,6 +133,13 @@ class PackedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        config = self.batches.config
+        factor = functools.partial(lr_factor, steps=num_training_steps, config=config)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16):
@@ -299,9 +319,6 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=passes,
         learning_rate=config.peak_lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": config.final_lr_ratio},
-        warmup_steps=math.ceil(config.warmup_ratio * max_steps),
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
