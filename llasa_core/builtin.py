@@ -1,8 +1,8 @@
-"""The built-in corpus: grammar sentences spoken by pseudo-speakers of one small offline voice (hibari-tts 0.2.1), 16 kHz mono PCM16.
+"""The built-in corpus: grammar sentences spoken by pseudo-speakers of one small offline voice, 16 kHz mono PCM16.
 
-A pseudo-speaker is a point in three factors on the network's own parts (spectra, F0 curve, durations): resampling (pitch and formants
-together), formant warp and F0. The parts are internals of hibari, hence the pinned version. Every draw comes from sha256 of the seed
-and the utterance, never from the order of work: any number of processes, stopped and resumed, gives the same bytes.
+A pseudo-speaker is a point in three factors on what hibari-tts predicts (spectra, F0 curve, durations): resampling,
+formant warp and F0. These parts are internals, hence the pinned version. Every draw comes from sha256 of the seed and
+the utterance, never from the order of work: any number of processes, stopped and resumed, gives the same bytes.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.grammar import distinct_sentences, is_held_out
+from llasa_core.grammar import distinct_sentences, fingerprint, is_held_out
 
 __all__ = ["NEW_VOICE", "VOICES", "Voice", "build", "is_held_out", "plan", "sentences", "speak"]
 
@@ -46,16 +46,16 @@ class Voice:
 
 
 VOICES = (
-    Voice("ava", resampling=0.92, pitch=0.76, speed=0.97),
-    Voice("ben", formants=0.94, pitch=1.20, speed=1.03),
-    Voice("cleo", pitch=0.70),
-    Voice("dan", formants=1.08, pitch=1.12, speed=1.04),
-    Voice("eva", resampling=0.86, speed=1.02),
-    Voice("finn", formants=1.13, pitch=1.28, speed=0.98),
-    Voice("gwen", pitch=1.32),
-    Voice("hugo", formants=1.14, pitch=0.72, speed=1.02),
+    Voice("ava", resampling=0.93, pitch=0.78, speed=0.97),
+    Voice("ben", formants=0.95, pitch=1.18, speed=1.03),
+    Voice("cleo", pitch=0.72),
+    Voice("dan", formants=1.07, pitch=1.10, speed=1.04),
+    Voice("eva", resampling=0.87, speed=1.02),
+    Voice("finn", formants=1.12, pitch=1.26, speed=0.98),
+    Voice("gwen", pitch=1.30),
+    Voice("hugo", formants=1.12, pitch=0.74, speed=1.02),
 )
-NEW_VOICE = Voice("iris", formants=0.88, pitch=1.18)
+NEW_VOICE = Voice("iris", formants=0.90, pitch=0.64)
 
 
 @functools.lru_cache(maxsize=1)
@@ -67,7 +67,9 @@ def _source():
     except PackageNotFoundError:
         found = "none"
     if found != HIBARI_VERSION:
-        raise InputError(f"hibari-tts {found} is installed, expected {HIBARI_VERSION}: pip install 'llasa-core[corpus]'")
+        raise InputError(
+            f"hibari-tts {found} is installed, expected {HIBARI_VERSION}: pip install 'llasa-core[corpus]'"
+        )
     from hibari import Hibari
 
     return Hibari(threads=1)
@@ -133,7 +135,7 @@ def speak(text, voice, seed=0):
 
 
 def sentences(count, seed=0, held_out=False):
-    """The first `count` distinct sentences of a seed; held_out=True gives test sentences (see grammar.distinct_sentences)."""
+    """The first `count` distinct sentences of a seed (see grammar.distinct_sentences)."""
     return list(itertools.islice(distinct_sentences(seed, held_out), count))
 
 
@@ -202,11 +204,10 @@ def _speak_row(job):
     return len(wave)
 
 
-def _check_settings(out, rows, seed, test_utterances):
+def _check_settings(out, voices, seed, test_utterances):
     """Refuse a folder whose wavs belong to another corpus; a longer or shorter plan of the same corpus is welcome."""
-    first = [[row["id"], row["text"], asdict(row["voice"])] for row in rows[: test_utterances + 8]]
-    settings = {"seed": seed, "test_utterances": test_utterances, "hibari": HIBARI_VERSION}
-    settings["first"] = hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()
+    settings = {"seed": seed, "test_utterances": test_utterances, "hibari": HIBARI_VERSION, "grammar": fingerprint()}
+    settings["voices"] = [asdict(voice) for voice in voices]
     path = out / "settings.json"
     if path.exists() and json.loads(path.read_text()) != settings:
         raise InputError(f"{path}: holds another corpus (seed, voices or sentences differ), expected an empty folder")
@@ -224,7 +225,7 @@ def build(
     dev_fraction=0.02,
     progress=False,
 ):
-    """Write a corpus: out/wavs/ID.wav, out/{train,dev,test}.jsonl (manifests) and out/report.json; see `plan` for its content.
+    """Write a corpus: out/wavs/ID.wav, out/{train,dev,test}.jsonl (manifests) and out/report.json (see `plan`).
 
     A stopped build goes on where it was when called again. About 60 times real time with each process.
 
@@ -238,7 +239,7 @@ def build(
     wavs = out / "wavs"
     rows = plan(hours, utterances, voices, seed, test_utterances, dev_fraction)
     wavs.mkdir(parents=True, exist_ok=True)
-    _check_settings(out, rows, seed, test_utterances)
+    _check_settings(out, voices, seed, test_utterances)
     jobs_rows = ((row, str(wavs), seed) for row in rows)
     if jobs > 1:
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
@@ -283,7 +284,9 @@ def _report(rows, voices, seed):
         "seed": seed,
         "splits": {name: part([r for r in rows if r["split"] == name]) for name in ("train", "dev", "test")},
         "speakers": {v.name: {**part([r for r in rows if r["voice"] == v]), **asdict(v)} for v in voices},
-        "seconds_percentiles": {str(p): round(float(np.percentile(seconds, p)), 2) for p in (0, 5, 25, 50, 75, 95, 100)},
+        "seconds_percentiles": {
+            str(p): round(float(np.percentile(seconds, p)), 2) for p in (0, 5, 25, 50, 75, 95, 100)
+        },
         "train_words": sum(words.values()),
         "train_distinct_words": len(words),
         "train_rarest_words": dict(sorted(words.items(), key=lambda item: (item[1], item[0]))[:20]),
