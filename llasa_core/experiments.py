@@ -53,6 +53,13 @@ class Experiment:
         """Whether the run's result.json exists."""
         return (self.root / run.run_dir / "result.json").is_file()
 
+    def chosen(self, only: str = "") -> list[Run]:
+        """The runs whose id contains `only`; InputError if there is none."""
+        runs = [run for run in self.runs if only in run.id]
+        if not runs:
+            raise InputError(f"{self.name}: no run id contains {only!r}, there are {len(self.runs)} runs")
+        return runs
+
 
 @dataclass
 class RunState:
@@ -173,9 +180,7 @@ def run_experiment(
     `force` (and a smoke experiment) runs a finished run again, from nothing. `show` is called a few times a second.
     Each run gets a process of its own with its share of the CPU threads, and ends with the caller.
     """
-    chosen = [run for run in experiment.runs if only in run.id]
-    if not chosen:
-        raise InputError(f"{experiment.name}: no run id contains {only!r}, {len(experiment.runs)} runs exist")
+    chosen = experiment.chosen(only)
     if jobs < 1:
         raise InputError(f"--jobs is {jobs}, expected at least 1")
     again = force or experiment.smoke

@@ -67,8 +67,8 @@ def describe(state: RunState) -> str:
 
 def plan(experiment: Experiment, only: str = "") -> str:
     """The table of a dry run: every run, whether it is done, and its parameters that differ between runs."""
-    runs = [run for run in experiment.runs if only in run.id]
-    varied = [name for name in runs[0].params if len({repr(run.params[name]) for run in runs}) > 1] if runs else []
+    runs = experiment.chosen(only)
+    varied = [name for name in runs[0].params if len({repr(run.params[name]) for run in runs}) > 1]
     lines = [f"{experiment.name}: {len(runs)} runs of {experiment.notebook}"]
     for run in runs:
         values = " ".join(f"{name}={run.params[name]}" for name in varied)

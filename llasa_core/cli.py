@@ -1,0 +1,225 @@
+"""The `llasa` command: arguments in, exit status out. What each subcommand does stands in `commands`.
+
+Exit status: 0 done, 1 done and the answer is no (a difference, a failed run), 2 bad input with one line on standard
+error, 130 interrupted. Nothing heavy is imported before a subcommand runs, so `--help` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from llasa_core.errors import InputError
+
+BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status. `argv` without the program's name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:  # has options of its own
+        from llasa_core import demo
+
+        return guarded(lambda: demo.main(arguments[1:]))
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as ending:  # argparse has printed help or the error
+        return int(ending.code or 0)
+
+    def handle() -> int:
+        from llasa_core import commands
+
+        return getattr(commands, options.handler)(options)
+
+    return guarded(handle)
+
+
+def guarded(handle) -> int:
+    """`handle()` with the exceptions of bad input, Ctrl-C and a closed pipe turned into exit status and one line."""
+    try:
+        status = handle() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the interpreter's own last flush
+        return 141
+    except BAD_INPUT as error:
+        named = isinstance(error, OSError) and error.filename is not None
+        message = f"{error.filename}: {error.strerror}" if named else str(error)
+        print("llasa:", " ".join(message.split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llasa: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; each names its handler in `commands`."""
+    parser = argparse.ArgumentParser(prog="llasa", description="Llama-based speech synthesis, from corpus to scores.")
+    commands = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(handler=name.replace("-", "_"))
+        return added
+
+    add = command(
+        "check", "compare a tokenizer or checkpoint with the released layout", "llasa check HKUSTAudio/Llasa-1B"
+    )
+    add.add_argument("checkpoint", metavar="CHECKPOINT_OR_TOKENIZER", help="folder or hub id")
+
+    add = command(
+        "prepare",
+        "make manifests and 16 kHz audio from a corpus, with everything unfit dropped and counted",
+        "llasa prepare LJSpeech-1.1 artifacts/ljspeech --layout ljspeech\n"
+        "         llasa prepare builtin artifacts/builtin --hours 2",
+    )
+    add.add_argument("source", metavar="SOURCE", help="corpus folder, manifest, hub dataset, or the word builtin")
+    add.add_argument("out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs")
+    add.add_argument("--layout", default="auto", choices=("auto", "ljspeech", "libritts", "jsonl", "hf"))
+    add.add_argument("--speaker", help="speaker name for a corpus that names none")
+    add.add_argument("--hours", type=positive, help="builtin: hours of speech (default 1)")
+    add.add_argument("--utterances", type=count, help="builtin: number of utterances, in place of --hours")
+    add.add_argument("--seed", type=int, default=0, help="builtin: seed of sentences and voices (default 0)")
+    add.add_argument("--jobs", type=count, default=1, help="processes (default 1)")
+
+    add = command(
+        "encode",
+        "turn the audio of a manifest into a codes dataset",
+        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0",
+    )
+    add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio and text")
+    add.add_argument("out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on")
+    add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
+    add.add_argument("--shards", type=count, default=1, help="processes that share the work (default 1)")
+    add.add_argument("--shard", type=int, default=0, help="number of this one, from 0")
+    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+    add = command(
+        "import-memmap",
+        "read the public training format (rows of 2048 ids) into a codes dataset",
+        "llasa import-memmap libriheavy artifacts/codes/libriheavy --tokenizer HKUSTAudio/Llasa-1B",
+    )
+    add.add_argument("source", metavar="DIR", help="folder with {train,val}_input_ids.memmap and their shapes")
+    add.add_argument("out", metavar="OUT", help="folder of the codes dataset")
+    add.add_argument("--tokenizer", required=True, help="folder or hub id of the merged tokenizer")
+
+    add = command(
+        "export-memmap",
+        "write a codes dataset in the public training format",
+        "llasa export-memmap artifacts/codes/train rows --tokenizer artifacts/pretrain/model",
+    )
+    add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
+    add.add_argument("out", metavar="DIR", help="folder for the rows")
+    add.add_argument("--tokenizer", required=True, help="folder or hub id of the merged tokenizer")
+
+    add = command(
+        "train",
+        "train a model as a JSON file says (several GPUs: torchrun -m llasa_core.train)",
+        "llasa train config.json",
+    )
+    add.add_argument("config", metavar="CONFIG", help="JSON settings; the public config.json keys are accepted")
+
+    add = command(
+        "synthesize",
+        "speak a text, or every line of a manifest, into wav files",
+        'llasa synthesize --model artifacts/pretrain/model "Call Anna at nine." -o artifacts/spoken',
+    )
+    add_speech_options(add)
+    add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+
+    add = command(
+        "search",
+        "speak with inference-time search: many candidates, the best by the verifiers",
+        'llasa search --model artifacts/pretrain/model --candidates 8 "Call Anna at nine." -o artifacts/searched',
+    )
+    add_speech_options(add)
+    add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+    add.add_argument("--strategy", default="best-of-n", choices=("best-of-n",))
+    add.add_argument("--candidates", type=count, default=8, help="candidates for each text (default 8)")
+    add.add_argument("--verifier-asr", default="whisper-tiny.en", help="recogniser that scores the words, or none")
+    add.add_argument("--verifier-speaker", default="none", help="speaker model that scores the voice (needs --voice)")
+
+    add = command(
+        "transcribe",
+        "recognise speech with a model trained in that direction",
+        "llasa transcribe --model artifacts/asr/model recording.wav",
+    )
+    add.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    add.add_argument("--codec", help="codec name or folder (default: the one the checkpoint names)")
+    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add.add_argument("wavs", metavar="WAV", nargs="+", help="audio files of any rate")
+
+    add = command(
+        "evaluate",
+        "score a manifest of wavs: words, voice, quality, with intervals",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl",
+    )
+    add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio, text and speaker")
+    add.add_argument("out", metavar="OUT", help="folder for utterances.jsonl and summary.json")
+    add.add_argument("--asr", default="whisper-tiny.en", help="Whisper name or folder, or none (default %(default)s)")
+    add.add_argument("--speaker", default="wespeaker", help="wespeaker, resemblyzer, wavlm or none; needs --references")
+    add.add_argument("--quality", default="distillmos", help="distillmos or none (default %(default)s)")
+    add.add_argument("--references", help="manifest of originals, for the similarity to each speaker")
+    add.add_argument("--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI")
+    add.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
+
+    add = command(
+        "run",
+        "execute the runs of an experiment file that have no result yet",
+        "llasa run experiments/pretrain.yaml --dry-run",
+    )
+    add.add_argument("experiment", metavar="EXPERIMENT", help="experiments/NAME.yaml")
+    add.add_argument("--dry-run", action="store_true", help="print the table of runs and stop")
+    add.add_argument("--smoke", action="store_true", help="use the small smoke values, write below artifacts/smoke")
+    add.add_argument("--only", default="", metavar="TEXT", help="only runs whose id contains TEXT")
+    add.add_argument("--force", action="store_true", help="run finished runs again, from nothing")
+    add.add_argument("--jobs", type=count, default=1, help="runs at a time; they share the CPU threads (default 1)")
+
+    commands.add_parser("demo", help="the whole pipeline in minutes: see make demo", add_help=False)
+    return parser
+
+
+def add_speech_options(parser: argparse.ArgumentParser) -> None:
+    """What synthesize and search share."""
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    parser.add_argument("--codec", help="codec name or folder (default: the one the checkpoint names)")
+    parser.add_argument("--manifest", help="JSON lines with id and text, in place of TEXT")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl")
+    parser.add_argument("--speaker", help="speaker tag")
+    parser.add_argument("--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text")
+    parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same speech (default 0)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
+    parser.add_argument("--top-k", type=int, default=50, help="0 takes all codes (default 50)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)")
+    parser.add_argument("--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+
+def count(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""What each subcommand of `llasa` does with its parsed options; returns the exit status (None: 0).
+
+Imports stand inside the handlers: a command pays only for what it uses. Results go to standard output, progress and
+messages to standard error.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from llasa_core.errors import InputError
+
+
+def check(options: Namespace) -> int:
+    """Print every difference from the released layout; status 1 if there is one."""
+    from llasa_core.tokens import check_layout, load_tokenizer
+
+    tokenizer = load_tokenizer(options.checkpoint)
+    config_file = Path(options.checkpoint) / "config.json"
+    config = read_json(config_file) if config_file.is_file() else None
+    differences = check_layout(tokenizer, config)
+    for difference in differences:
+        print(difference)
+    if not differences:
+        print(f"{options.checkpoint}: the released layout, {len(tokenizer)} ids")
+    return 1 if differences else 0
+
+
+def prepare(options: Namespace) -> None:
+    """Print the report's counts."""
+    if options.source == "builtin":
+        from llasa_core import builtin
+
+        if options.hours and options.utterances:
+            raise InputError("--hours and --utterances exclude each other")
+        hours = options.hours or (None if options.utterances else 1.0)
+        report = builtin.build(
+            options.out, hours, options.utterances, seed=options.seed, jobs=options.jobs, progress=True
+        )
+    else:
+        from llasa_core import corpus
+
+        if options.hours or options.utterances:
+            raise InputError("--hours and --utterances belong to the builtin corpus")
+        utterances = corpus.read_corpus(options.source, options.layout, options.speaker)
+        report = corpus.prepare(utterances, options.out, jobs=options.jobs)
+    print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
+
+
+def encode(options: Namespace) -> None:
+    from llasa_core.codecs import load_codec
+    from llasa_core.codes import encode_manifest
+
+    if not 0 <= options.shard < options.shards:
+        raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
+    require(options.manifest)
+    codec = load_codec(options.codec, options.device)
+    meta = encode_manifest(
+        options.manifest, options.out, codec, shards=options.shards, shard=options.shard, progress=True
+    )
+    print_counts(meta)
+
+
+def import_memmap(options: Namespace) -> None:
+    from llasa_core import codes
+    from llasa_core.tokens import load_tokenizer
+
+    require(options.source)
+    print_counts(codes.import_memmap(options.source, options.out, load_tokenizer(options.tokenizer)))
+
+
+def export_memmap(options: Namespace) -> None:
+    from llasa_core import codes
+    from llasa_core.tokens import load_tokenizer
+
+    require(options.codes)
+    print_counts(codes.export_memmap(options.codes, options.out, load_tokenizer(options.tokenizer)))
+
+
+def train(options: Namespace) -> None:
+    """Print the final metrics."""
+    from llasa_core.train_config import TrainConfig
+
+    config = TrainConfig.from_json(options.config)
+    for note in config.notes:
+        print(note, file=sys.stderr)
+    from llasa_core.train import train as run_training
+
+    print_counts(run_training(config, progress=True))
+
+
+def synthesize(options: Namespace) -> None:
+    """Print the manifest's path."""
+    from llasa_core.speech_manifest import synthesize_manifest
+
+    synthesizer, requests, sampling = speech(options)
+    with progress_bar(len(requests), "utterance") as bar:
+        print(synthesize_manifest(synthesizer, requests, options.out, sampling, progress=bar.update))
+
+
+def search(options: Namespace) -> None:
+    """Print the manifest's path; scores and cost of the search stand beside it."""
+    from llasa_core import judges, verifiers
+    from llasa_core.corpus import load_audio
+    from llasa_core.search import best_of_n
+
+    if options.verifier_speaker != "none" and options.voice is None:
+        raise InputError("--verifier-speaker compares with a recording: it needs --voice and --voice-text")
+    if options.verifier_asr == options.verifier_speaker == "none":
+        raise InputError("--verifier-asr and --verifier-speaker are both none, expected at least one verifier")
+    if (Path(options.out) / "manifest.jsonl").exists():
+        raise InputError(f"{options.out}/manifest.jsonl: exists already; choose another folder")
+    synthesizer, requests, sampling = speech(options)
+    rate, chosen_by = synthesizer.codec.sample_rate, {}
+    if options.verifier_asr != "none":
+        chosen_by["words"] = verifiers.words_verifier(judges.load_transcriber(options.verifier_asr), rate)
+    if options.verifier_speaker != "none":
+        embedder = judges.load_speaker_embedder(options.verifier_speaker)
+        chosen_by["voice"] = verifiers.voice_verifier(embedder, load_audio(options.voice, rate), rate)
+    with progress_bar(len(requests) * options.candidates, "candidate") as bar:
+        result = best_of_n(synthesizer, requests, options.candidates, chosen_by, sampling, progress=bar.update)
+    print(verifiers.write_search(result, options.out, rate))
+
+
+def transcribe(options: Namespace) -> None:
+    """Print one line a file: path, tab, text."""
+    from llasa_core.corpus import load_audio
+    from llasa_core.synthesize import Synthesizer
+
+    waves = [load_audio(wav) for wav in options.wavs]
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device)
+    texts = synthesizer.transcribe_codes([synthesizer.codec.encode([wave])[0] for wave in waves])
+    for wav, text in zip(options.wavs, texts, strict=True):
+        print(f"{wav}\t{text}")
+
+
+def evaluate(options: Namespace) -> None:
+    """Print the summary."""
+    from llasa_core import judges
+    from llasa_core.evaluate import evaluate_manifest
+
+    for path in (options.manifest, options.references, options.reference_audio):
+        if path is not None:
+            require(path)
+    speaker = options.speaker if options.references else "none"  # similarity needs the originals
+    _, summary = evaluate_manifest(
+        options.manifest,
+        options.out,
+        transcriber=None if options.asr == "none" else judges.load_transcriber(options.asr),
+        embedder=None if speaker == "none" else judges.load_speaker_embedder(speaker),
+        quality=None if options.quality == "none" else judges.load_quality_predictor(options.quality),
+        references=options.references if speaker != "none" else None,
+        reference_audio=options.reference_audio,
+        seed=options.seed,
+        progress=True,
+    )
+    print_counts(summary)
+
+
+def run(options: Namespace) -> int:
+    """Show the table of runs; status 1 if one failed."""
+    from llasa_core.experiments import load_experiment, run_experiment
+    from llasa_core.run_table import RunTable, plan
+
+    experiment = load_experiment(options.experiment, smoke=options.smoke)
+    if options.dry_run:
+        print(plan(experiment, options.only))
+        return 0
+    table = RunTable(experiment)
+    states = run_experiment(experiment, options.only, options.force, options.jobs, show=table)
+    failed = [state for state in states if state.state == "failed"]
+    for state in states:
+        if state.state in ("done", "skipped"):
+            print(f"{state.run.run_dir}/result.json")
+    for state in failed:
+        print(f"llasa: {experiment.name}/{state.run.id}: {state.line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def speech(options: Namespace) -> tuple:
+    """(Synthesizer, requests, Sampling) of synthesize and search; cheap checks come before the model is loaded."""
+    from llasa_core.sampling import Sampling
+    from llasa_core.speech_requests import Request, read_requests
+    from llasa_core.synthesize import Synthesizer
+
+    if (options.text is None) == (options.manifest is None):
+        raise InputError("expected either a TEXT or --manifest")
+    if (options.voice is None) != (options.voice_text is None):
+        raise InputError("--voice and --voice-text belong together")
+    if options.manifest is not None and (options.voice or options.speaker):
+        raise InputError("--voice and --speaker belong to a TEXT; a manifest names voice and speaker in its lines")
+    for path in (options.voice, options.manifest):
+        if path is not None:
+            require(path)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds)
+    if options.text is not None:
+        requests = [Request("utterance", options.text, options.speaker, seed=options.seed)]
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device)
+    if options.manifest is not None:
+        requests = read_requests(options.manifest, synthesizer.voice, options.seed)
+    elif options.voice is not None:
+        voice = synthesizer.voice(options.voice, options.voice_text)
+        requests = [Request("utterance", options.text, options.speaker, voice, options.seed)]
+    return synthesizer, requests, sampling
+
+
+def require(path: str) -> None:
+    """InputError for a path that does not exist."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; InputError names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def print_counts(values) -> None:
+    """A dict as JSON, or whatever a command returned, on standard output."""
+    if values is not None:
+        text = json.dumps(values, indent=1, sort_keys=True) if isinstance(values, dict) else str(values)
+        print(text)
+
+
+def progress_bar(total: int, unit: str):
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=unit, file=sys.stderr)
