@@ -72,7 +72,7 @@ def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, whole or not at all. Absolute audio paths become relative to its folder; others are so already."""
+    """Write a manifest, whole or not at all. Absolute audio paths become relative to its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()

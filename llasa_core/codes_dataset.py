@@ -1,0 +1,227 @@
+"""The format of a codes dataset: parquet parts of (id, text, codes, speaker, language, seconds) and meta.json.
+
+meta.json is written last: where it is, the dataset is whole. A part carries, in its own parquet metadata, the codec
+and what it was made from, so that a stopped extraction knows what it has. No text tokenizer is involved.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llasa_core.errors import InputError
+from llasa_core.manifest import publish
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("codes", pa.list_(pa.uint16())),
+        ("speaker", pa.string()),
+        ("language", pa.string()),
+        ("seconds", pa.float32()),
+    ]
+)
+_INFO = b"llasa"  # key of a part's own facts in its parquet metadata
+_META = {"codec": str, "codebook_size": int, "frame_rate": int | float, "utterances": int, "codes": int, "shards": list}
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
+    """Write rows (dicts with SCHEMA's keys, codes as integer arrays (F,)) as one part, published by rename.
+
+    `info` is JSON kept in the file: codec, codebook_size, frame_rate, dropped ([[id, reason], ..]), source.
+    """
+    size = info["codebook_size"]
+    if not 1 <= size <= 2**16:
+        raise InputError(f"{path}: a codebook of {size} codes, expected at most 65536")
+    for row in rows:
+        codes = np.asarray(row["codes"])
+        if len(codes) and not 0 <= codes.min() <= codes.max() < size:
+            raise InputError(
+                f"utterance {row['id']!r}: its codes go from {codes.min()} to {codes.max()}, expected 0..{size - 1}"
+            )
+    borders = np.cumsum([0, *(len(row["codes"]) for row in rows)]).astype(np.int32)
+    flat = np.concatenate([np.zeros(0, np.uint16), *(np.asarray(row["codes"]) for row in rows)]).astype(np.uint16)
+    columns = {
+        field.name: pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA if field.name != "codes"
+    }
+    columns["codes"] = pa.ListArray.from_arrays(borders, flat)
+    schema = SCHEMA.with_metadata({_INFO: json.dumps(info, sort_keys=True).encode()})
+    table = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=schema)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    pq.write_table(table, temporary, compression="zstd", row_group_size=max(len(rows), 1), use_dictionary=False)
+    os.replace(temporary, path)
+
+
+def part_info(path: Path) -> dict:
+    """The `info` of a part. InputError if it cannot be read or was not written by `write_part`."""
+    try:
+        found = (pq.read_schema(path).metadata or {})[_INFO]
+        return json.loads(found)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({_brief(error)}); delete it and run again") from None
+    except KeyError:
+        raise InputError(f"{path}: written by something else; choose another folder") from None
+
+
+def finish(folder: Path, parts: int, settings: dict) -> dict:
+    """Write meta.json over the parts 0..parts-1, which must all be there, and return it.
+
+    `settings`: codec, codebook_size, frame_rate and whatever else shall stand in it. InputError if a part does not
+    belong there, or no utterance is left.
+    """
+    expected = [part_name(number) for number in range(parts)]
+    _refuse_others(folder, expected)
+    shards, dropped, speakers, codes, seconds = [], Counter(), Counter(), 0, 0.0
+    for name in expected:
+        table = _read_table(folder / name)
+        dropped.update(reason for _, reason in part_info(folder / name)["dropped"])
+        speakers.update(table["speaker"].to_pylist())
+        codes += len(table["codes"].combine_chunks().flatten())
+        seconds += float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
+        shards.append({"file": name, "rows": len(table), "sha256": _sha256(folder / name)})
+    rows = sum(shard["rows"] for shard in shards)
+    if not rows:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        raise InputError(f"{folder}: no utterance is left ({reasons or 'there was none'}), expected at least one")
+    meta = {**settings, "utterances": rows, "codes": codes, "seconds": round(seconds, 3), "shards": shards}
+    meta |= {"speakers": dict(sorted(speakers.items())), "dropped": dict(sorted(dropped.items()))}
+    publish(folder / "meta.json", (json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    for leftover in folder.glob("part-*.parquet.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    return meta
+
+
+class CodesDataset:
+    """A codes dataset, open for random access by row: `len(dataset)`, `dataset[i]`, `dataset.lengths()`.
+
+    A row is a dict of id, text, codes (uint16 (F,), a read-only view), speaker, language, seconds. `meta` is the
+    content of meta.json. All parts are in memory, 2 bytes a code; processes forked from this one share them.
+    """
+
+    def __init__(self, meta: dict, tables: Sequence[pa.Table]):
+        self.meta = meta
+        self._columns, self._borders, self._codes = [], [], []
+        for table in tables:
+            lists = _joined(table["codes"])
+            self._columns.append({name: _joined(table[name]) for name in SCHEMA.names if name != "codes"})
+            self._borders.append(lists.offsets.to_numpy())
+            self._codes.append(lists.values.to_numpy())
+        self._starts = np.cumsum([0, *(len(table) for table in tables)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index = int(index) % len(self)
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        at = index - int(self._starts[part])
+        row = {name: column[at].as_py() for name, column in self._columns[part].items()}
+        row["codes"] = self._codes[part][self._borders[part][at] : self._borders[part][at + 1]]
+        return row
+
+    def lengths(self) -> np.ndarray:
+        """int64 (N,): the number of codes of each row."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(borders) for borders in self._borders)]).astype(
+            np.int64
+        )
+
+
+def read_codes(folder: str | Path, verify: bool = True) -> CodesDataset:
+    """Open a codes dataset; `verify` compares the sha256 of every part first.
+
+    Raises InputError, which names the file, where meta.json is missing (an unfinished extraction) or malformed, or a
+    part is missing, damaged, changed, of another schema, unlisted, or holds codes outside the codebook.
+    """
+    folder = Path(folder)
+    meta = _read_meta(folder / "meta.json")
+    _refuse_others(folder, [shard["file"] for shard in meta["shards"]])
+    tables = []
+    for shard in meta["shards"]:
+        path = folder / shard["file"]
+        if not path.is_file():
+            raise InputError(f"{path}: missing, expected it as meta.json lists it")
+        if verify and _sha256(path) != shard["sha256"]:
+            raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
+        table = _read_table(path)
+        if len(table) != shard["rows"]:
+            raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
+        _refuse_foreign_codes(path, table, meta["codebook_size"])
+        tables.append(table)
+    return CodesDataset(meta, tables)
+
+
+def _read_meta(path: Path) -> dict:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found, expected the folder of a finished codes dataset") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({_brief(error)}), expected JSON") from None
+    for key, kind in _META.items():
+        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
+            raise InputError(f"{path}: {key} is missing or of another type, expected the meta.json of a codes dataset")
+    for shard in meta["shards"]:
+        if (
+            not isinstance(shard, dict)
+            or not {"file", "rows", "sha256"} <= shard.keys()
+            or Path(shard["file"]).name != shard["file"]
+        ):
+            raise InputError(f"{path}: shards holds {json.dumps(shard)[:60]}, expected file, rows and sha256")
+    return meta
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as parquet ({_brief(error)})") from None
+    found = {field.name: field.type for field in table.schema}
+    for field in SCHEMA:
+        if found.get(field.name) != field.type:
+            raise InputError(f"{path}: column {field.name} is {found.get(field.name)}, expected {field.type}")
+        if table[field.name].null_count:
+            raise InputError(f"{path}: column {field.name} has nulls, expected a value in each row")
+    return table.select(SCHEMA.names)
+
+
+def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> None:
+    lists = _joined(table["codes"])
+    codes = lists.values.to_numpy()
+    wrong = np.flatnonzero(codes >= codebook_size)
+    if len(wrong):
+        row = int(np.searchsorted(lists.offsets.to_numpy(), wrong[0], side="right")) - 1
+        name = table["id"][row].as_py()
+        raise InputError(f"{path}: code {codes[wrong[0]]} in row {row} ({name}), expected 0..{codebook_size - 1}")
+
+
+def _refuse_others(folder: Path, expected: Sequence[str]) -> None:
+    others = sorted({path.name for path in folder.glob("part-*.parquet")} - set(expected))
+    if others:
+        raise InputError(f"{folder / others[0]}: belongs to another dataset; choose another folder or delete it")
+
+
+def _joined(column: pa.ChunkedArray) -> pa.Array:
+    """One contiguous array, whose offsets start at 0."""
+    return column.combine_chunks() if column.num_chunks != 1 or column.chunk(0).offset else column.chunk(0)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
