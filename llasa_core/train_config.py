@@ -78,7 +78,6 @@ class TrainConfig:
     log_steps: int = 10
     save_dtype: str = "float32"  # or "bfloat16"
     activation_checkpointing: bool = False
-    compile: bool = False  # torch.compile; needs a C++ compiler
     lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
     threads: int | None = None  # CPU threads; default: torch's
     report_to: str = "none"  # or "tensorboard", "wandb"

@@ -1,0 +1,148 @@
+"""The Hugging Face Trainer over packed rows: our loss, our data order, our schedule, and train_log.jsonl.
+
+Which rows step n reads depends on the seed and n alone, so a resumed run and a run on more processes read the same
+data. Checkpoints are the Trainer's; their optimizer state is read with weights_only, and no pickled settings are kept.
+"""
+
+import functools
+import itertools
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainerCallback
+
+from llasa_core.loss import HeldOut, labelled_loss
+from llasa_core.packing import PackedRows, code_noise, collate
+from llasa_core.train_config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """Learning rate of step 0 .. steps - 1 as a share of the peak: linear warm-up, then cosine to final_lr_ratio.
+
+    The first step is not wasted at 0: warm-up over w steps goes 1/w, 2/w .. 1, and the last step has final_lr_ratio.
+    """
+    warm = math.ceil(config.warmup_ratio * steps)
+    if step < warm:
+        return (step + 1) / warm
+    progress = min(1.0, (step + 1 - warm) / max(1, steps - warm))
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class StepBatches(IterableDataset):
+    """The micro-batches of one process from step `start` on: rows of step n are n * rows .. (n + 1) * rows - 1."""
+
+    def __init__(self, rows: PackedRows, config: TrainConfig, vocabulary: Any, rank: int, world: int, start: int):
+        self.rows, self.config, self.vocabulary = rows, config, vocabulary
+        self.rank, self.world, self.start = rank, world, start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        per_step, per_device, passes = self.config.rows(self.world)
+        for step in itertools.count(self.start):
+            first = step * per_step + self.rank * per_device * passes
+            for part in range(passes):
+                numbers = range(first + part * per_device, first + (part + 1) * per_device)
+                examples = [example for number in numbers for example in self.rows.examples(number)]
+                distort = None
+                if self.config.code_noise:
+                    generator = np.random.default_rng([self.config.seed, 2, numbers[0]])
+                    distort = code_noise(self.vocabulary, self.config.code_noise, generator)
+                yield collate(examples, distort)
+
+
+class PackedTrainer(Trainer):
+    """HF Trainer with our loss and our data order; its checkpoints keep no pickled arguments."""
+
+    def __init__(self, *args: Any, batches: StepBatches, tokenizer: Any, **kwargs: Any) -> None:
+        super().__init__(*args, train_dataset=batches, **kwargs)
+        self.batches, self.tokenizer = batches, tokenizer
+        self.model_accepts_loss_kwargs = True  # num_items_in_batch: labelled tokens of the global batch
+        self.loss_is_scaled_for_ga = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        config = self.batches.config
+        factor = functools.partial(lr_factor, steps=num_training_steps, config=config)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16):
+            total, count = labelled_loss(model, inputs)
+        if not torch.isfinite(total):
+            raise FloatingPointError(f"the loss is {total.item()} at step {self.state.global_step + 1}; lower peak_lr")
+        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+        return loss * self.accelerator.num_processes  # DDP averages gradients over processes
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir, "training_args.bin").unlink(missing_ok=True)
+            self.tokenizer.save_pretrained(output_dir)
+
+
+class RunLog(TrainerCallback):
+    """train_log.jsonl: a line every log_steps (loss, lr, grad_norm, tokens, seconds) and one for each evaluation."""
+
+    def __init__(
+        self, path: Path, rows: PackedRows, per_step: int, held_out: HeldOut | None, config: TrainConfig, start: int
+    ):
+        self.path, self.rows, self.per_step, self.held_out, self.config = path, rows, per_step, held_out, config
+        self.last_eval: dict[str, float] = {}
+        self.paused = 0.0  # seconds spent on evaluation
+        kept = []
+        if start and path.is_file():
+            kept = [line for line in map(json.loads, path.read_text().splitlines()) if line["step"] <= start]
+        self.earlier = max((line["seconds"] for line in kept), default=0.0)
+        self.lines = kept
+        self.begin = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Training seconds so far, earlier parts of a resumed run included, evaluation left out."""
+        return self.earlier + time.perf_counter() - self.begin - self.paused
+
+    def write(self, state: Any, values: dict[str, float]) -> None:
+        line = {
+            "step": state.global_step,
+            "tokens": self.rows.tokens_before(state.global_step * self.per_step),
+            "seconds": round(self.seconds(), 3),
+            **values,
+        }
+        self.lines.append(line)
+        if state.is_world_process_zero:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            logger.info("%s", line)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            temporary = self.path.with_suffix(".part")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            os.replace(temporary, self.path)
+        self.begin = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            values = {"loss": logs["loss"], "lr": logs["learning_rate"], "grad_norm": logs["grad_norm"]}
+            self.write(state, {name: float(value) for name, value in values.items()})
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        due = self.config.eval_steps and state.global_step % self.config.eval_steps == 0
+        if self.held_out and (due or state.global_step == state.max_steps):
+            begin = time.perf_counter()
+            self.last_eval = self.held_out.measure(model)
+            self.paused += time.perf_counter() - begin
+            self.write(state, self.last_eval)
