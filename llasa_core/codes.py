@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from llasa_core.audio import decode_audio
 from llasa_core.codecs import Codec
 from llasa_core.codes_dataset import CodesDataset, finish, part_info, part_name, read_codes, write_part
-from llasa_core.corpus import Limits, check_utterance, decode_audio
+from llasa_core.corpus import Limits, check_utterance
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest
 

@@ -3,20 +3,37 @@
 What cannot be training data is dropped, counted by reason and listed in report.json; nothing is skipped silently.
 """
 
-import io
+import hashlib
+import json
+import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from llasa_core.audio import SAMPLE_RATE, decode_audio, load_audio, write_wav
+from llasa_core.corpus_readers import read_corpus
 from llasa_core.errors import InputError
-from llasa_core.manifest import Utterance, read_manifest, split_of, write_manifest
+from llasa_core.manifest import SPLITS, Utterance, publish, read_manifest, split_of, write_manifest
+from llasa_core.speech_requests import FILE_SAFE_ID
 
-__all__ = ["Limits", "Utterance", "check_utterance", "load_audio", "read_manifest", "split_of", "write_manifest"]
+__all__ = [
+    "Limits",
+    "Utterance",
+    "check_utterance",
+    "load_audio",
+    "prepare",
+    "read_corpus",
+    "read_manifest",
+    "split_of",
+    "write_manifest",
+]
 
-SAMPLE_RATE = 16_000  # Hz
 _FRAME = 0.02  # seconds, over which loudness is measured
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\*[^*]*\*")  # [tones], <noise>, *laughs*
 
@@ -88,55 +105,164 @@ def check_utterance(
     return check_text(utterance.text, limits)
 
 
-def load_audio(path: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """An audio file (or the bytes of one) of any rate and number of channels as float32 (T,): mono, `sample_rate` Hz.
+def prepare(
+    utterances: Iterable[Utterance],
+    out: str | Path,
+    limits: Limits | None = None,
+    split_fractions: tuple[float, float, float] = (0.96, 0.02, 0.02),
+    keep_out: Callable[[str], bool] | None = None,
+    jobs: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> dict:
+    """Check a corpus and write it as out/{train,dev,test}.jsonl, out/wavs/ID.wav and out/report.json, written last.
 
-    Channels are averaged; resampling is soxr's (very high quality). Raises InputError, which names the file, if it is
-    missing, unreadable or empty, or holds samples that are not finite.
+    Audio that is 16 kHz mono 16-bit WAV or FLAC already is referred to where it is, other audio is converted. An
+    utterance goes to the split that it names, else by hash of its id; where `keep_out(text)` is true it is test.
+    Of several utterances with one id the first is kept. With jobs > 1 that many processes work. A stopped run goes on
+    where it was (out/prepared.jsonl knows). `progress` is called with the number of utterances just finished.
+
+    Returns the report: seen, kept, hours, dropped {reason: count}, dropped_utterances [{id, reason}], splits, speakers,
+    texts_in_train_and_test. Raises InputError, after writing the report alone, if nothing is kept.
     """
-    name = "audio" if isinstance(path, bytes) else str(path)
-    wave = _decoded(path, name, sample_rate)
-    if not len(wave):
-        raise InputError(f"{name}: no samples, expected audio")
-    if not np.isfinite(wave).all():
-        raise InputError(f"{name}: holds NaN or infinite samples, expected audio")
-    return wave
+    out, limits = Path(out), limits or Limits()
+    split_of("", split_fractions)  # refuses shares that are none
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
+    reasons: list[dict] = []
+    kept: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
+    seen = 0
+    for utterance, result in _prepared(_described(utterances), out, limits, jobs):
+        seen += 1
+        if "reason" in result:
+            reasons.append({"id": utterance.id, "reason": result["reason"]})
+        else:
+            split = utterance.split or split_of(utterance.id, split_fractions)
+            split = "test" if keep_out is not None and keep_out(utterance.text) else split
+            changed = {"audio": out.resolve() / result["audio"], "seconds": result["seconds"], "split": split}
+            kept[split].append(Utterance(**{**_fields(utterance), **changed}))
+        if progress:
+            progress(1)
+    for name in (*(f"{split}.jsonl" for split in SPLITS), "report.json"):
+        (out / name).unlink(missing_ok=True)
+    report = _report(kept, reasons, seen)
+    report |= {"limits": asdict(limits), "split_fractions": list(split_fractions)}
+    if report["kept"]:
+        for split in SPLITS:
+            write_manifest(out / f"{split}.jsonl", kept[split])
+    publish(out / "report.json", (json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    if not report["kept"]:
+        counts = ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()) or "there was none"
+        raise InputError(f"{out / 'report.json'}: no utterance is left ({counts}), expected at least one")
+    return report
 
 
-def decode_audio(audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> tuple[np.ndarray, str | None]:
-    """The wave of `load_audio` and None, or an empty wave and "missing_audio" or "unreadable"; any samples pass."""
-    nothing = np.zeros(0, np.float32)
-    if not isinstance(audio, bytes) and not Path(audio).is_file():
-        return nothing, "missing_audio"
+def _fields(utterance: Utterance) -> dict:
+    return {name: getattr(utterance, name) for name in Utterance.__dataclass_fields__}
+
+
+def _described(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, str | None]]:
+    """Utterances, each with the reason for which its id alone rules it out."""
+    seen = set()
+    for utterance in utterances:
+        if not FILE_SAFE_ID.fullmatch(utterance.id) or len(utterance.id.encode()) > 200:
+            yield utterance, "bad_id"
+        else:
+            yield utterance, "duplicate_id" if utterance.id in seen else None
+            seen.add(utterance.id)
+
+
+def _prepared(
+    described: Iterator[tuple[Utterance, str | None]], out: Path, limits: Limits, jobs: int
+) -> Iterator[tuple[Utterance, dict]]:
+    """Utterances in their order, each with {reason} or {audio (relative to out), seconds}, from the journal or anew."""
+    from concurrent.futures import ProcessPoolExecutor
+    from contextlib import nullcontext
+    from multiprocessing import get_context
+
+    journal = out / "prepared.jsonl"
+    finished = _read_journal(journal, limits)
+    publish(journal, "".join(json.dumps(line) + "\n" for line in [asdict(limits), *finished.values()]).encode())
+    workers = ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext()
+    with workers as pool, journal.open("a", encoding="utf-8") as append:
+        while window := list(islice(described, 64 * max(jobs, 1))):
+            todo, results = [], {}
+            for index, (utterance, reason) in enumerate(window):
+                key = "" if reason else _source_key(utterance)
+                line = finished.get(utterance.id)
+                if reason:
+                    results[index] = {"reason": reason}
+                elif line and line["source"] == key and ("reason" in line or (out / line["audio"]).is_file()):
+                    results[index] = line
+                else:
+                    todo.append((index, utterance, key))
+            tasks = [(utterance, str(out), limits) for _, utterance, _ in todo]
+            answers = pool.map(_prepare_one, tasks, chunksize=8) if pool else map(_prepare_one, tasks)
+            for (index, utterance, key), answer in zip(todo, answers, strict=True):
+                results[index] = answer
+                append.write(json.dumps({"id": utterance.id, "source": key, **answer}) + "\n")
+                append.flush()
+            yield from ((utterance, results[index]) for index, (utterance, _) in enumerate(window))
+
+
+def _read_journal(path: Path, limits: Limits) -> dict[str, dict]:
+    """Finished work by id; nothing where it was done under other limits. A torn last line is left out."""
+    if not path.is_file():
+        return {}
     try:
-        return _decoded(audio, "audio", sample_rate), None
-    except InputError:
-        return nothing, "unreadable"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        return {line["id"]: line for line in lines[1:]} if lines and lines[0] == asdict(limits) else {}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged, expected the journal of an earlier run; delete it to start over") from None
 
 
-def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndarray:
-    """float32 (T,) at `sample_rate`; empty and non-finite waves pass. InputError if the file cannot be decoded."""
+def _source_key(utterance: Utterance) -> str:
+    """Changes with the text and the audio (of a file: its path, size and time of change)."""
+    digest = hashlib.sha256(utterance.text.encode("utf-8", "surrogatepass") + b"\0")
+    if isinstance(utterance.audio, bytes):
+        digest.update(utterance.audio)
+    elif Path(utterance.audio).is_file():
+        status = os.stat(utterance.audio)
+        digest.update(f"{os.path.abspath(utterance.audio)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _prepare_one(task: tuple[Utterance, str, Limits]) -> dict:
+    utterance, out, limits = task
+    wave, reason = decode_audio(utterance.audio)
+    reason = reason or check_utterance(utterance, wave, limits)
+    if reason:
+        return {"reason": reason}
+    seconds = round(len(wave) / SAMPLE_RATE, 4)
+    if _is_ready(utterance.audio):
+        audio = Path(utterance.audio).absolute()
+        return {"audio": os.path.relpath(audio.parent.resolve() / audio.name, Path(out).resolve()), "seconds": seconds}
+    write_wav(Path(out, "wavs", f"{utterance.id}.wav"), wave)
+    return {"audio": f"wavs/{utterance.id}.wav", "seconds": seconds}
+
+
+def _is_ready(audio: str | Path | bytes) -> bool:
+    if isinstance(audio, bytes):
+        return False
     import soundfile
 
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise InputError(f"{name}: no such audio file")
-    try:
-        # always_2d: (T, channels)
-        wave, rate = soundfile.read(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source), dtype="float32", always_2d=True
-        )
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise InputError(f"{name}: cannot be read as audio ({_brief(error)})") from None
-    return _resampled(wave.mean(axis=1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0], rate, sample_rate)
+    info = soundfile.info(str(audio))
+    kind = (info.samplerate, info.channels, info.subtype)
+    return kind == (SAMPLE_RATE, 1, "PCM_16") and info.format in ("WAV", "WAVEX", "FLAC")
 
 
-def _resampled(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
-    if rate == sample_rate or not len(wave):
-        return np.ascontiguousarray(wave)
-    import soxr
+def _report(kept: dict[str, list[Utterance]], reasons: list[dict], seen: int) -> dict:
+    def part(utterances):
+        return {"utterances": len(utterances), "hours": round(sum(u.seconds for u in utterances) / 3600, 4)}
 
-    return soxr.resample(wave, rate, sample_rate, quality="VHQ").astype(np.float32, copy=False)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[-100:]
+    everything = [utterance for utterances in kept.values() for utterance in utterances]
+    train, test = ({utterance.text for utterance in kept[split]} for split in ("train", "test"))
+    total = part(everything)
+    return {
+        "seen": seen,
+        "kept": total["utterances"],
+        "hours": total["hours"],
+        "dropped": dict(sorted(Counter(line["reason"] for line in reasons).items())),
+        "dropped_utterances": reasons,
+        "splits": {split: part(utterances) for split, utterances in kept.items()},
+        "speakers": dict(sorted(Counter(utterance.speaker for utterance in everything).items())),
+        "texts_in_train_and_test": len(train & test),
+    }

@@ -1,0 +1,78 @@
+"""Audio files: any rate, channels and format that libsndfile reads -> float32 mono at one rate; 16-bit wavs out."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core.errors import InputError
+from llasa_core.manifest import publish
+
+SAMPLE_RATE = 16_000  # Hz
+
+
+def load_audio(path: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """An audio file (or the bytes of one) of any rate and number of channels as float32 (T,): mono, `sample_rate` Hz.
+
+    Channels are averaged; resampling is soxr's (very high quality). Raises InputError, which names the file, if it is
+    missing, unreadable, cut off or empty, or holds samples that are not finite.
+    """
+    name = "audio" if isinstance(path, bytes) else str(path)
+    wave = _decoded(path, name, sample_rate)
+    if not len(wave):
+        raise InputError(f"{name}: no samples, expected audio")
+    if not np.isfinite(wave).all():
+        raise InputError(f"{name}: holds NaN or infinite samples, expected audio")
+    return wave
+
+
+def decode_audio(audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> tuple[np.ndarray, str | None]:
+    """The wave of `load_audio` and None, or an empty wave and "missing_audio" or "unreadable"; any samples pass."""
+    nothing = np.zeros(0, np.float32)
+    if not isinstance(audio, bytes) and not Path(audio).is_file():
+        return nothing, "missing_audio"
+    try:
+        return _decoded(audio, "audio", sample_rate), None
+    except InputError:
+        return nothing, "unreadable"
+
+
+def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndarray:
+    """float32 (T,) at `sample_rate`; empty and non-finite waves pass. InputError if the file cannot be decoded."""
+    import soundfile
+
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise InputError(f"{name}: no such audio file")
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            wave, rate, notes = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise InputError(f"{name}: cannot be read as audio ({_brief(error)})") from None
+    # libsndfile reads what is left of a WAV that was cut off and only notes it; all ones is the size of a stream.
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.MULTILINE)
+    if cut and int(cut[2]) < int(cut[1]) < 0x7FFF0000:
+        raise InputError(f"{name}: cut off, {cut[2]} of its {cut[1]} bytes of audio are there")
+    return _resampled(wave.mean(axis=1, dtype=np.float32) if wave.shape[1] > 1 else wave[:, 0], rate, sample_rate)
+
+
+def _resampled(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    if rate == sample_rate or not len(wave):
+        return np.ascontiguousarray(wave)
+    import soxr
+
+    return soxr.resample(wave, rate, sample_rate, quality="VHQ").astype(np.float32, copy=False)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[-100:]
+
+
+def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """float32 (T,) in -1..1, clipped there, to a 16-bit mono WAV file that appears whole or not at all."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    samples = np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
+    soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
+    publish(Path(path), buffer.getvalue())
