@@ -1,0 +1,215 @@
+"""The mini codec: X-codec2's quantizer and decoder modules at small width behind a log-mel ConvNeXt front.
+
+16 kHz, hop 320, 50 codes/s, one codebook of 4,096 codes (FSQ, levels [4]*6). A checkpoint is a folder with
+`config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the whole utterance and normalises over
+time, so a padded batch would change every sample: utterances of equal length are batched, others run alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Wav2Vec2BertConfig, Xcodec2Config
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
+
+from llasa_core.errors import InputError
+
+SAMPLE_RATE = 16_000
+HOP = 320
+
+
+@dataclass(frozen=True)
+class MiniCodecConfig:
+    """Shape of the mini codec; `width` must be a multiple of 32 (the decoder's group norm) and of `heads`."""
+
+    width: int = 192
+    encoder_layers: int = 6
+    encoder_expansion: int = 3
+    decoder_layers: int = 3
+    decoder_expansion: int = 3
+    heads: int = 4
+    bottleneck_extra: int = 64  # the quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders
+    levels: tuple[int, ...] = (4,) * 6
+    n_mels: int = 80
+    n_fft: int = 1024
+
+    def __post_init__(self):
+        if self.width % 32 or self.width % self.heads:
+            raise InputError(f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}")
+
+    @property
+    def codebook_size(self) -> int:
+        return int(np.prod(self.levels))
+
+    def xcodec2(self) -> Xcodec2Config:
+        """The same shape as a transformers configuration, for X-codec2's own quantizer and decoder classes."""
+        config = Xcodec2Config(
+            hidden_size=self.width,
+            intermediate_size=self.decoder_expansion * self.width,
+            num_hidden_layers=self.decoder_layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            head_dim=self.width // self.heads,
+            quantization_dim=self.width + self.bottleneck_extra,
+            quantization_levels=list(self.levels),
+            activation_dropout=0.0,
+            semantic_model_config=Wav2Vec2BertConfig(hidden_size=self.bottleneck_extra, num_hidden_layers=1),
+        )
+        config._attn_implementation = "sdpa"
+        return config
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022, one-dimensional as in Vocos)."""
+
+    def __init__(self, width: int, expansion: int, scale: float):
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, kernel_size=7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, expansion * width)
+        self.project = nn.Linear(expansion * width, width)
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (B, F, width)
+        update = self.norm(self.depthwise(hidden.transpose(1, 2)).transpose(1, 2))
+        with torch.autocast(
+            hidden.device.type, torch.bfloat16, enabled=self.training
+        ):  # pointwise only: bf16 convolutions are slow
+            update = self.project(nn.functional.gelu(self.expand(update)))
+        return hidden + self.scale * update.float()
+
+
+class LogMel(nn.Module):
+    """Natural-log mel spectrogram with one frame for each `hop` samples: (B, F * hop) -> (B, F, n_mels)."""
+
+    def __init__(self, n_fft: int, hop: int, n_mels: int):
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney")
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        side = (self.n_fft - self.hop) // 2
+        padded = nn.functional.pad(wave, (side, self.n_fft - self.hop - side))
+        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=1e-5).log()
+
+
+class MiniCodecModel(nn.Module):
+    """Encoder, FSQ quantizer and decoder; all frames at 50 Hz."""
+
+    def __init__(self, config: MiniCodecConfig):
+        super().__init__()
+        self.config = config
+        shape = config.xcodec2()
+        self.features = LogMel(config.n_fft, HOP, config.n_mels)
+        self.embed = nn.Conv1d(config.n_mels, config.width, kernel_size=5, padding=2)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(config.width, config.encoder_expansion, 1 / config.encoder_layers)
+            for _ in range(config.encoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.widen = nn.Linear(config.width, shape.quantization_dim)
+        self.quantizer = Xcodec2Quantizer(shape)
+        self.decoder = Xcodec2Decoder(shape)
+
+    def quantize(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wave (B, F * 320) -> quantized latents (B, F, width + bottleneck_extra), codes (B, F)."""
+        features = (self.features(wave) + 4.0) / 4.0
+        hidden = self.embed(features.transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            hidden = block(hidden)
+        latents, codes = self.quantizer(self.widen(self.norm(hidden)))
+        return latents, codes[..., 0]
+
+    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, F, width + bottleneck_extra) -> wave (B, F * 320)."""
+        return self.decoder(latents)[:, 0]
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, F) -> wave (B, F * 320)."""
+        return self.synthesize(self.quantizer.from_codes(codes.unsqueeze(-1)))
+
+
+class MiniCodec:
+    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes at 50 Hz."""
+
+    name = "mini"
+    sample_rate = SAMPLE_RATE
+    frame_rate = SAMPLE_RATE / HOP
+
+    def __init__(self, model: MiniCodecModel, device: str = "cpu"):
+        self.model = model.to(device).eval()
+        self.device = device
+        self.codebook_size = model.config.codebook_size
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, device: str = "cpu") -> "MiniCodec":
+        """Load `config.json` and `model.safetensors`; InputError if either is missing or does not fit."""
+        folder = Path(folder)
+        config_path, weights_path = folder / "config.json", folder / "model.safetensors"
+        for path in (config_path, weights_path):
+            if not path.is_file():
+                raise InputError(f"{path}: not found; a mini codec is a folder with config.json and model.safetensors")
+        try:
+            saved = json.loads(config_path.read_text())
+            known = {field.name for field in fields(MiniCodecConfig)}
+            values = {key: tuple(value) if key == "levels" else value for key, value in saved.items() if key in known}
+            model = MiniCodecModel(MiniCodecConfig(**values))
+            weights = {name: tensor.float() for name, tensor in load_file(weights_path).items()}
+            model.load_state_dict(weights)
+        except (json.JSONDecodeError, SafetensorError, RuntimeError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder}: not a mini codec checkpoint ({str(error).splitlines()[0]})") from error
+        return cls(model, device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the checkpoint with half-precision weights (the loaded model is float32 again)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        config = {"codec": "mini", "sample_rate": SAMPLE_RATE, "hop": HOP, **asdict(self.model.config)}
+        (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+    def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """float32 (T,) each -> int32 (floor(T / 320),) each."""
+        frames = [len(wave) // HOP for wave in waves]
+        codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
+        for group in equal_groups(frames):
+            batch = np.stack([waves[i][: frames[i] * HOP] for i in group]).astype(np.float32)
+            with torch.inference_mode():
+                result = self.model.quantize(torch.from_numpy(batch).to(self.device))[1].cpu().numpy()
+            for i, row in zip(group, result, strict=True):
+                codes[i] = row.astype(np.int32)
+        return codes
+
+    def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        """Codes (F,) each -> float32 (F * 320,) each; InputError for a code outside the codebook."""
+        waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
+        for row in codes:
+            if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
+                bad = int(np.min(row)) if np.min(row) < 0 else int(np.max(row))
+                raise InputError(f"code {bad} is out of range: the mini codec has codes 0..{self.codebook_size - 1}")
+        for group in equal_groups([len(row) for row in codes]):
+            batch = torch.from_numpy(np.stack([codes[i] for i in group]).astype(np.int64)).to(self.device)
+            with torch.inference_mode():
+                result = self.model.decode(batch).float().cpu().numpy()
+            for i, wave in zip(group, result, strict=True):
+                waves[i] = wave
+        return waves
+
+
+def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
+    """Indices grouped by equal non-zero length, at most `largest` a group, in order of first appearance."""
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        if length:
+            groups.setdefault(length, []).append(index)
+    return [group[i : i + largest] for group in groups.values() for i in range(0, len(group), largest)]

@@ -1,0 +1,247 @@
+"""Training of the mini codec: multi-resolution log-mel loss on crops, character CTC on whole utterances.
+
+The encoder sees whole utterances, the decoder random crops of their latents. The CTC head reads the quantized latents
+and is thrown away afterwards: it makes codes say what was spoken, the part that a semantic encoder plays in X-codec2,
+with no teacher model and no recogniser. Checkpoints make a killed run resume with the same batches.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from llasa_core.audio import load_audio
+from llasa_core.codecs.mini import HOP, SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.errors import InputError
+from llasa_core.manifest import read_manifest
+
+CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
+MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # window, hop, mel bands
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """Settings of one codec training run."""
+
+    manifest: str
+    output_dir: str
+    steps: int = 3000
+    batch_size: int = 16
+    crop_frames: int = 56  # 1.12 s of latents go through the decoder
+    max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
+    peak_lr: float = 1.5e-3
+    final_lr_ratio: float = 0.05
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ctc_weight: float = 0.1
+    rate_jitter: float = 0.2  # half of the utterances are played faster or slower by up to this share
+    gain_jitter_db: float = 6.0
+    hours: float = 4.0  # at most this much of the manifest is held in memory
+    seed: int = 0
+    save_steps: int = 500
+    threads: int = 2
+    model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
+
+
+class CharacterHead(nn.Module):
+    """Two convolutions from quantized latents to character log-probabilities: (B, F, C) -> (F, B, 29)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.first = nn.Conv1d(channels, width, kernel_size=5, padding=2)
+        self.second = nn.Conv1d(width, width, kernel_size=5, padding=2)
+        self.out = nn.Linear(width, len(CHARACTERS) + 1)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.gelu(self.first(latents.transpose(1, 2)))
+        hidden = nn.functional.gelu(self.second(hidden)).transpose(1, 2)
+        return self.out(hidden).log_softmax(-1).transpose(0, 1)
+
+
+class MelLoss(nn.Module):
+    """Mean absolute difference of log-mel spectra, averaged over the scales: (B, T), (B, T) -> scalar."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = nn.ModuleList(LogMel(window, hop, bands) for window, hop, bands in MEL_SCALES)
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        losses = [nn.functional.l1_loss(scale(output), scale(target)) for scale in self.scales]
+        return torch.stack(losses).mean()
+
+
+class WaveSet:
+    """Utterances of a manifest in memory as 16-bit samples, with their text as CTC labels."""
+
+    def __init__(self, manifest: str, hours: float, seed: int):
+        utterances = read_manifest(manifest)
+        order = np.random.default_rng(seed).permutation(len(utterances))
+        self.waves: list[np.ndarray] = []
+        self.labels: list[list[int]] = []
+        total = 0
+        for index in order:
+            utterance = utterances[index]
+            wave = load_audio(utterance.audio, SAMPLE_RATE)
+            self.waves.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
+            self.labels.append([CHARACTERS.index(c) + 1 for c in utterance.text.lower() if c in CHARACTERS])
+            total += len(wave)
+            if total >= hours * 3600 * SAMPLE_RATE:
+                break
+        self.hours = total / 3600 / SAMPLE_RATE
+        if not self.waves:
+            raise InputError(f"{manifest}: no utterance to train the codec on")
+        self.by_length = np.argsort([len(wave) for wave in self.waves], kind="stable")
+
+    def batch(self, settings: CodecTraining, step: int) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+        """The batch of one step, a function of seed and step alone: waves (B, F * 320), frames (B,), labels."""
+        rng = np.random.default_rng([settings.seed, step])
+        longest = int(settings.max_seconds * SAMPLE_RATE)
+        waves, labels = [], []
+        near = rng.integers(len(self.waves)) + rng.integers(len(self.waves) // 8 + 1, size=settings.batch_size)
+        for index in self.by_length[
+            near % len(self.waves)
+        ]:  # neighbours in length, so that little of the batch is padding
+            wave = torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
+            label = self.labels[index]
+            if rng.random() < 0.5:
+                factor = math.exp(rng.uniform(-1, 1) * math.log1p(settings.rate_jitter))
+                wave = nn.functional.interpolate(
+                    wave[None, None], scale_factor=factor, mode="linear", recompute_scale_factor=True
+                )[0, 0]
+            if len(wave) > longest:
+                start = int(rng.integers(len(wave) - longest))
+                wave, label = wave[start : start + longest], []
+            wave = wave * 10 ** (rng.uniform(-1, 0.5) * settings.gain_jitter_db / 20)
+            waves.append(wave.clamp(-1, 1))
+            labels.append(label)
+        frames = torch.tensor([max(len(wave) // HOP, settings.crop_frames) for wave in waves])
+        batch = torch.zeros(len(waves), int(frames.max()) * HOP)
+        for row, wave in zip(batch, waves, strict=True):
+            usable = min(len(wave), len(row))
+            row[:usable] = wave[:usable]
+        return batch, frames, labels
+
+
+def learning_rate(settings: CodecTraining, step: int) -> float:
+    """Linear warm-up, then a cosine from `peak_lr` to `final_lr_ratio * peak_lr`."""
+    if step < settings.warmup_steps:
+        return settings.peak_lr * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    floor = settings.final_lr_ratio
+    return settings.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def step_losses(
+    model: MiniCodecModel,
+    head: CharacterHead,
+    mel_loss: MelLoss,
+    batch: tuple[torch.Tensor, torch.Tensor, list[list[int]]],
+    settings: CodecTraining,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mel loss on decoded crops, CTC loss per character on whole utterances, and the codes (B, F) of the batch."""
+    waves, frames, labels = batch
+    latents, codes = model.quantize(waves)
+    rng = np.random.default_rng([settings.seed, step, 1])
+    starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
+    span = settings.crop_frames
+    crops = torch.stack([row[start : start + span] for row, start in zip(latents, starts, strict=True)])
+    target = torch.stack([row[s * HOP : (s + span) * HOP] for row, s in zip(waves, starts, strict=True)])
+    mel = mel_loss(model.synthesize(crops), target)
+    kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
+    if not kept or not settings.ctc_weight:
+        return mel, mel.new_zeros(()), codes
+    sizes = torch.tensor([len(labels[i]) for i in kept])
+    flat = torch.tensor([character for i in kept for character in labels[i]])
+    ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
+    return mel, ctc / sizes.sum(), codes
+
+
+def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
+    """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat metrics.
+
+    `report` receives each log row: step, mel, ctc (nats a character), codes_used (of the last 100 batches), seconds.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    output = Path(settings.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    data = WaveSet(settings.manifest, settings.hours, settings.seed)
+    model = MiniCodecModel(settings.model)
+    head = CharacterHead(settings.model.xcodec2().quantization_dim, settings.model.width)
+    mel_loss = MelLoss()
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, settings.peak_lr, betas=(0.8, 0.95), weight_decay=settings.weight_decay)
+    state_path, log_path = output / "resume.pt", output / "train_log.jsonl"
+    fingerprint = json.dumps({**asdict(settings), "output_dir": ""}, sort_keys=True)
+    first, rows, spent = 0, [], 0.0
+    if state_path.is_file():
+        state = torch.load(state_path, weights_only=True)
+        if state["settings"] == fingerprint:
+            model.load_state_dict(state["model"])
+            head.load_state_dict(state["head"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, rows, spent = state["step"], state["rows"], state["seconds"]
+    started = time.monotonic() - spent
+    window: list[tuple[float, float]] = []
+    used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
+    model.train()
+    for step in range(first, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        mel, ctc, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
+        loss = mel + settings.ctc_weight * ctc
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"codec training diverged at step {step}: loss {loss.item()}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, settings.clip)
+        optimizer.step()
+        used[codes.reshape(-1).long()] = True
+        window.append((mel.item(), ctc.item()))
+        if (step + 1) % 50 == 0 or step + 1 == settings.steps:
+            mels, ctcs = zip(*window, strict=True)
+            rows.append(
+                {
+                    "step": step + 1,
+                    "mel": round(float(np.mean(mels)), 5),
+                    "ctc": round(float(np.mean(ctcs)), 5),
+                    "codes_used": int(used.sum()),
+                    "lr": learning_rate(settings, step),
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+            )
+            report(rows[-1])
+            window.clear()
+            used.zero_()
+        if (step + 1) % settings.save_steps == 0 and step + 1 < settings.steps:
+            state = {
+                "settings": fingerprint,
+                "step": step + 1,
+                "rows": rows,
+                "seconds": time.monotonic() - started,
+                "model": model.state_dict(),
+                "head": head.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            torch.save(state, output / "resume.pt.tmp")
+            os.replace(output / "resume.pt.tmp", state_path)
+    log_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    MiniCodec(model).save(output)
+    return {
+        "mel_loss": rows[-1]["mel"],
+        "ctc_nats_per_character": rows[-1]["ctc"],
+        "codes_used": rows[-1]["codes_used"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train_hours": round(data.hours, 3),
+        "steps": settings.steps,
+        "seconds": rows[-1]["seconds"],
+    }

@@ -1,0 +1,51 @@
+"""A codec's round trip over a manifest: the same utterances as originals and as decoded codes, ready to be scored."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from llasa_core.audio import load_audio, write_wav
+from llasa_core.codecs import Codec
+from llasa_core.errors import InputError
+from llasa_core.manifest import Utterance, read_manifest, write_manifest
+
+
+class RoundTrip(NamedTuple):
+    """Two manifests over the same ids."""
+
+    originals: Path
+    resynthesis: Path
+
+
+def select(manifest: str | Path, limit: int = 0) -> list[Utterance]:
+    """At most `limit` utterances spread evenly over the manifest; 0 takes all."""
+    utterances = read_manifest(manifest)
+    if not utterances:
+        raise InputError(f"{manifest}: no utterance")
+    if 0 < limit < len(utterances):
+        utterances = [utterances[index * len(utterances) // limit] for index in range(limit)]
+    return utterances
+
+
+def resynthesize(
+    manifest: str | Path, out: str | Path, codec: Codec, limit: int = 0, progress: bool = True
+) -> RoundTrip:
+    """Encode and decode utterances of `manifest`, one at a time, and write both sides under `out`.
+
+    Originals are referred to where they are; decoded waves are `out/wavs/ID.wav`, 16-bit, `codec.sample_rate` Hz,
+    floor(T / hop) * hop samples long.
+    """
+    out = Path(out)
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
+    originals = select(manifest, limit)
+    decoded = []
+    for utterance in tqdm(originals, desc="codec round trip", disable=not progress):
+        wave = load_audio(utterance.audio, codec.sample_rate)
+        path = out / "wavs" / f"{utterance.id}.wav"
+        write_wav(path, codec.decode(codec.encode([wave]))[0], codec.sample_rate)
+        decoded.append(replace(utterance, audio=path.resolve()))
+    write_manifest(out / "originals.jsonl", originals)
+    write_manifest(out / "manifest.jsonl", decoded)
+    return RoundTrip(out / "originals.jsonl", out / "manifest.jsonl")
