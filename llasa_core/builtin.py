@@ -12,13 +12,14 @@ import json
 import math
 import multiprocessing
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.grammar import distinct_sentences, fingerprint, is_held_out
+from llasa_core.grammar import distinct_sentences, fingerprint, is_held_out, words_of
 
 __all__ = ["NEW_VOICE", "VOICES", "Voice", "build", "is_held_out", "plan", "sentences", "speak"]
 
@@ -115,17 +116,19 @@ def speak(text, voice, seed=0):
         InputError: the text has nothing to say, or hibari-tts is missing or of another version.
     """
     import soxr
+
+    if not words_of(text):
+        raise InputError(f"text {text!r} has nothing to say, expected English words")
+    source = _source()
     from hibari import dsp
 
-    source, rng, pieces = _source(), np.random.default_rng(seed), []
+    rng, pieces = np.random.default_rng(seed), []
     for phonemes in source.phonemize(text):
         ids = np.asarray([source.ids(phonemes)], np.int64)
         speed = np.asarray([voice.speed / voice.resampling], np.float32)
         *spectra, phase, pitch = (part[0] for part in source.sess.run(None, {"ids": ids, "speed": speed}))
         spectra = [_warp(spectrum, voice.formants) for spectrum in spectra]
         pieces.append(dsp.synth(*spectra, phase, (pitch * voice.pitch).astype(np.float32), rng))
-    if not pieces or not np.any(np.concatenate(pieces)):
-        raise InputError(f"text {text!r} has nothing to say, expected English words")
     wave = soxr.resample(np.concatenate(pieces), _SOURCE_RATE * voice.resampling, SAMPLE_RATE).astype(np.float32)
     wave = _trim(wave)
     power = (wave[: len(wave) // _FRAME * _FRAME].reshape(-1, _FRAME) ** 2).mean(axis=1)
@@ -269,10 +272,6 @@ def _manifest_line(row):
 
 
 def _report(rows, voices, seed):
-    from collections import Counter
-
-    from llasa_core.grammar import words_of
-
     def part(chosen):
         seconds = [row["seconds"] for row in chosen]
         return {"utterances": len(chosen), "hours": round(sum(seconds) / 3600, 4)}

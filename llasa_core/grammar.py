@@ -88,7 +88,8 @@ time_past = {when} | on {weekday} | in {month} | at {time} | in {season} | last 
 time_next = {soon} | on {weekday} | in {month} | at {time} | next {weekday} | before {time} | after {clock}
 any = {name} | {color} | {food} | {animal} | {person} | {adjective} | {place} | {city} | {went} | {did} | {manner}
   | {weekday} | {month} | {season} | {part} | {teen} | {ten} | {state} | {handle} | {when} | {often} | {weather}
-  | {beside} | {things} | 2 * {thing} | 2 * {item} | 2 * {verb} | 2 * {past} | 2 * {interjection} | 3 * {other} | 3 * {ordinal}
+  | {beside} | {things} | 2 * {thing} | 2 * {item} | 2 * {verb} | 2 * {past} | 2 * {interjection}
+  | 3 * {other} | 3 * {ordinal}
 short = 4 * {any} | 5 * {any} {any} | 5 * {any} {any} {any} | 2 * {digits3} | 3 * {number} | call {name}
   | good {part}, {name} | {digit} {digit} | {name} and {name} | {name}, {name} | {month} {day} | {color} {thing}
   | {adjective} {thing} | {adjective} {animal} | the {adjective} {person} | the {color} {things}
