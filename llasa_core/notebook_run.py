@@ -133,6 +133,7 @@ def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> d
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
+                start_timeout=600,  # seconds; a busy machine is not a failure
                 stdout_file=sys.stderr,
                 stderr_file=sys.stderr,
                 on_cell_start=announce,

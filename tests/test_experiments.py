@@ -1,0 +1,349 @@
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from llasa_core.errors import InputError
+from llasa_core.experiments import load_experiment, path_sha256, record, repository_root, run_experiment
+from llasa_core.notebook_run import limited_notebook
+from llasa_core.parameters import notebook_parameters
+from llasa_core.run_table import RunTable, plan
+
+PARAMETERS = """\
+size = "tiny"  # model size
+seed = 0
+peak_lr = 1.0e-3
+mode = "good"  # what the notebook does
+layers = [1, 2]
+extra = None
+run_dir = "artifacts/scratch/study"
+artifacts_dir = "artifacts/scratch/study"
+"""
+WORK = """\
+import os
+import sys
+import time
+from pathlib import Path
+
+from llasa_core import experiments
+
+print("threads", os.environ["OMP_NUM_THREADS"], sys.executable)
+print(Path.cwd() / "somewhere")
+if mode == "raise":
+    raise ValueError("no such\\nvoice")
+if mode == "exit":
+    sys.exit(0)
+if mode == "wait":
+    Path(artifacts_dir, "pid").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        time.sleep(0.05)
+"""
+FINISH = """\
+if mode != "forgetful":
+    Path(artifacts_dir, "model.bin").write_bytes(b"weights")
+    experiments.record(run_dir, {"loss": 1.5, "steps": seed}, {"model": Path(artifacts_dir, "model.bin")})
+"""
+
+
+def write_notebook(path, *cells, tags=("parameters",)):
+    notebook = nbformat.v4.new_notebook()
+    for index, source in enumerate(cells):
+        cell = nbformat.v4.new_code_cell(source)
+        if index == 0:
+            cell.metadata["tags"] = list(tags)
+        notebook.cells.append(cell)
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Write experiments/study.yaml in a small repository; the text replaces everything after name and notebook."""
+    (tmp_path / "pyproject.toml").touch()
+    write_notebook(tmp_path / "notebooks" / "study.ipynb", PARAMETERS, WORK, FINISH)
+    (tmp_path / "experiments").mkdir()
+
+    def write(text="", name="study", notebook="notebooks/study.ipynb"):
+        path = tmp_path / "experiments" / "study.yaml"
+        path.write_text(f"name: {name}\nnotebook: {notebook}\n{text}")
+        return path
+
+    return write
+
+
+def test_grid_is_the_product_and_ids_carry_the_varied_values(study):
+    experiment = load_experiment(study("base: {mode: x}\ngrid: {size: [tiny, models/mini], seed: [0, 1]}\n"))
+    names = [run.id.rsplit("-", 1)[0] for run in experiment.runs]
+    assert names == ["tiny-seed0", "tiny-seed1", "mini-seed0", "mini-seed1"]
+    assert len({run.id.rsplit("-", 1)[1] for run in experiment.runs}) == 4
+    assert experiment.runs[2].params == {
+        **{"size": "models/mini", "seed": 0, "peak_lr": 1e-3, "mode": "x", "layers": [1, 2], "extra": None}
+    }
+    assert experiment.runs[0].run_dir == f"results/study/{experiment.runs[0].id}"
+    assert experiment.runs[0].artifacts_dir == f"artifacts/study/{experiment.runs[0].id}"
+
+
+def test_hash_covers_defaults_and_notebook_but_not_the_spelling_of_a_number(study, tmp_path):
+    first = load_experiment(study("base: {peak_lr: 1}\n")).runs[0].id
+    assert load_experiment(study("base: {peak_lr: 1.0}\n")).runs[0].id == first
+    assert load_experiment(study("base: {peak_lr: 2.0}\n")).runs[0].id != first
+    write_notebook(tmp_path / "notebooks" / "study.ipynb", PARAMETERS.replace('"tiny"', '"mini"'), WORK, FINISH)
+    assert load_experiment(study("base: {peak_lr: 1}\n")).runs[0].id != first
+    write_notebook(tmp_path / "notebooks" / "other.ipynb", PARAMETERS, WORK, FINISH)
+    assert load_experiment(study("base: {peak_lr: 1}\n", notebook="notebooks/other.ipynb")).runs[0].id != first
+
+
+def test_named_runs_multiply_with_the_grid(study):
+    experiment = load_experiment(study("runs: {originals: {mode: a}, spoken: {mode: b}}\ngrid: {seed: [0, 1]}\n"))
+    names = [run.id.rsplit("-", 1)[0] for run in experiment.runs]
+    assert names == ["originals-seed0", "originals-seed1", "spoken-seed0", "spoken-seed1"]
+    assert [run.params["mode"] for run in experiment.runs] == ["a", "a", "b", "b"]
+
+
+def test_smoke_values_win_equal_runs_are_one_and_nothing_goes_to_results(study):
+    path = study("base: {seed: 5}\ngrid: {size: [tiny, mini], mode: [a, b]}\nsmoke: {seed: 1, size: tiny}\n")
+    experiment = load_experiment(path, smoke=True)
+    assert [(run.params["size"], run.params["mode"], run.params["seed"]) for run in experiment.runs] == [
+        ("tiny", "a", 1),
+        ("tiny", "b", 1),
+    ]
+    assert all(run.run_dir.startswith("artifacts/smoke/study/") for run in experiment.runs)
+    assert all(run.artifacts_dir.startswith("artifacts/smoke/study/") for run in experiment.runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: {sise: tiny}\n", "base: unknown parameter `sise`"),
+        ("grid: {sise: [tiny]}\n", "grid: unknown parameter `sise`"),
+        ("smoke: {sise: tiny}\n", "smoke: unknown parameter `sise`"),
+        ("base: {peak_lr: 3e-4}\n", "write the number as 3.0e-4"),
+        ("base: {peak_lr: 1e3}\n", "write the number as 1.0e+3"),
+        ("base: {extra: 3e-4}\n", "write the number as 3.0e-4"),
+        ("base: {peak_lr: .nan}\n", "expected a finite number"),
+        ("base: {seed: 1.5}\n", "`seed` is 1.5, expected int"),
+        ("base: {seed: true}\n", "`seed` is True, expected int"),
+        ("base: {size: 3}\n", "`size` is 3, expected str"),
+        ("base: {size: 2026-11-23}\n", "expected str"),
+        ("base: {layers: [1, two]}\n", "`layers`[1] is 'two', expected int"),
+        ("grid: {seed: 3}\n", "expected a list of values"),
+        ("grid: {seed: []}\n", "expected a list of values"),
+        ("grid: {seed: [0, x]}\n", "grid: `seed` is 'x', expected int"),
+        ("base: [1]\n", "expected a mapping of parameters"),
+        ("base: {run_dir: here}\n", "`run_dir` is set by the runner"),
+        ("bass: {seed: 1}\n", "unknown key `bass`"),
+        ("base: {seed: 1}\nbase: {seed: 2}\n", "line 4: `base` is given twice"),
+        ("base: {seed: [\n", "not YAML"),
+        ("base: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    ],
+)
+def test_bad_experiment_file_is_refused_with_file_and_key(study, text, message):
+    path = study(text)
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_name_must_be_the_files(study):
+    with pytest.raises(InputError, match="expected the file's name 'study'"):
+        load_experiment(study(name="other"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "tags", "message"),
+    [
+        (("a = 1", "b = 2"), (), "0 cells are tagged"),
+        (("import os",), ("parameters",), "line 1: expected `name = literal`"),
+        (("a = 1\nb = a + 1",), ("parameters",), "line 2: `b` is not a literal"),
+        (("a = b = 1",), ("parameters",), "expected `name = literal`"),
+        (("a = (",), ("parameters",), "parameters cell, line 1"),
+    ],
+)
+def test_bad_parameters_cell_is_refused(tmp_path, cells, tags, message):
+    write_notebook(tmp_path / "bad.ipynb", *cells, tags=tags)
+    with pytest.raises(InputError) as caught:
+        notebook_parameters(tmp_path / "bad.ipynb")
+    assert "bad.ipynb" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_missing_notebook_and_missing_run_dir_are_refused(study, tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_experiment(study(notebook="notebooks/nowhere.ipynb"))
+    write_notebook(tmp_path / "notebooks" / "study.ipynb", "seed = 0")
+    with pytest.raises(InputError, match="`run_dir` is missing"):
+        load_experiment(study())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study with one good and three bad runs, executed once with two jobs."""
+    root = tmp_path_factory.mktemp("repository")
+    (root / "pyproject.toml").touch()
+    write_notebook(root / "notebooks" / "study.ipynb", PARAMETERS, WORK, FINISH)
+    (root / "experiments").mkdir()
+    path = root / "experiments" / "study.yaml"
+    path.write_text("name: study\nnotebook: notebooks/study.ipynb\ngrid: {mode: [good, raise, exit, forgetful]}\n")
+    experiment = load_experiment(path)
+    lines = io.StringIO()
+    states = run_experiment(experiment, jobs=2, show=RunTable(experiment, lines))
+    return experiment, {state.run.params["mode"]: state for state in states}, lines.getvalue()
+
+
+def test_good_run_leaves_result_and_executed_copy(finished):
+    experiment, states, _ = finished
+    run = states["good"].run
+    folder = experiment.root / run.run_dir
+    assert states["good"].state == "done"
+    assert sorted(file.name for file in folder.iterdir()) == ["result.json", "run.ipynb"]
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result) == sorted(result)
+    assert result["params"] == run.params
+    assert (result["schema"], result["experiment"], result["run"]) == (1, "study", run.id)
+    assert result["metrics"] == {"loss": 1.5, "steps": 0}
+    model = experiment.root / run.artifacts_dir / "model.bin"
+    assert result["artifacts"]["model"] == {"path": f"{run.artifacts_dir}/model.bin", "sha256": path_sha256(model)}
+    assert {"git_sha", "git_dirty", "python", "packages", "cpu", "gpu", "seconds"} == set(result["provenance"])
+    executed = (folder / "run.ipynb").read_text()
+    assert str(experiment.root) not in executed and str(Path.home()) not in executed
+    assert "injected-parameters" in executed
+
+
+def test_kernel_is_this_interpreter_with_its_share_of_the_threads(finished):
+    experiment, states, _ = finished
+    log = (experiment.root / f"{states['good'].run.work}.log").read_text()
+    assert f"threads 1 {sys.executable}" in log
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("raise", "cell 2: ValueError: no such voice"),
+        ("exit", "cell 2: SystemExit: 0"),
+        ("forgetful", "without calling experiments.record"),
+    ],
+)
+def test_run_without_a_record_has_failed_with_one_line_and_its_log(finished, mode, reason):
+    experiment, states, table = finished
+    state = states[mode]
+    assert state.state == "failed"
+    assert reason in state.line and f"{state.run.work}.log" in state.line and "\n" not in state.line
+    assert not (experiment.root / state.run.run_dir / "result.json").exists()
+    assert f"failed   {state.run.id}" in table
+
+
+def test_finished_run_is_skipped_and_shown_as_done(finished):
+    experiment, states, _ = finished
+    run = states["good"].run
+    before = (experiment.root / run.run_dir / "result.json").stat().st_mtime_ns
+    (again,) = run_experiment(experiment, only="good")
+    assert again.state == "skipped"
+    assert (experiment.root / run.run_dir / "result.json").stat().st_mtime_ns == before
+    table = plan(experiment).splitlines()
+    assert table[1].startswith(f"done     {run.id}") and table[2].startswith("to do")
+    with pytest.raises(InputError, match="no run id contains 'nothing'"):
+        run_experiment(experiment, only="nothing")
+
+
+def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_path):
+    path = study("grid: {mode: [wait]}\n")
+    (run,) = load_experiment(path).runs
+    command = [sys.executable, "-m", "llasa_core.cli", "run", str(path)]
+    pid_file = tmp_path / run.artifacts_dir / "pid"
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    kernel = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    wait_for(lambda: not alive(kernel))
+    assert not (tmp_path / run.run_dir / "result.json").exists()
+
+    (tmp_path / "go").touch()
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=300).returncode == 0
+    assert json.loads((tmp_path / run.run_dir / "result.json").read_text())["metrics"]["loss"] == 1.5
+
+
+def wait_for(condition, seconds=120.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {seconds} s in vain")
+
+
+def alive(pid):
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def test_record_writes_plain_numbers_and_hashes_files_and_folders(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    path = record("results/x/y", {"wer": np.float32(0.5), "n": np.int64(3)}, {"model": "model"})
+    written = json.loads(path.read_text())
+    assert written["metrics"] == {"wer": 0.5, "n": 3}
+    assert written["artifacts"]["model"]["path"] == "model"
+    before = written["artifacts"]["model"]["sha256"]
+    (tmp_path / "model" / "a").write_text("2")
+    assert path_sha256(tmp_path / "model") != before
+    assert os.listdir("results/x/y") == ["metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "artifacts", "message"),
+    [
+        ({"wer": float("nan")}, {}, "metric `wer` is nan"),
+        ({"wer": np.inf}, {}, "expected a finite number"),
+        ({"wer": "0.1"}, {}, "expected a number"),
+        ({"wer": {"low": 1}}, {}, "expected a number"),
+        ({"done": True}, {}, "expected a number"),
+        ({}, {"model": "nowhere.bin"}, "nowhere.bin does not exist"),
+        ({}, {"model": "/"}, "outside the repository"),
+    ],
+)
+def test_record_refuses_what_is_not_a_result_and_writes_nothing(tmp_path, monkeypatch, metrics, artifacts, message):
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        record("run", metrics, artifacts)
+    assert not Path("run").exists()
+
+
+def test_executed_copy_keeps_the_last_state_of_a_bar_and_drops_the_largest_outputs(tmp_path):
+    bar = nbformat.v4.new_output("stream", name="stderr", text="1%\r50%\r100%\ndone\n")
+    picture = nbformat.v4.new_output("display_data", {"image/png": "x" * 50_000})
+    small = nbformat.v4.new_output("stream", text=f"saved {tmp_path}/artifacts/a.wav\n")
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("1", outputs=[bar, picture, small], metadata={"papermill": {}})]
+    )
+    text = limited_notebook(notebook, tmp_path, limit=5_000)
+    outputs = nbformat.reads(text, as_version=4).cells[0].outputs
+    assert len(text) <= 5_000
+    assert outputs[0].text == "100%\ndone\n"
+    assert outputs[1].text.startswith("[output of 50")
+    assert outputs[2].text == "saved artifacts/a.wav\n"
+
+
+def test_repository_root_is_the_nearest_folder_with_a_project_file(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert repository_root(tmp_path / "a" / "b") == tmp_path
+    monkeypatch.chdir(tmp_path / "a")
+    assert repository_root() == tmp_path
+    with pytest.raises(InputError, match=r"expected a pyproject\.toml"):
+        repository_root("/")
