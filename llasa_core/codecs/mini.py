@@ -120,13 +120,17 @@ class MiniCodecModel(nn.Module):
         self.quantizer = Xcodec2Quantizer(shape)
         self.decoder = Xcodec2Decoder(shape)
 
-    def quantize(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wave (B, F * 320) -> quantized latents (B, F, width + bottleneck_extra), codes (B, F)."""
+    def analyse(self, wave: torch.Tensor) -> torch.Tensor:
+        """Wave (B, F * 320) -> latents before the quantizer (B, F, width + bottleneck_extra)."""
         features = (self.features(wave) + 4.0) / 4.0
         hidden = self.embed(features.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             hidden = block(hidden)
-        latents, codes = self.quantizer(self.widen(self.norm(hidden)))
+        return self.widen(self.norm(hidden))
+
+    def quantize(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wave (B, F * 320) -> quantized latents (B, F, width + bottleneck_extra), codes (B, F)."""
+        latents, codes = self.quantizer(self.analyse(wave))
         return latents, codes[..., 0]
 
     def synthesize(self, latents: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,7 @@ class CodecTraining:
     weight_decay: float = 0.01
     clip: float = 1.0
     ctc_weight: float = 0.1
+    spread_weight: float = 0.5  # keeps every dimension of the quantizer spread over its levels
     rate_jitter: float = 0.2  # half of the utterances are played faster or slower by up to this share
     gain_jitter_db: float = 6.0
     hours: float = 4.0  # at most this much of the manifest is held in memory
@@ -139,6 +140,18 @@ def learning_rate(settings: CodecTraining, step: int) -> float:
     return settings.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def spread_loss(projected: torch.Tensor) -> torch.Tensor:
+    """Distance of each quantizer dimension from the spread that fills its four levels: (B, F, D) -> scalar.
+
+    X-codec2 bounds twice; after that the thresholds between the four levels lie at -0.81, -0.24 and 0.41 of the
+    projection. Without this term dimensions saturate on one level in the first hundred steps and stay there.
+    """
+    rows = projected.flatten(0, 1)
+    mean, deviation = rows.mean(0), rows.std(0)
+    too_narrow, too_wide = (0.8 - deviation).clamp(min=0), (deviation - 1.4).clamp(min=0)
+    return ((mean + 0.24).square() + too_narrow.square() + too_wide.square()).mean()
+
+
 def step_losses(
     model: MiniCodecModel,
     head: CharacterHead,
@@ -146,10 +159,12 @@ def step_losses(
     batch: tuple[torch.Tensor, torch.Tensor, list[list[int]]],
     settings: CodecTraining,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mel loss on decoded crops, CTC loss per character on whole utterances, and the codes (B, F) of the batch."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mel loss on decoded crops, CTC loss per character, loss of spread, and the codes (B, F) of the batch."""
     waves, frames, labels = batch
-    latents, codes = model.quantize(waves)
+    hidden = model.analyse(waves)
+    latents, codes = model.quantizer(hidden)
+    spread = spread_loss(model.quantizer.project_in(hidden))
     rng = np.random.default_rng([settings.seed, step, 1])
     starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
     span = settings.crop_frames
@@ -158,11 +173,11 @@ def step_losses(
     mel = mel_loss(model.synthesize(crops), target)
     kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
     if not kept or not settings.ctc_weight:
-        return mel, mel.new_zeros(()), codes
+        return mel, mel.new_zeros(()), spread, codes
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
     ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
-    return mel, ctc / sizes.sum(), codes
+    return mel, ctc / sizes.sum(), spread, codes
 
 
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
@@ -197,8 +212,8 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        mel, ctc, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
-        loss = mel + settings.ctc_weight * ctc
+        mel, ctc, spread, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
+        loss = mel + settings.ctc_weight * ctc + settings.spread_weight * spread
         if not torch.isfinite(loss):
             raise FloatingPointError(f"codec training diverged at step {step}: loss {loss.item()}")
         optimizer.zero_grad(set_to_none=True)
