@@ -162,24 +162,19 @@ def _hugging_face(path: Path, source: str) -> Iterator[Utterance]:
 def _hugging_face_part(part, name: str, source: str) -> Iterator[Utterance]:
     import datasets
 
-    columns = {
-        key: next((column for column in names if column in part.column_names), None) for key, names in _COLUMNS.items()
-    }
+    there = part.column_names
+    columns = {key: next((name for name in names if name in there), None) for key, names in _COLUMNS.items()}
     audio = next((key for key, feature in part.features.items() if isinstance(feature, datasets.Audio)), None)
-    if audio is None and "audio" in part.column_names:
-        audio = "audio"
+    audio = "audio" if audio is None and "audio" in there else audio
     if audio is None or columns["text"] is None:
-        raise InputError(
-            f"{source}: columns {', '.join(part.column_names)}, expected audio and {'/'.join(_COLUMNS['text'])}"
-        )
+        raise InputError(f"{source}: columns {', '.join(there)}, expected audio and {'/'.join(_COLUMNS['text'])}")
     if isinstance(part.features[audio], datasets.Audio):
         part = part.cast_column(audio, datasets.Audio(decode=False))  # our own decoder reads it, as everywhere
     split = {"validation": "dev", "valid": "dev", "val": "dev"}.get(name.split(".")[0], name.split(".")[0])
     for number, row in enumerate(part):
-        text, speaker, language = (
-            row[columns[key]] if columns[key] else None for key in ("text", "speaker", "language")
-        )
-        id = f"{name or 'row'}-{number:08d}" if columns["id"] is None else str(row[columns["id"]])
+        found = {key: row[column] for key, column in columns.items() if column}
+        id, speaker = found.get("id"), found.get("speaker")
+        id = f"{name or 'row'}-{number:08d}" if id is None else str(id)
         yield Utterance(
             re.sub(r"[^\w.+@=,-]", "_", id),
             _hugging_face_audio(row[audio]),

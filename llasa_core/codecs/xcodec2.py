@@ -1,0 +1,126 @@
+"""X-codec2 (the codec of the released Llasa checkpoints) through transformers' native model: 65,536 codes, 50 codes/s.
+
+Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The traps avoided: the model always makes one
+code more than the published data keeps (floor(T / 320)), and neither its acoustic encoder nor its decoder has a mask,
+so a padded batch changes codes and waves: only utterances with as many codes share a batch, each padded as if alone.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import model_info
+from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
+
+from llasa_core.errors import InputError
+
+CHECKPOINT = "HKUSTAudio/xcodec2-hf"
+HOP = 320  # samples a code; also two steps of the features, which have no other frame rate
+
+
+class Xcodec2Codec:
+    """The Codec seam over a transformers Xcodec2Model, in the precision and on the device that the model has.
+
+    batch_seconds: audio that shares a batch; 0, the default on a CPU, where batches gain nothing, runs each utterance
+    alone. Batches are exact up to the rounding of sums, which can flip a code whose value lies on a border.
+    """
+
+    name = "xcodec2"
+
+    def __init__(self, model: Xcodec2Model, batch_seconds: float | None = None):
+        if model.config.hop_length != HOP:
+            raise InputError(f"xcodec2: a hop of {model.config.hop_length} samples, expected {HOP}")
+        self.model = model.eval()
+        self.sample_rate = model.config.sampling_rate
+        self.frame_rate = self.sample_rate / HOP
+        self.codebook_size = math.prod(model.config.quantization_levels)
+        on_cpu = model.device.type == "cpu"
+        self.batch_seconds = (0.0 if on_cpu else 120.0) if batch_seconds is None else batch_seconds
+        self._features = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, padding_value=1.0, stride=2)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = CHECKPOINT,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        batch_seconds: float | None = None,
+    ) -> "Xcodec2Codec":
+        """The released checkpoint, or a folder or hub id in transformers' format (safetensors only).
+
+        float32 gives the published codes; bfloat16 changes some. InputError if it cannot be had or is another model.
+        """
+        try:
+            model, loading = _load(str(name_or_path), dtype)
+        except Exception as error:  # transformers, safetensors and the hub client raise kinds of their own
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{name_or_path}: no X-codec2 weights could be loaded ({reason})") from None
+        if absent := sorted(loading["missing_keys"]):
+            raise InputError(f"{name_or_path}: {len(absent)} weights are missing, {absent[0]} first; expected X-codec2")
+        return cls(model.to(device), batch_seconds)
+
+    def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+        """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each."""
+        codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
+        for group in self._groups([len(wave) // HOP for wave in waves]):
+            batch = self._encode(np.stack([_padded(waves[index]) for index in group]))
+            for index, row in zip(group, batch, strict=True):
+                codes[index] = row[: len(waves[index]) // HOP]
+        return codes
+
+    def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the codebook."""
+        for row in codes:
+            if len(row) and not 0 <= np.min(row) <= np.max(row) < self.codebook_size:
+                found = f"codes {np.min(row)}..{np.max(row)}"
+                raise InputError(f"{found}: xcodec2 has codes 0..{self.codebook_size - 1}")
+        waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
+        for group in self._groups([len(row) for row in codes]):
+            batch = np.stack([np.asarray(codes[index], np.int64) for index in group])[:, None]  # (B, 1, F)
+            with torch.inference_mode():
+                audio = self.model.decode(torch.from_numpy(batch).to(self.model.device)).audio_values
+            for index, wave in zip(group, audio.float().cpu().numpy()[:, 0], strict=True):
+                waves[index] = wave[: len(codes[index]) * HOP]
+        return waves
+
+    def _encode(self, waves: np.ndarray) -> np.ndarray:
+        """Padded waves (B, (F + 1) * 320) -> codes int32 (B, F + 1)."""
+        around = np.pad(waves, ((0, 0), (HOP // 2, HOP // 2)))
+        features = self._features(list(around), sampling_rate=self.sample_rate, return_tensors="np")["input_features"]
+        device, dtype = self.model.device, self.model.dtype
+        with torch.inference_mode():
+            codes = self.model.encode(
+                torch.from_numpy(waves[:, None]).to(device, dtype),  # (B, 1, (F + 1) * 320)
+                torch.from_numpy(features.astype(np.float32)).to(device, dtype),  # (B, F + 1, 160)
+            ).audio_codes
+        return codes[:, 0].cpu().numpy().astype(np.int32)
+
+    def _groups(self, lengths: list[int]) -> list[list[int]]:
+        """Indices of equal length, none of length 0, at most batch_seconds together (or one alone)."""
+        by_length: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            if length:
+                by_length.setdefault(length, []).append(index)
+        groups = []
+        for length, members in by_length.items():
+            most = max(1, int(self.batch_seconds * self.frame_rate / length))
+            groups += [members[start : start + most] for start in range(0, len(members), most)]
+        return groups
+
+
+def _load(name: str, dtype: torch.dtype) -> tuple[Xcodec2Model, dict]:
+    settings = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    try:
+        return Xcodec2Model.from_pretrained(name, local_files_only=True, **settings)
+    except OSError:
+        if Path(name).exists():
+            raise
+    model_info(name, timeout=10)  # fails at once where no hub is reachable; from_pretrained asks again for a minute
+    return Xcodec2Model.from_pretrained(name, **settings)
+
+
+def _padded(wave: np.ndarray) -> np.ndarray:
+    """One to 320 zeros more, up to a multiple of 320, as the model's own feature extractor adds them."""
+    wave = np.asarray(wave, np.float32)
+    return np.pad(wave, (0, HOP - len(wave) % HOP))
