@@ -6,7 +6,6 @@ A missing wav is an error before anything is scored; both files are published by
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core import metrics
+from llasa_core.audio import load_audio
 from llasa_core.errors import InputError
 from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+from llasa_core.manifest import publish, read_manifest, text_lines
 
 BLOCK = 16  # utterances a call of a judge: one step of the progress bar
 ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
@@ -54,8 +55,9 @@ def evaluate_manifest(
     """Score every utterance of a manifest -> (rows, summary), as in out/utterances.jsonl and out/summary.json.
 
     manifest: JSON lines with id, audio, text, and where known speaker, language, ended (false = cut at the limit).
-    references: manifest of originals (or `embed_references` of it) for similarity to the own speaker and the nearest
-        speaker; the recording with the utterance's own id is left out, so originals can be scored the same way.
+    references: manifest of originals (or `embed_references` of it) for the cosine to the centroid of the own speaker's
+        recordings and for the nearest centroid; a recording with the utterance's own id is left out, so originals are
+        scored by the same protocol.
     reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ and STOI.
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score.
     """
@@ -80,7 +82,7 @@ def evaluate_manifest(
 
     rows = []
     for block in _blocks(utterances, "utterances", progress):
-        waves = [_load(utterance["file"]) for utterance in block]
+        waves = [load_audio(utterance["file"]) for utterance in block]
         scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
         if transcriber is not None:
             _score_words(scored, waves, transcriber)
@@ -91,16 +93,16 @@ def evaluate_manifest(
                 row["quality"] = _finite(value, row, "quality")
         if originals:
             for row, wave in zip(scored, waves, strict=True):
-                _score_resynthesis(row, wave, _load(originals[row["id"]]))
+                _score_resynthesis(row, wave, load_audio(originals[row["id"]]))
         rows.extend(scored)
 
     summary = summarise(rows, seed=seed)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    _publish(out / "utterances.jsonl", lines)
+    publish(out / "utterances.jsonl", lines.encode())
     report = {"metrics": summary, "judges": judge_versions(transcriber, embedder, quality), "seed": seed}
-    _publish(out / "summary.json", json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    publish(out / "summary.json", (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
     return rows, summary
 
 
@@ -132,7 +134,7 @@ def embed_references(
         for i in sorted(rng.permutation(len(group))[:per_speaker].tolist())
     ]
     embeddings = [
-        embedder.embed([_load(utterance["file"]) for utterance in block], SAMPLE_RATE)
+        embedder.embed([load_audio(utterance["file"]) for utterance in block], SAMPLE_RATE)
         for block in _blocks(chosen, "references", progress)
     ]
     return SpeakerReferences(
@@ -220,40 +222,30 @@ def compare_systems(rows_a: Sequence[Mapping], rows_b: Sequence[Mapping], seed: 
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """The JSON objects of a JSON-lines file; InputError names the file and the line that is not one."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: file is missing, expected JSON lines")
+    """The scored rows of an utterances.jsonl; InputError names the file and the line that is no JSON object."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path, "scored utterances as JSON lines"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path} line {number}: not JSON ({error.msg}), expected one object a line") from None
+            raise InputError(f"{path}:{number}: not JSON ({error.msg}), expected one object a line") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
+            raise InputError(f"{path}:{number}: a JSON {type(row).__name__}, expected an object")
         rows.append(row)
     return rows
 
 
 def _read_manifest(path: str | Path) -> list[dict]:
-    """Rows with speaker and language filled in and `file`, the audio relative to the manifest's folder."""
-    path = Path(path)
-    utterances, seen = [], set()
-    for number, row in enumerate(read_rows(path), start=1):
-        for key in ("id", "audio", "text"):
-            if not isinstance(row.get(key), str):
-                raise InputError(f"{path} utterance {number}: key {key!r} is missing, expected a string")
-        if row["id"] in seen:
-            raise InputError(f"{path} utterance {number}: id {row['id']!r} appears twice")
-        seen.add(row["id"])
-        file = path.parent / row["audio"]
-        if not file.is_file():
-            raise InputError(f"{path} utterance {number}: audio file {file} is missing")
-        optional = {"speaker": row.get("speaker") or "", "language": row.get("language") or "en"}
-        utterances.append({**row, **optional, "file": file})
+    """One dict an utterance: id, audio (as written), text, speaker, language, file (that exists), perhaps ended."""
+    utterances = []
+    for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
+        if not utterance.audio.is_file():
+            raise InputError(f"{path}: audio file {utterance.audio} of utterance {utterance.id!r} is missing")
+        described = {"id": utterance.id, "audio": row["audio"], "text": utterance.text, "file": utterance.audio}
+        described |= {"speaker": utterance.speaker, "language": utterance.language}
+        if isinstance(row.get("ended"), bool):
+            described["ended"] = row["ended"]
+        utterances.append(described)
     if not utterances:
         raise InputError(f"{path}: no utterances, expected at least one")
     return utterances
@@ -271,16 +263,10 @@ def _reference_files(source: str | Path | Mapping[str, str | Path], utterances: 
     return files
 
 
-def _load(file: Path) -> np.ndarray:
-    from llasa_core.corpus import load_audio
-
-    return load_audio(file, SAMPLE_RATE)
-
-
 def _described(utterance: dict, wave: np.ndarray) -> dict:
     row = {key: utterance[key] for key in ("id", "audio", "speaker", "language", "text")}
     row["seconds"] = round(len(wave) / SAMPLE_RATE, DIGITS)
-    if isinstance(utterance.get("ended"), bool):
+    if "ended" in utterance:
         row["ended"] = utterance["ended"]
     return row
 
@@ -330,9 +316,3 @@ def _blocks(utterances: list[dict], what: str, progress: bool):
         for start in range(0, len(utterances), BLOCK):
             yield utterances[start : start + BLOCK]
             bar.update(len(utterances[start : start + BLOCK]))
-
-
-def _publish(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)

@@ -95,7 +95,10 @@ def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredic
 def default_threads() -> int:
     """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips gain no more)."""
     configured = os.environ.get("OMP_NUM_THREADS", "")
-    return int(configured) if configured.isdigit() and int(configured) > 0 else min(4, len(os.sched_getaffinity(0)))
+    if configured.isdigit() and int(configured) > 0:
+        return int(configured)
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, available)
 
 
 def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
