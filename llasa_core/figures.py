@@ -146,3 +146,16 @@ def scaling_curve(points: pd.DataFrame, fit: pd.DataFrame | None, x_label: str, 
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.legend()
         return figure
+
+
+def length_histogram(utterances: pd.DataFrame) -> Figure:
+    """Utterances by length, stacked by split; columns `split`, `seconds`."""
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = _axes(1, width=5.2)
+        names = [name for name in ("train", "dev", "test") if (utterances["split"] == name).any()]
+        lengths = [utterances.loc[utterances["split"] == name, "seconds"] for name in names]
+        axis.hist(lengths, bins=40, stacked=True, color=COLOURS[: len(names)], label=names)
+        axis.set_yscale("log")
+        axis.set(xlabel="length (s)", ylabel="utterances")
+        axis.legend()
+        return figure

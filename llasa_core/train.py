@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from llasa_core.packing import ExampleSource, PackedRows
 from llasa_core.train_config import TrainConfig, read_entry
 from llasa_core.trainer import PackedTrainer, RunLog, StepBatches
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "launch", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,26 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         with _progress_bars(progress):
             _publish(trainer.model, tokenizer, config, output, card)
     return metrics
+
+
+def launch(config: TrainConfig, processes: int = 1) -> dict[str, float]:
+    """`train` in this process, or by torchrun in `processes` local ones that share every step; returns its metrics.
+
+    The settings go to `output_dir/train_config.json`. Raises InputError if a process fails, after its own message.
+    """
+    if processes == 1:
+        return train(config, progress=True)
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in asdict(config).items() if name != "notes" and value is not None}
+    path = output / "train_config.json"
+    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    threads = {"OMP_NUM_THREADS": str(config.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
+    status = subprocess.run([*command, "-m", "llasa_core.train", str(path)], env={**os.environ, **threads}).returncode
+    if status:
+        raise InputError(f"{path}: training in {processes} processes ended with status {status}")
+    return json.loads((output / "llasa.json").read_text())["metrics"]
 
 
 @contextlib.contextmanager
