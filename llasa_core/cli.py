@@ -84,9 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs")
     add.add_argument("--layout", default="auto", choices=("auto", "ljspeech", "libritts", "jsonl", "hf"))
     add.add_argument("--speaker", help="speaker name for a corpus that names none")
+    add.add_argument("--language", help="language code, in place of the corpus's own")
     add.add_argument("--hours", type=positive, help="builtin: hours of speech (default 1)")
     add.add_argument("--utterances", type=count, help="builtin: number of utterances, in place of --hours")
-    add.add_argument("--seed", type=int, default=0, help="builtin: seed of sentences and voices (default 0)")
+    add.add_argument("--seed", type=whole, default=0, help="builtin: seed of sentences and voices (default 0)")
     add.add_argument("--jobs", type=count, default=1, help="processes (default 1)")
 
     add = command(
@@ -98,26 +99,27 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on")
     add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
     add.add_argument("--shards", type=count, default=1, help="processes that share the work (default 1)")
-    add.add_argument("--shard", type=int, default=0, help="number of this one, from 0")
+    add.add_argument("--shard", type=whole, default=0, help="number of this one, from 0")
     add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
 
     add = command(
         "import-memmap",
         "read the public training format (rows of 2048 ids) into a codes dataset",
-        "llasa import-memmap libriheavy artifacts/codes/libriheavy --tokenizer HKUSTAudio/Llasa-1B",
+        "llasa import-memmap libriheavy artifacts/codes/libriheavy",
     )
     add.add_argument("source", metavar="DIR", help="folder with {train,val}_input_ids.memmap and their shapes")
     add.add_argument("out", metavar="OUT", help="folder of the codes dataset")
-    add.add_argument("--tokenizer", required=True, help="folder or hub id of the merged tokenizer")
+    add.add_argument("--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)")
+    add.add_argument("--codec", default="xcodec2", help="name of the codec that made the codes (default %(default)s)")
 
     add = command(
         "export-memmap",
         "write a codes dataset in the public training format",
-        "llasa export-memmap artifacts/codes/train rows --tokenizer artifacts/pretrain/model",
+        "llasa export-memmap artifacts/codes/libriheavy rows",
     )
     add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
     add.add_argument("out", metavar="DIR", help="folder for the rows")
-    add.add_argument("--tokenizer", required=True, help="folder or hub id of the merged tokenizer")
+    add.add_argument("--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)")
 
     add = command(
         "train",
@@ -168,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--quality", default="distillmos", help="distillmos or none (default %(default)s)")
     add.add_argument("--references", help="manifest of originals, for the similarity to each speaker")
     add.add_argument("--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI")
-    add.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default 0)")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
 
     add = command(
         "run",
@@ -195,12 +197,19 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speaker", help="speaker tag")
     parser.add_argument("--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text")
     parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same speech (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
-    parser.add_argument("--top-k", type=int, default=50, help="0 takes all codes (default 50)")
+    parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
     parser.add_argument("--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)")
     parser.add_argument("--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+
+def whole(text: str) -> int:
+    """An integer of at least 0, for argparse."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a whole number")
+    return int(text)
 
 
 def count(text: str) -> int:

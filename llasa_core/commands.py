@@ -43,39 +43,50 @@ def prepare(options: Namespace) -> None:
 
         if options.hours or options.utterances:
             raise InputError("--hours and --utterances belong to the builtin corpus")
-        utterances = corpus.read_corpus(options.source, options.layout, options.speaker)
-        report = corpus.prepare(utterances, options.out, jobs=options.jobs)
+        utterances = corpus.read_corpus(options.source, options.layout, options.speaker, options.language)
+        with progress_bar(None, "utterance") as bar:
+            report = corpus.prepare(utterances, options.out, jobs=options.jobs, progress=bar.update)
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
 
 
 def encode(options: Namespace) -> None:
+    """Print meta.json, or that other shards still have work."""
     from llasa_core.codecs import load_codec
     from llasa_core.codes import encode_manifest
+    from llasa_core.manifest import read_manifest
 
-    if not 0 <= options.shard < options.shards:
+    if options.shard >= options.shards:
         raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
-    require(options.manifest)
+    total = len(read_manifest(options.manifest)) // options.shards
     codec = load_codec(options.codec, options.device)
-    meta = encode_manifest(
-        options.manifest, options.out, codec, shards=options.shards, shard=options.shard, progress=True
-    )
-    print_counts(meta)
+    with progress_bar(total, "utterance") as bar:
+        meta = encode_manifest(options.manifest, options.out, codec, options.shards, options.shard, progress=bar.update)
+    if meta is None:
+        print(f"shard {options.shard} of {options.shards} is done, others are not", file=sys.stderr)
+    else:
+        print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
 
 
 def import_memmap(options: Namespace) -> None:
-    from llasa_core import codes
-    from llasa_core.tokens import load_tokenizer
+    """Print meta.json of each split."""
+    from llasa_core import codes_memmap
 
     require(options.source)
-    print_counts(codes.import_memmap(options.source, options.out, load_tokenizer(options.tokenizer)))
+    tokenizer = merged_tokenizer(options.tokenizer)
+    with progress_bar(None, "row") as bar:
+        metas = codes_memmap.import_memmap(options.source, options.out, tokenizer, options.codec, progress=bar.update)
+    print_counts(metas)
 
 
 def export_memmap(options: Namespace) -> None:
-    from llasa_core import codes
-    from llasa_core.tokens import load_tokenizer
+    """Print rows and drops of each split."""
+    from llasa_core import codes_memmap
 
     require(options.codes)
-    print_counts(codes.export_memmap(options.codes, options.out, load_tokenizer(options.tokenizer)))
+    tokenizer = merged_tokenizer(options.tokenizer)
+    with progress_bar(None, "row") as bar:
+        reports = codes_memmap.export_memmap(options.codes, options.out, tokenizer, progress=bar.update)
+    print_counts(reports)
 
 
 def train(options: Namespace) -> None:
@@ -102,7 +113,7 @@ def synthesize(options: Namespace) -> None:
 def search(options: Namespace) -> None:
     """Print the manifest's path; scores and cost of the search stand beside it."""
     from llasa_core import judges, verifiers
-    from llasa_core.corpus import load_audio
+    from llasa_core.audio import load_audio
     from llasa_core.search import best_of_n
 
     if options.verifier_speaker != "none" and options.voice is None:
@@ -125,7 +136,7 @@ def search(options: Namespace) -> None:
 
 def transcribe(options: Namespace) -> None:
     """Print one line a file: path, tab, text."""
-    from llasa_core.corpus import load_audio
+    from llasa_core.audio import load_audio
     from llasa_core.synthesize import Synthesizer
 
     waves = [load_audio(wav) for wav in options.wavs]
@@ -205,6 +216,20 @@ def speech(options: Namespace) -> tuple:
     return synthesizer, requests, sampling
 
 
+def merged_tokenizer(name: str | None):
+    """The tokenizer of a folder or hub id; None: the released one, built from Meta's vocabulary file or of the hub."""
+    from llasa_core import text_tokenizers
+    from llasa_core.tokens import RELEASED_CODEBOOK_SIZE, load_tokenizer, merge_tokenizer
+
+    if name is not None:
+        return load_tokenizer(name)
+    try:
+        vocabulary = text_tokenizers.locate_llama3_vocabulary()
+    except InputError:
+        return load_tokenizer("HKUSTAudio/Llasa-1B")
+    return merge_tokenizer(text_tokenizers.build_llama3_tokenizer(vocabulary), RELEASED_CODEBOOK_SIZE)
+
+
 def require(path: str) -> None:
     """InputError for a path that does not exist."""
     if not Path(path).exists():
@@ -222,14 +247,13 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def print_counts(values) -> None:
-    """A dict as JSON, or whatever a command returned, on standard output."""
-    if values is not None:
-        text = json.dumps(values, indent=1, sort_keys=True) if isinstance(values, dict) else str(values)
-        print(text)
+def print_counts(values: dict) -> None:
+    """A dict as JSON on standard output."""
+    print(json.dumps(values, indent=1, sort_keys=True))
 
 
-def progress_bar(total: int, unit: str):
+def progress_bar(total: int | None, unit: str):
+    """A bar on standard error; its `update` takes what was just finished."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit=unit, file=sys.stderr)
