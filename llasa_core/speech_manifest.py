@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llasa_core.audio import write_wav
 from llasa_core.errors import InputError
+from llasa_core.manifest import publish
 from llasa_core.sampling import Sampling
 from llasa_core.speech_requests import Request, parse_object
 
@@ -43,12 +44,10 @@ def synthesize_manifest(
     sampling, out = sampling or Sampling(), Path(out)
     if repeated := [name for name, count in Counter(request.id for request in requests).items() if count > 1]:
         raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
-    settings = {"codec": synthesizer.codec.name, "model": synthesizer.fingerprint(), **asdict(sampling)}
     if (out / "manifest.jsonl").exists() and not (out / "synthesis.json").exists():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by synthesis; choose another folder")
+    settings = {**synthesizer.settings(), **asdict(sampling)}
     _same_settings(out / "synthesis.json", settings)
-    (out / "wavs").mkdir(parents=True, exist_ok=True)
-    _write(out / "synthesis.json", json.dumps(settings, sort_keys=True, indent=1) + "\n")
     journal = out / "finished.jsonl"
     wanted = {request.id: _identity(request) for request in requests}
     finished = {}
@@ -56,12 +55,19 @@ def synthesize_manifest(
         same = wanted.get(line.get("id")) == {key: line.get(key) for key in ("text", "speaker", "seed", "voice")}
         if same and (out / line["audio"]).is_file():
             finished[line["id"]] = line
-    _write(journal, "".join(_line(line) for line in finished.values()))  # without the torn last line of a killed run
+    # Checks what is left to speak, before anything is written.
+    speech = synthesizer.speak([request for request in requests if request.id not in finished], sampling)
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
+    for torn in (out / "wavs").glob("*.part"):
+        torn.unlink()
+    publish(out / "synthesis.json", (json.dumps(settings, sort_keys=True, indent=1) + "\n").encode())
+    # Written anew without the torn last line of a killed run.
+    publish(journal, "".join(_line(line) for line in finished.values()).encode())
     (out / "manifest.jsonl").unlink(missing_ok=True)  # its presence means that all requests are finished
     if progress and finished:
         progress(len(finished))
     with journal.open("a", encoding="utf-8") as append:
-        for spoken in synthesizer.speak([request for request in requests if request.id not in finished], sampling):
+        for spoken in speech:
             request, generated = spoken.request, spoken.generated
             audio = f"wavs/{request.id}.wav"
             write_wav(out / audio, spoken.wave, synthesizer.codec.sample_rate)
@@ -73,19 +79,9 @@ def synthesize_manifest(
             finished[request.id] = line
             if progress:
                 progress(1)
-    _write(out / "manifest.jsonl", "".join(_line(finished[request.id]) for request in requests))
+    publish(out / "manifest.jsonl", "".join(_line(finished[request.id]) for request in requests).encode())
     journal.unlink()
     return out / "manifest.jsonl"
-
-
-def write_wav(path: Path, wave: np.ndarray, sample_rate: int) -> None:
-    """float32 (T,) in -1..1, clipped there, to a 16-bit mono file that appears whole or not at all."""
-    import soundfile
-
-    temporary = path.with_name(path.name + ".part")
-    samples = np.round(np.clip(wave, -1.0, 1.0) * 32767.0).astype(np.int16)
-    soundfile.write(temporary, samples, sample_rate, subtype="PCM_16", format="WAV")
-    os.replace(temporary, path)
 
 
 def _identity(request: Request) -> dict:
@@ -118,9 +114,3 @@ def _complete_lines(path: Path) -> list[dict]:
 
 def _line(item: dict) -> str:
     return json.dumps(item, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.errors import InputError
+from llasa_core.manifest import text_lines
 from llasa_core.prompts import Voice
 
 FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
@@ -60,14 +61,10 @@ def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed:
     `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such manifest")
     known = {"id", "text", "speaker", "seed", "voice", "voice_text", "audio", "language", "seconds", "split"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(path, "requests as JSON lines"):
         where = f"{path}:{number}"
         item = parse_object(line, where)
         if unknown := sorted(set(item) - known):

@@ -19,7 +19,7 @@ from llasa_core.decoding import Answers, decode
 from llasa_core.errors import InputError
 from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
 from llasa_core.sampling import Sampling
-from llasa_core.speech_manifest import synthesize_manifest, write_wav
+from llasa_core.speech_manifest import synthesize_manifest
 from llasa_core.speech_requests import Request, length_limit, parse_object, read_requests
 from llasa_core.tokens import load_tokenizer, vocabulary_of
 
@@ -32,7 +32,6 @@ __all__ = [
     "length_limit",
     "read_requests",
     "synthesize_manifest",
-    "write_wav",
 ]
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
@@ -144,9 +143,20 @@ class Synthesizer:
             digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def settings(self) -> dict:
+        """What, besides sampling and request, decides how a request sounds; JSON values."""
+        return {
+            "codec": self.codec.name,
+            "model": self.fingerprint(),
+            "date": self.prompt.date,
+            "speakers": self.speakers if self.speakers is None else list(self.speakers),
+            "mask_eot": self.mask_eot,
+            "seconds_per_character": self.seconds_per_character,
+        }
+
     def voice(self, audio, text: str) -> Voice:
         """A voice prompt from an audio file and the words spoken in it. Raises InputError for a bad file or no text."""
-        from llasa_core.corpus import load_audio
+        from llasa_core.audio import load_audio
 
         if not text.strip():
             raise InputError(f"{audio}: a voice prompt needs the words that are spoken in it")
@@ -194,7 +204,7 @@ class Synthesizer:
         return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, hidden)
 
     def speak(self, requests: Sequence[Request], sampling: Sampling | None = None) -> Iterator[Spoken]:
-        """Speak every request; results come as they finish, not in order. All requests are checked before the first.
+        """Speak every request; results come as they finish, not in order. The call itself checks all requests.
 
         With a voice prompt the codec decodes prompt and answer together and the prompt is cut off, so that the
         utterance begins as a continuation and not with the codec's start-up.
@@ -208,6 +218,9 @@ class Synthesizer:
                 raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
             prompts.append(self.prompt.tts_prompt(request.text, tag, request.voice))
             limits.append(self.limit(request, len(prompts[-1]), sampling))
+        return self._spoken(requests, prompts, limits, sampling)
+
+    def _spoken(self, requests, prompts, limits, sampling) -> Iterator[Spoken]:
         waiting: list[tuple[int, Generated]] = []
         for finished in self._generate(prompts, limits, sampling, [request.seed for request in requests]):
             waiting.append(finished)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from llasa_core.codecs.fake import FakeCodec
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
@@ -221,6 +221,8 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
         synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
     with pytest.raises(InputError, match="'u0' is there more than once"):
         synthesize_manifest(synthesizer, [requests[0], requests[0]], tmp_path / "new", SAMPLING)
+    with pytest.raises(InputError, match="request long"):
+        synthesize_manifest(synthesizer, [requests[0], Request("long", "Red lamp. " * 40)], tmp_path / "new", SAMPLING)
     assert not (tmp_path / "new").exists()
 
 
