@@ -14,11 +14,12 @@ import numpy as np
 from llasa_core.audio import decode_audio
 from llasa_core.codecs import Codec
 from llasa_core.codes_dataset import CodesDataset, finish, part_info, part_name, read_codes, write_part
+from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.corpus import Limits, check_utterance
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest
 
-__all__ = ["CodesDataset", "encode_manifest", "read_codes"]
+__all__ = ["CodesDataset", "encode_manifest", "export_memmap", "import_memmap", "read_codes"]
 
 WINDOW_SECONDS = 600.0  # of audio in memory, among which utterances of equal length meet
 
