@@ -31,7 +31,8 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/llasa demo
+	$(BIN)/llasa run experiments/demo.yaml --force
+	@echo "listen: open results/demo/index.html in a browser"
 
 test: install
 	$(BIN)/ruff check $(CODE)

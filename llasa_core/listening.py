@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from llasa_core import figures
@@ -84,6 +85,21 @@ def listening_page(
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(out / "index.html")
     return out / "index.html"
+
+
+def score_table(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Summaries of systems (a column `system` and the keys of evaluate.summarise) as text with intervals and counts."""
+    shown = {"corpus_wer": ("corpus WER (%)", 100, 1), "speaker_similarity": ("speaker similarity", 1, 3)}
+    shown |= {"quality": ("predicted quality (1 to 5)", 1, 2)}
+    rows = []
+    for _, row in table.iterrows():
+        cells = {"system": row["system"]}
+        for key, (label, factor, digits) in shown.items():
+            if key in table and pd.notna(row[key]):
+                value, low, high = (f"{factor * row[key + end]:.{digits}f}" for end in ("", "_low", "_high"))
+                cells[label] = f"{value} [{low}, {high}] n={int(row[key + '_n'])}"
+        rows.append(cells)
+    return rows
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -24,7 +24,10 @@ FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice is continued."""
+    """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice is continued.
+
+    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the utterance.
+    """
 
     id: str
     text: str

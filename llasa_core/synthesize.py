@@ -70,7 +70,8 @@ class Synthesizer:
     Raises InputError where tokenizer, model and codec do not belong together. `mask_eot` hides the template's
     `<|eot_id|>` tokens from attention, as the public training code does. `slots` rows are generated at a time.
     `speakers` are the tags that the model was trained with: any other is refused; none at all (an empty list) means
-    that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag.
+    that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag. With a
+    voice prompt the request's speaker only names whose voice it is, and no tag is written.
     A LoRA model must be merged first: the loop reads the weight of the output embedding.
     """
 
@@ -212,7 +213,7 @@ class Synthesizer:
         sampling = sampling or Sampling()
         prompts, limits = [], []
         for request in requests:
-            tag = None if self.speakers == () else request.speaker or None
+            tag = None if self.speakers == () or request.voice is not None else request.speaker or None
             if tag is not None and self.speakers is not None and tag not in self.speakers:
                 known = ", ".join(self.speakers)
                 raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")

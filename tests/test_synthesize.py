@@ -130,6 +130,15 @@ def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, m
         next(iter(tagged.speak([replace(request, speaker="nobody")], SAMPLING)))
 
 
+def test_beside_a_voice_prompt_the_speaker_is_a_label_and_no_tag(model, mini_tokenizer):
+    synthesizer = Synthesizer(model, mini_tokenizer, FakeCodec(), speakers=["kore"])
+    request = Request("a", TEXTS[0], voice=Voice("hello", np.array([5, 6, 7])))
+    labelled = replace(request, speaker="nobody")
+    plain, with_label = (next(iter(synthesizer.speak([r], SAMPLING))) for r in (request, labelled))
+    assert plain.prompt_tokens == with_label.prompt_tokens
+    assert np.array_equal(plain.generated.codes, with_label.generated.codes)
+
+
 def test_transcription_is_text_and_the_same_in_a_batch(synthesizer):
     generator = np.random.default_rng(0)
     codes = [generator.integers(0, 4096, length) for length in (5, 40, 17)]
