@@ -4,6 +4,7 @@ Imports stand inside the handlers: a command pays only for what it uses. Results
 messages to standard error.
 """
 
+import itertools
 import json
 import sys
 from argparse import Namespace
@@ -44,8 +45,14 @@ def prepare(options: Namespace) -> None:
         if options.hours or options.utterances:
             raise InputError("--hours and --utterances belong to the builtin corpus")
         utterances = corpus.read_corpus(options.source, options.layout, options.speaker, options.language)
+        listed = []  # a list that only names files is read, and so checked, to its end before anything is written
+        for utterance in utterances:
+            listed.append(utterance)
+            if isinstance(utterance.audio, bytes):
+                break
+        whole = itertools.chain(listed, utterances)
         with progress_bar(None, "utterance") as bar:
-            report = corpus.prepare(utterances, options.out, jobs=options.jobs, progress=bar.update)
+            report = corpus.prepare(whole, options.out, jobs=options.jobs, progress=bar.update)
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
 
 

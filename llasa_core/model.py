@@ -86,11 +86,12 @@ def load_model(path_or_id: str | Path, tokenizer: Any = None, dtype: torch.dtype
             raise InputError(f"{folder}: no *.safetensors, expected safetensors weights (pickled weights are not read)")
     elif folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
         raise InputError(f"{path_or_id}: no such folder, expected a checkpoint folder, a size name or a hub id")
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(path_or_id, use_safetensors=True, dtype=dtype)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"{path_or_id}: cannot be loaded as a checkpoint ({str(error).splitlines()[0]})") from error
     if tokenizer is not None and model.config.vocab_size != len(tokenizer):
         raise InputError(
