@@ -236,7 +236,9 @@ def start_run(experiment: Experiment, run: Run, again: bool, jobs: int) -> tuple
         process = subprocess.Popen(
             [sys.executable, "-m", "llasa_core.notebook_run", json.dumps(order)],
             cwd=experiment.root,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            env={"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin starve each other on a shared machine
+            | os.environ
+            | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
