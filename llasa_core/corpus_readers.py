@@ -91,9 +91,7 @@ def _ljspeech(path: Path) -> Iterator[Utterance]:
 def _libritts(path: Path) -> Iterator[Utterance]:
     chapters = sorted({transcript.parent for transcript in _transcripts(path)})
     if not chapters:
-        raise InputError(
-            f"{path}: no *.normalized.txt or *.trans.txt below it, expected a LibriTTS or LibriSpeech tree"
-        )
+        raise InputError(f"{path}: no *.normalized.txt or *.trans.txt in it, expected a LibriSpeech or LibriTTS tree")
     for chapter in chapters:
         texts = {}
         for listing in sorted(chapter.glob("*.trans.txt")):

@@ -124,7 +124,7 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         raise InputError(f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number from 0 on")
     if split not in (None, *SPLITS):
         raise InputError(f"{where}: split is {split!r}, expected train, dev or test")
-    audio = folder / item["audio"]
+    audio = Path(os.path.normpath(folder / item["audio"]))
     speaker, language = item.get("speaker") or "", item.get("language") or "en"
     return Utterance(item["id"], audio, item["text"], speaker, language, seconds, split)
 
