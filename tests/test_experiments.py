@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.experiments import load_experiment, path_sha256, record, repository_root, run_experiment
+from llasa_core.experiments import (
+    RunState,
+    follow,
+    load_experiment,
+    path_sha256,
+    record,
+    repository_root,
+    run_experiment,
+)
 from llasa_core.notebook_run import limited_notebook
 from llasa_core.parameters import notebook_parameters
 from llasa_core.run_table import RunTable, plan
@@ -347,3 +355,28 @@ def test_repository_root_is_the_nearest_folder_with_a_project_file(tmp_path, mon
     assert repository_root() == tmp_path
     with pytest.raises(InputError, match=r"expected a pyproject\.toml"):
         repository_root("/")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_table_on_a_terminal_is_redrawn_in_place_with_progress(study):
+    experiment = load_experiment(study("grid: {seed: [0, 1]}\n"))
+    screen = Terminal()
+    table = RunTable(experiment, screen)
+    first, second = states = [RunState(run) for run in experiment.runs]
+    table(states)
+    first.state, first.seconds, first.cell, first.line = "running", 65.0, "2/3", "loss 1.5"
+    table(states)
+    second_drawing = screen.getvalue().split("\x1b[3F")[1]  # up by the headline and two rows
+    assert f"running  {first.run.id}" in second_drawing and f"waiting  {second.run.id}" in second_drawing
+    assert "1:05" in second_drawing and "cell 2/3" in second_drawing and "loss 1.5" in second_drawing
+    assert screen.getvalue().count("\x1b[3F") == 1
+
+
+def test_log_becomes_cell_and_last_line():
+    state = RunState(None)
+    follow(state, io.BytesIO(b"\n[cell 3/9] 'train(...)'\n 10%|#   |\r 20%|##  |"))
+    assert (state.cell, state.line) == ("3/9", "20%|##  |")
