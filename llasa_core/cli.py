@@ -17,10 +17,6 @@ BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryErro
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status. `argv` without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["demo"]:  # has options of its own
-        from llasa_core import demo
-
-        return guarded(lambda: demo.main(arguments[1:]))
     try:
         options = build_parser().parse_args(arguments)
     except SystemExit as ending:  # argparse has printed help or the error
@@ -184,7 +180,6 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--force", action="store_true", help="run finished runs again, from nothing")
     add.add_argument("--jobs", type=count, default=1, help="runs at a time; they share the CPU threads (default 1)")
 
-    commands.add_parser("demo", help="the whole pipeline in minutes: see make demo", add_help=False)
     return parser
 
 

@@ -23,7 +23,7 @@ def test_every_subcommand_has_a_handler_and_helps_with_an_example(name, capsys):
 def test_help_lists_every_subcommand(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"    {name}" in out for name in (*SUBCOMMANDS, "demo"))
+    assert all(f"    {name}" in out for name in SUBCOMMANDS)
 
 
 @pytest.mark.parametrize(
