@@ -10,7 +10,7 @@ import pytest
 from llasa_core import builtin, grammar
 from llasa_core.errors import InputError
 
-TINY = {"utterances": 6, "test_utterances": 2, "dev_fraction": 0.4}
+TINY = {"utterances": 10, "test_utterances": 2, "dev_fraction": 0.4}
 
 
 def files_of(folder):
@@ -79,7 +79,11 @@ def test_voices_are_balanced_and_test_sentences_are_spread_over_all_of_them():
 
 
 def test_a_longer_plan_begins_with_the_shorter_one():
-    assert builtin.plan(utterances=500)[:300] == builtin.plan(utterances=300)
+    assert builtin.plan(utterances=500, test_utterances=40)[:300] == builtin.plan(utterances=300, test_utterances=40)
+
+
+def test_a_small_corpus_keeps_four_fifths_for_training():
+    assert [row["split"] for row in builtin.plan(utterances=50)].count("test") == 10
 
 
 def test_the_hours_asked_for_are_the_hours_planned(long_plan):
@@ -88,10 +92,13 @@ def test_the_hours_asked_for_are_the_hours_planned(long_plan):
 
 
 def test_dev_is_chosen_by_the_id_alone():
-    splits = [{row["id"]: row["split"] for row in builtin.plan(utterances=n, dev_fraction=0.1)} for n in (1500, 900)]
+    splits = [
+        {row["id"]: row["split"] for row in builtin.plan(utterances=n, test_utterances=100, dev_fraction=0.1)}
+        for n in (1500, 900)
+    ]
     assert all(splits[0][identity] == split for identity, split in splits[1].items())
     dev = [split for split in splits[0].values() if split != "test"].count("dev")
-    assert 0.06 < dev / 1260 < 0.14
+    assert 0.06 < dev / 1400 < 0.14
 
 
 def test_the_voice_table_is_sane():
@@ -105,6 +112,8 @@ def test_the_voice_table_is_sane():
 def test_a_build_without_hours_or_with_a_name_twice_is_refused(tmp_path):
     with pytest.raises(InputError, match="exactly one"):
         builtin.build(tmp_path / "a")
+    with pytest.raises(InputError, match="more than nothing"):
+        builtin.build(tmp_path / "a", hours=0)
     with pytest.raises(InputError, match="different names"):
         builtin.build(tmp_path / "b", utterances=2, voices=builtin.VOICES[:1] * 2)
     assert not any(tmp_path.iterdir())
@@ -164,7 +173,7 @@ def test_a_build_writes_a_manifest_whose_files_hold_what_it_says(corpus):
         assert all(line["split"] == split for line in lines)
         assert len(lines) == report["splits"][split]["utterances"]
         rows += lines
-    assert len(rows) == report["utterances"] == 6 and report == json.loads((folder / "report.json").read_text())
+    assert len(rows) == report["utterances"] == 10 and report == json.loads((folder / "report.json").read_text())
     for row in rows:
         info = soundfile.info(folder / row["audio"])
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
