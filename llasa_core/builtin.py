@@ -46,7 +46,7 @@ class Voice:
     speed: float = 1.0
 
 
-# Measured with Whisper tiny.en (int8, greedy; 25 sentences, about 200 words a voice) and WeSpeaker (40 utterances a voice):
+# Measured with Whisper tiny.en (int8, greedy; 25 sentences, about 200 words a voice) and WeSpeaker (40 a voice):
 # WER ava 1.0, ben 2.0, cleo 1.0, dan 1.0, eva 1.0, finn 3.0, gwen 1.5, hugo 3.0, ian 1.5 %; 99.4 % of utterances are
 # nearest to the centroid of the other utterances of their own voice; centroids have a cosine of at most 0.74.
 VOICES = (
