@@ -106,7 +106,7 @@ class CodesDataset:
     """A codes dataset, open for random access by row: `len(dataset)`, `dataset[i]`, `dataset.lengths()`.
 
     A row is a dict of id, text, codes (uint16 (F,), a read-only view), speaker, language, seconds. `meta` is the
-    content of meta.json. All parts are in memory, 2 bytes a code; processes forked from this one share them.
+    content of meta.json. Codes take 2 bytes each, in memory or mapped; processes forked from this one share them.
     """
 
     def __init__(self, meta: dict, tables: Sequence[pa.Table]):
@@ -139,8 +139,11 @@ class CodesDataset:
         )
 
 
-def read_codes(folder: str | Path, verify: bool = True) -> CodesDataset:
+def read_codes(folder: str | Path, verify: bool = True, cache: str | Path | None = None) -> CodesDataset:
     """Open a codes dataset; `verify` compares the sha256 of every part first.
+
+    The parts are unpacked into memory; with `cache`, once into files of that folder, which are mapped: processes share
+    them, and a dataset larger than memory opens at once.
 
     Raises InputError, which names the file, where meta.json is missing (an unfinished extraction) or malformed, or a
     part is missing, damaged, changed, of another schema, unlisted, or holds codes outside the codebook.
@@ -155,12 +158,31 @@ def read_codes(folder: str | Path, verify: bool = True) -> CodesDataset:
             raise InputError(f"{path}: missing, expected it as meta.json lists it")
         if verify and _sha256(path) != shard["sha256"]:
             raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
-        table = _read_table(path)
-        if len(table) != shard["rows"]:
-            raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
-        _refuse_foreign_codes(path, table, meta["codebook_size"])
-        tables.append(table)
+        unpacked = None if cache is None else Path(cache) / f"{shard['sha256']}.arrow"
+        if unpacked is None or not unpacked.exists():
+            table = _read_table(path)
+            if len(table) != shard["rows"]:
+                raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
+            _refuse_foreign_codes(path, table, meta["codebook_size"])
+            if unpacked is not None:
+                _unpack(table, unpacked)
+        tables.append(table if unpacked is None else _mapped(unpacked))
     return CodesDataset(meta, tables)
+
+
+def _unpack(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    os.replace(temporary, path)
+
+
+def _mapped(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({_brief(error)}); delete it, it is made again") from None
 
 
 def _read_meta(path: Path) -> dict:

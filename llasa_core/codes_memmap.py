@@ -102,7 +102,7 @@ def export_memmap(
                     overlong += 1
                 else:
                     rows += 1
-                    robbed += bool(row[columns - TEMPLATE_TOKENS :].max() >= vocabulary.text_size)
+                    robbed += bool(row[max(columns - TEMPLATE_TOKENS, 0) :].max() >= vocabulary.text_size)
                     file.write(row.tobytes())
                 if progress:
                     progress(1)

@@ -22,21 +22,20 @@ HOP = 320  # samples a code; also two steps of the features, which have no other
 class Xcodec2Codec:
     """The Codec seam over a transformers Xcodec2Model, in the precision and on the device that the model has.
 
-    batch_seconds: audio that shares a batch; 0, the default on a CPU, where batches gain nothing, runs each utterance
-    alone. Batches are exact up to the rounding of sums, which can flip a code whose value lies on a border.
+    batch_seconds: audio of equal length that may share a batch; 0 runs each utterance alone (on a CPU a batch gains
+    nothing). A batch is exact up to the rounding of sums, which may flip a code whose value lies on a border.
     """
 
     name = "xcodec2"
 
-    def __init__(self, model: Xcodec2Model, batch_seconds: float | None = None):
+    def __init__(self, model: Xcodec2Model, batch_seconds: float = 0.0):
         if model.config.hop_length != HOP:
             raise InputError(f"xcodec2: a hop of {model.config.hop_length} samples, expected {HOP}")
         self.model = model.eval()
         self.sample_rate = model.config.sampling_rate
         self.frame_rate = self.sample_rate / HOP
         self.codebook_size = math.prod(model.config.quantization_levels)
-        on_cpu = model.device.type == "cpu"
-        self.batch_seconds = (0.0 if on_cpu else 120.0) if batch_seconds is None else batch_seconds
+        self.batch_seconds = batch_seconds
         self._features = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, padding_value=1.0, stride=2)
 
     @classmethod
@@ -45,7 +44,7 @@ class Xcodec2Codec:
         name_or_path: str | Path = CHECKPOINT,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        batch_seconds: float | None = None,
+        batch_seconds: float = 0.0,
     ) -> "Xcodec2Codec":
         """The released checkpoint, or a folder or hub id in transformers' format (safetensors only).
 
