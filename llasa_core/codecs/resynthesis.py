@@ -10,6 +10,7 @@ from llasa_core.audio import load_audio, write_wav
 from llasa_core.codecs import Codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest, write_manifest
+from llasa_core.speech_requests import FILE_SAFE_ID
 
 
 class RoundTrip(NamedTuple):
@@ -35,17 +36,23 @@ def resynthesize(
     """Encode and decode utterances of `manifest`, one at a time, and write both sides under `out`.
 
     Originals are referred to where they are; decoded waves are `out/wavs/ID.wav`, 16-bit, `codec.sample_rate` Hz,
-    floor(T / hop) * hop samples long.
+    floor(T / hop) * hop samples long. InputError for an id that is no file name, or a wave shorter than one code.
     """
     out = Path(out)
-    (out / "wavs").mkdir(parents=True, exist_ok=True)
     originals = select(manifest, limit)
+    for utterance in originals:
+        if not FILE_SAFE_ID.fullmatch(utterance.id):
+            raise InputError(f"{manifest}: id {utterance.id!r}, expected a file name of letters, digits and ._+@=,-")
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
     decoded = []
     for utterance in tqdm(originals, desc="codec round trip", disable=not progress):
         wave = load_audio(utterance.audio, codec.sample_rate)
         path = out / "wavs" / f"{utterance.id}.wav"
-        write_wav(path, codec.decode(codec.encode([wave]))[0], codec.sample_rate)
-        decoded.append(replace(utterance, audio=path.resolve()))
+        again = codec.decode(codec.encode([wave]))[0]
+        if not len(again):
+            raise InputError(f"{manifest}: utterance {utterance.id!r} has {len(wave)} samples, less than a code")
+        write_wav(path, again, codec.sample_rate)
+        decoded.append(replace(utterance, audio=path.resolve(), seconds=len(again) / codec.sample_rate))
     write_manifest(out / "originals.jsonl", originals)
     write_manifest(out / "manifest.jsonl", decoded)
     return RoundTrip(out / "originals.jsonl", out / "manifest.jsonl")
