@@ -42,7 +42,7 @@ def encode_manifest(
     code. `progress` is called with the number of utterances just finished.
 
     Returns the content of meta.json, or None while other shards still have parts to make (the last one writes it).
-    Raises InputError for a bad manifest, a codec of another rate, or an `out` made from something else.
+    Raises InputError for a bad manifest, or an `out` made from something else.
     """
     out, limits = Path(out), limits or Limits()
     if not 0 <= shard < shards or rows_per_part < 1 or batch_seconds <= 0:
