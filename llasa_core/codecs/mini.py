@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import nn
 from transformers import Wav2Vec2BertConfig, Xcodec2Config
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
 from llasa_core.errors import InputError
+from llasa_core.manifest import publish
 
 SAMPLE_RATE = 16_000
 HOP = 320
@@ -40,6 +42,12 @@ class MiniCodecConfig:
     n_fft: int = 1024
 
     def __post_init__(self):
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            several = setting.name == "levels"
+            if not all(isinstance(v, int) and v > several for v in (value if several else [value])):
+                expected = "integers above 1" if several else "a positive integer"
+                raise InputError(f"mini codec: {setting.name} is {value!r}, expected {expected}")
         if self.width % 32 or self.width % self.heads:
             raise InputError(f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}")
 
@@ -78,9 +86,8 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (B, F, width)
         update = self.norm(self.depthwise(hidden.transpose(1, 2)).transpose(1, 2))
-        with torch.autocast(
-            hidden.device.type, torch.bfloat16, enabled=self.training
-        ):  # pointwise only: bf16 convolutions are slow
+        # Pointwise only: bf16 convolutions are slow.
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.training):
             update = self.project(nn.functional.gelu(self.expand(update)))
         return hidden + self.scale * update.float()
 
@@ -162,15 +169,11 @@ class MiniCodec:
         for path in (config_path, weights_path):
             if not path.is_file():
                 raise InputError(f"{path}: not found; a mini codec is a folder with config.json and model.safetensors")
+        model = MiniCodecModel(_read_config(config_path))
         try:
-            saved = json.loads(config_path.read_text())
-            known = {field.name for field in fields(MiniCodecConfig)}
-            values = {key: tuple(value) if key == "levels" else value for key, value in saved.items() if key in known}
-            model = MiniCodecModel(MiniCodecConfig(**values))
-            weights = {name: tensor.float() for name, tensor in load_file(weights_path).items()}
-            model.load_state_dict(weights)
-        except (json.JSONDecodeError, SafetensorError, RuntimeError, TypeError, AttributeError) as error:
-            raise InputError(f"{folder}: not a mini codec checkpoint ({str(error).splitlines()[0]})") from error
+            model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights_path).items()})
+        except (SafetensorError, RuntimeError) as error:
+            raise InputError(f"{weights_path}: expected weights that fit config.json ({_brief(error)})") from None
         return cls(model, device)
 
     def save(self, folder: str | Path) -> None:
@@ -178,9 +181,9 @@ class MiniCodec:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        publish(folder / "model.safetensors", serialise(weights))
         config = {"codec": "mini", "sample_rate": SAMPLE_RATE, "hop": HOP, **asdict(self.model.config)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        publish(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / 320),) each."""
@@ -217,3 +220,21 @@ def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
         if length:
             groups.setdefault(length, []).append(index)
     return [group[i : i + largest] for group in groups.values() for i in range(0, len(group), largest)]
+
+
+def _read_config(path: Path) -> MiniCodecConfig:
+    marks = {"codec": "mini", "sample_rate": SAMPLE_RATE, "hop": HOP}
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        found = {key: saved.pop(key, None) for key in marks}
+        if found == marks:
+            return MiniCodecConfig(**{**saved, "levels": tuple(saved["levels"])})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path}: expected the settings of a mini codec ({_brief(error)})") from None
+    raise InputError(f"{path}: expected the settings of a mini codec, with {json.dumps(marks)}")
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -20,7 +20,7 @@ from torch import nn
 from llasa_core.audio import load_audio
 from llasa_core.codecs.mini import HOP, SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
-from llasa_core.manifest import read_manifest
+from llasa_core.manifest import publish, read_manifest
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # window, hop, mel bands
@@ -50,6 +50,11 @@ class CodecTraining:
     save_steps: int = 500
     threads: int = 2
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "crop_frames", "save_steps", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"codec training: {name} is {getattr(self, name)}, expected at least 1")
 
 
 class CharacterHead(nn.Module):
@@ -107,9 +112,8 @@ class WaveSet:
         longest = int(settings.max_seconds * SAMPLE_RATE)
         waves, labels = [], []
         near = rng.integers(len(self.waves)) + rng.integers(len(self.waves) // 8 + 1, size=settings.batch_size)
-        for index in self.by_length[
-            near % len(self.waves)
-        ]:  # neighbours in length, so that little of the batch is padding
+        # Neighbours in length, so that little of the batch is padding.
+        for index in self.by_length[near % len(self.waves)]:
             wave = torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
             label = self.labels[index]
             if rng.random() < 0.5:
@@ -183,7 +187,8 @@ def step_losses(
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
     """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat metrics.
 
-    `report` receives each log row: step, mel, ctc (nats a character), codes_used (of the last 100 batches), seconds.
+    `output_dir/resume.pt` lets a stopped run go on and spares a finished one every step, for the same settings only.
+    `report` receives each log row: step, mel, ctc (nats a character), codes_used (of the last 50 batches), seconds.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -198,6 +203,8 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     state_path, log_path = output / "resume.pt", output / "train_log.jsonl"
     fingerprint = json.dumps({**asdict(settings), "output_dir": ""}, sort_keys=True)
     first, rows, spent = 0, [], 0.0
+    window: list[list[float]] = []  # mel and ctc of the steps since the last log row
+    used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
     if state_path.is_file():
         state = torch.load(state_path, weights_only=True)
         if state["settings"] == fingerprint:
@@ -205,9 +212,8 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
             head.load_state_dict(state["head"])
             optimizer.load_state_dict(state["optimizer"])
             first, rows, spent = state["step"], state["rows"], state["seconds"]
+            window, used = state.get("window", window), state.get("used", used)
     started = time.monotonic() - spent
-    window: list[tuple[float, float]] = []
-    used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
     model.train()
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
@@ -221,7 +227,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
         used[codes.reshape(-1).long()] = True
-        window.append((mel.item(), ctc.item()))
+        window.append([mel.item(), ctc.item()])
         if (step + 1) % 50 == 0 or step + 1 == settings.steps:
             mels, ctcs = zip(*window, strict=True)
             rows.append(
@@ -237,19 +243,21 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
             report(rows[-1])
             window.clear()
             used.zero_()
-        if (step + 1) % settings.save_steps == 0 and step + 1 < settings.steps:
+        if (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps:
             state = {
                 "settings": fingerprint,
                 "step": step + 1,
                 "rows": rows,
                 "seconds": time.monotonic() - started,
+                "window": window,
+                "used": used,
                 "model": model.state_dict(),
                 "head": head.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
             torch.save(state, output / "resume.pt.tmp")
             os.replace(output / "resume.pt.tmp", state_path)
-    log_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    publish(log_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     MiniCodec(model).save(output)
     return {
         "mel_loss": rows[-1]["mel"],
