@@ -3,6 +3,9 @@
 Every figure reads in grey (markers and line styles differ, not only colours), names its units and shows intervals.
 """
 
+import io
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -24,9 +27,22 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
+class Drawing(Figure):
+    """A Figure that is saved in our style and shows itself in a notebook, where only pyplot's figures would."""
+
+    def savefig(self, *args, **kwargs) -> None:
+        with matplotlib.rc_context(STYLE):
+            super().savefig(*args, **kwargs)
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=80)  # executed notebooks are kept small
+        return picture.getvalue()
+
+
 def _axes(columns: int = 1, width: float = 4.2, height: float = 3.0) -> tuple[Figure, list]:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height), layout="constrained")
+        figure = Drawing(figsize=(width * columns, height), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, list(axes)
 
@@ -49,8 +65,9 @@ def lm_training(log: pd.DataFrame) -> Figure:
     """
     with matplotlib.rc_context(STYLE):
         figure, (axis,) = _axes(1, width=5.2)
-        train = log.dropna(subset=["loss"]) if "loss" in log else log.iloc[:0]
-        axis.plot(train["step"], train["loss"], color=COLOURS[0], linewidth=0.9, label="training")
+        if "loss" in log:
+            train = log.dropna(subset=["loss"])
+            axis.plot(train["step"], train["loss"], color=COLOURS[0], linewidth=0.9, label="training")
         if "eval_loss" in log:
             held_out = log.dropna(subset=["eval_loss"])
             axis.plot(
@@ -66,24 +83,45 @@ def scores(table: pd.DataFrame, metric: str, label: str, percent: bool = False) 
 
     Columns `system`, `<metric>`, `<metric>_low`, `<metric>_high`, `<metric>_n`; one row a system, drawn top to bottom.
     """
-    factor = 100.0 if percent else 1.0
+    return score_panels(table, {metric: (label, 100.0 if percent else 1.0)})
+
+
+def score_panels(table: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -> Figure:
+    """One panel a metric, `panels` being {metric: (axis label, factor)}; table as in `scores`.
+
+    A system keeps its colour and marker in every panel and is left out where it has no such score.
+    """
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.6, height=0.7 + 0.42 * len(table))
-        for place, (_, row) in enumerate(table.iterrows()):
-            value, low, high = (factor * row[f"{metric}{end}"] for end in ("", "_low", "_high"))
-            axis.errorbar(
-                value,
-                place,
-                xerr=[[max(value - low, 0)], [max(high - value, 0)]],
-                color=COLOURS[place % len(COLOURS)],
-                marker=MARKERS[place % len(MARKERS)],
-                capsize=3,
-            )
-        names = [f"{row['system']} (n={int(row[f'{metric}_n'])})" for _, row in table.iterrows()]
-        axis.set_yticks(range(len(table)), names)
-        axis.invert_yaxis()
-        axis.margins(y=0.15)
-        axis.set_xlabel(label)
+        width = 5.6 if len(panels) == 1 else 4.4
+        figure, axes = _axes(len(panels), width=width, height=0.7 + 0.42 * len(table))
+        for axis, (metric, (label, factor)) in zip(axes, panels.items(), strict=True):
+            scored = [(style, row) for style, (_, row) in enumerate(table.iterrows()) if np.isfinite(row[metric])]
+            for place, (style, row) in enumerate(scored):
+                value, low, high = (factor * row[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                axis.errorbar(
+                    value,
+                    place,
+                    xerr=[[max(value - low, 0)], [max(high - value, 0)]],
+                    color=COLOURS[style % len(COLOURS)],
+                    marker=MARKERS[style % len(MARKERS)],
+                    capsize=3,
+                )
+            names = [f"{row['system']} (n={int(row[f'{metric}_n'])})" for _, row in scored]
+            axis.set_yticks(range(len(scored)), names)
+            axis.invert_yaxis()
+            axis.margins(y=0.15)
+            axis.set_xlabel(label)
+        return figure
+
+
+def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
+    """Each utterance under two systems; columns `before`, `after`. Above the diagonal the second one scores higher."""
+    with matplotlib.rc_context(STYLE):
+        figure, (axis,) = _axes(1, width=3.8, height=3.8)
+        low, high = pairs[["before", "after"]].min().min(), pairs[["before", "after"]].max().max()
+        axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=LINES[1])
+        axis.scatter(pairs["before"], pairs["after"], s=14, color=COLOURS[0], alpha=0.6, linewidths=0)
+        axis.set(xlabel=f"{label}, before", ylabel=f"{label}, after", title=title, aspect="equal")
         return figure
 
 
@@ -145,6 +183,71 @@ def scaling_curve(points: pd.DataFrame, fit: pd.DataFrame | None, x_label: str, 
         axis.set_xscale("log")
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.legend()
+        return figure
+
+
+def learning_curve(
+    held_out: pd.DataFrame, fit: pd.DataFrame | None, uniform_bits: float | None = None, law: str = ""
+) -> Figure:
+    """Held-out loss of ONE run against its training tokens, and the same as bits per second of audio.
+
+    held_out: columns `tokens`, `eval_loss` (nats a speech token), `eval_bits_per_second`, one row an evaluation.
+    fit: columns `x`, `y`, `y_low`, `y_high` in the loss; law: its formula for the legend. uniform_bits: bits per second
+    when every code is equally likely, drawn as a line.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right) = _axes(2)
+        left.plot(
+            held_out["tokens"], held_out["eval_loss"], "o", color=COLOURS[0], ms=4, label="held-out loss, one run"
+        )
+        if fit is not None:
+            left.plot(fit["x"], fit["y"], color="black", linewidth=1, label=law or "power law")
+            left.fill_between(
+                fit["x"],
+                fit["y_low"],
+                fit["y_high"],
+                color="black",
+                alpha=0.15,
+                linewidth=0,
+                label="95 % bootstrap band",
+            )
+        left.set(xlabel="training tokens", ylabel="loss (nats per speech token)", title="learning curve of one run")
+        right.plot(
+            held_out["tokens"], held_out["eval_bits_per_second"], "s", color=COLOURS[1], ms=4, label="held-out speech"
+        )
+        if uniform_bits:
+            right.axhline(
+                uniform_bits, color="black", linestyle=LINES[2], linewidth=1, label="all codes equally likely"
+            )
+        right.set(xlabel="training tokens", ylabel="bits per second of audio", title="information in the codes")
+        for axis in (left, right):
+            axis.set_xscale("log")
+            axis.legend()
+        return figure
+
+
+def by_model(
+    table: pd.DataFrame, panels: Mapping[str, str], title: str, references: pd.DataFrame | None = None
+) -> Figure:
+    """Published scores by model, one line a search strategy, one panel a score; no intervals, as none were published.
+
+    table: columns `model`, `search` and those of `panels` ({column: axis label}). references: rows with `system` and
+    the same columns, drawn as level lines where they have a value.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(len(panels), width=3.4)
+        for axis, (column, label) in zip(axes, panels.items(), strict=True):
+            for place, (name, rows) in enumerate(table.groupby("search", sort=False)):
+                style = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": LINES[place], "ms": 4}
+                axis.plot(rows["model"], rows[column], label=f"search: {name}", **style)
+            for place, (_, row) in enumerate(() if references is None else references.iterrows()):
+                if np.isfinite(row[column]):
+                    grey = {"color": "black", "linewidth": 0.8, "linestyle": LINES[(3 + place) % len(LINES)]}
+                    axis.axhline(row[column], label=row["system"], **grey)
+            axis.set(ylabel=label)
+            axis.tick_params(axis="x", rotation=30)
+        figure.suptitle(title, fontsize=9)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 
