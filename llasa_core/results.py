@@ -1,0 +1,164 @@
+"""What results/ holds, read and checked: finished runs, scored utterances, training logs, the paper's tables.
+
+A run is finished when its result.json exists; a folder without one is ignored. A file that is damaged, or is not the
+one that its result.json recorded, is an InputError. Reads only; no model, no audio.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llasa_core.errors import InputError
+from llasa_core.evaluate import read_rows
+
+KEYS = ("artifacts", "experiment", "metrics", "notebook", "params", "provenance", "run", "schema")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run; the fields are those of its result.json, `folder` is where it lies."""
+
+    folder: Path
+    experiment: str
+    run: str
+    notebook: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    artifacts: dict[str, dict[str, str]]
+    provenance: dict[str, Any]
+
+    def file(self, name: str) -> Path:
+        """A file of the run's folder; InputError if it is missing or not the one that result.json recorded."""
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing, expected a file of the finished run")
+        ours = (self.experiment, self.run, name)
+        recorded = [item["sha256"] for item in self.artifacts.values() if Path(item["path"]).parts[-3:] == ours]
+        if recorded and file_sha256(path) != recorded[0]:
+            raise InputError(f"{path}: sha256 is not the {recorded[0][:12]}.. that result.json recorded")
+        return path
+
+    def rows(self, name: str = "utterances") -> list[dict]:
+        """Scored utterances of `<name>.jsonl`, every number finite, every id once."""
+        path = self.file(f"{name}.jsonl")
+        rows = read_rows(path)
+        ids = [row.get("id") for row in rows]
+        for number, row in enumerate(rows, start=1):
+            missing = [key for key in ("id", "seconds") if key not in row]
+            if missing:
+                raise InputError(f"{path}: row {number}: `{missing[0]}` is missing, expected a scored utterance")
+            _check_finite(row, f"{path}: row {number}")
+        if len(set(ids)) < len(ids):
+            raise InputError(f"{path}: an id occurs twice, expected one row an utterance")
+        return rows
+
+    def train_log(self) -> pd.DataFrame:
+        """train_log.jsonl, a row a line; columns as the training wrote them, `step` always."""
+        path = self.file("train_log.jsonl")
+        rows = read_rows(path)
+        for number, row in enumerate(rows, start=1):
+            if "step" not in row:
+                raise InputError(f"{path}: row {number}: `step` is missing, expected a line of a training log")
+            _check_finite(row, f"{path}: row {number}")
+        if not rows:
+            raise InputError(f"{path}: empty, expected a training log")
+        return pd.DataFrame(rows)
+
+
+def read_result(path: str | Path) -> Result:
+    """One result.json (DESIGN.md section 4); InputError if it is damaged or lies in another run's folder."""
+    path = Path(path)
+    value = _json_object(path)
+    missing = [key for key in KEYS if key not in value]
+    if missing:
+        raise InputError(f"{path}: key `{missing[0]}` is missing, expected {', '.join(KEYS)}")
+    if value["schema"] != 1:
+        raise InputError(f"{path}: schema is {value['schema']!r}, expected 1")
+    for key in ("params", "metrics", "artifacts", "provenance"):
+        if not isinstance(value[key], dict):
+            raise InputError(f"{path}: `{key}` is {value[key]!r}, expected an object")
+    for name, number in value["metrics"].items():
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise InputError(f"{path}: metric `{name}` is {number!r}, expected a number")
+    for name, item in value["artifacts"].items():
+        if not isinstance(item, dict) or not {"path", "sha256"} <= item.keys():
+            raise InputError(f"{path}: artifact `{name}` is {item!r}, expected path and sha256")
+    place = (value["experiment"], value["run"])
+    if path.parent.resolve().parts[-2:] != place:
+        raise InputError(f"{path}: is the result of {'/'.join(map(str, place))}, expected that folder")
+    return Result(path.parent, **{key: value[key] for key in KEYS if key != "schema"})
+
+
+def read_results(results_dir: str | Path = "results") -> list[Result]:
+    """All finished runs below `results_dir`, sorted by experiment and run."""
+    return [read_result(path) for path in sorted(Path(results_dir).glob("*/*/result.json"))]
+
+
+def runs_table(results: list[Result]) -> pd.DataFrame:
+    """One row a run: experiment, run, notebook, seconds, git_sha, cpu and gpu."""
+    columns = ("seconds", "git_sha", "cpu", "gpu")
+    rows = [
+        {"experiment": item.experiment, "run": item.run, "notebook": item.notebook}
+        | {name: item.provenance.get(name) for name in columns}
+        for item in results
+    ]
+    return pd.DataFrame(rows, columns=["experiment", "run", "notebook", *columns])
+
+
+def find_run(results_dir: str | Path, place: str) -> Result | None:
+    """The finished run `<experiment>/<run id>`, or the only one of that label (the id without its hash); None if none.
+
+    Raises InputError when several finished runs have the label.
+    """
+    experiment, _, label = place.partition("/")
+    folders = [path.parent for path in Path(results_dir, experiment).glob("*/result.json")]
+    found = sorted(folder for folder in folders if label in (folder.name, folder.name.rpartition("-")[0]))
+    if len(found) > 1:
+        names = ", ".join(folder.name for folder in found)
+        raise InputError(f"{results_dir}/{place}: several finished runs ({names}), expected one, or a full run id")
+    return read_result(found[0] / "result.json") if found else None
+
+
+def published_tables(results_dir: str | Path = "results") -> dict[str, pd.DataFrame]:
+    """The paper's tables in published/paper_tables.json: name -> rows; each row names its `system` and its `source`."""
+    path = Path(results_dir, "published", "paper_tables.json")
+    tables = {}
+    for name, table in _json_object(path).get("tables", {}).items():
+        for row in table["rows"]:
+            if not row.get("system") or not row.get("source"):
+                raise InputError(f"{path}: table `{name}`: row {row}, expected a system and a source")
+        tables[name] = pd.DataFrame(table["rows"])
+    return tables
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """A JSON object without NaN; InputError otherwise."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected a JSON object") from None
+    except ValueError as error:  # bad UTF-8 and bad JSON are both ValueErrors
+        raise InputError(f"{path}: not JSON ({error}), expected an object of finite numbers") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"the constant {constant}")
+
+
+def _check_finite(row: dict, where: str) -> None:
+    for key, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{where}: `{key}` is {value}, expected a finite number")

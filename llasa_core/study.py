@@ -1,0 +1,236 @@
+"""The mini study as tables: which runs it is read from, its scores side by side, and the section of the README.
+
+Averages are recomputed from scored utterances; the README's numbers are made here, so that none is written by hand.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llasa_core.errors import InputError
+from llasa_core.evaluate import compare_systems, summarise
+from llasa_core.results import Result, find_run, published_tables
+
+# Each part of the study and its run: <experiment>/<label>, the label being a run id with or without its hash.
+ROLES = {
+    "codec": "mini_codec/run",
+    "lm": "mini_llasa/run",
+    "builtin": "evaluation/builtin",
+    "finetune": "human_finetune/run",
+    "human": "evaluation/human",
+}
+HUMAN_SYSTEMS = {"recordings": "originals", "codec": "codec", "before": "before", "after": "utterances"}  # name: rows
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+SCORES = (  # metric, its name in a table, factor, decimals
+    ("corpus_wer", "corpus WER, %", 100, 1),
+    ("corpus_wer_spoken_digits", "corpus WER, numbers read digit by digit, %", 100, 1),
+    ("speaker_similarity", "similarity to the own speaker, cosine", 1, 3),
+    ("nearest_speaker_share", "nearest to the own speaker, % of utterances", 100, 1),
+    ("quality", "predicted quality, 1 to 5", 1, 2),
+    ("pesq_wb", "PESQ, wide band", 1, 2),
+    ("stoi", "STOI", 1, 3),
+    ("never_ended_share", "never ended, % of utterances", 100, 1),
+    ("ended_at_once_share", "ended at once, % of utterances", 100, 1),
+)
+# What is asked, the published table with its row and column, our corpus, system and metric, factor, decimals.
+COMPARED = (
+    ("WER of recordings, %", "codec", "Ground truth", "wer", "builtin", "recordings", "corpus_wer", 100, 2),
+    ("WER after the codec, %", "codec", "X-codec2", "wer", "builtin", "codec", "corpus_wer", 100, 2),
+    ("PESQ, wide band, after the codec", "codec", "X-codec2", "pesq_wb", "builtin", "codec", "pesq_wb", 1, 2),
+    ("STOI after the codec", "codec", "X-codec2", "stoi", "builtin", "codec", "stoi", 1, 2),
+    ("WER of speech, %", "seed_tts_eval", "llasa 1b 250k", "en_wer", "builtin", "synthesized", "corpus_wer", 100, 2),
+    ("zero-shot similarity", "seed_tts_eval", "llasa 1b 250k", "en_sim", "human", "before", "speaker_similarity", 1, 3),
+)
+
+
+def read_study(
+    results_dir: str | Path = "results", roles: Mapping[str, str] = ROLES
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """({role: finished run}, {role: place without a finished run}); InputError for a role that is none of `ROLES`."""
+    unknown = set(roles) - set(ROLES)
+    if unknown:
+        raise InputError(f"role {min(unknown)!r} is unknown, expected some of {', '.join(ROLES)}")
+    found = {role: find_run(results_dir, place) for role, place in roles.items()}
+    missing = {role: roles[role] for role, result in found.items() if result is None}
+    return {role: result for role, result in found.items() if result is not None}, missing
+
+
+def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
+    """One row a system: `corpus`, `system`, `run`, and the metrics of `evaluate.summarise`.
+
+    Corpus builtin: recordings, codec, synthesized. Corpus human: recordings, codec, before, after. Recomputed from the
+    scored utterances; the averages of builtin's recordings are taken as mini_codec recorded them if it kept no rows.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(corpus: str, system: str, result: Result, summary: Mapping[str, float]) -> None:
+        rows.append({"corpus": corpus, "system": system, "run": f"{result.experiment}/{result.run}", **summary})
+
+    if "codec" in study:
+        result, prefix = study["codec"], "original_"
+        kept = {name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
+        add("builtin", "recordings", result, summarise(result.rows("originals")) if _keeps_originals(result) else kept)
+        add("builtin", "codec", result, summarise(result.rows()))
+    if "builtin" in study:
+        add("builtin", "synthesized", study["builtin"], summarise(study["builtin"].rows()))
+    for system, name in HUMAN_SYSTEMS.items() if "human" in study else ():
+        add("human", system, study["human"], summarise(study["human"].rows(name)))
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["corpus", "system", "run"])
+
+
+def paired_differences(study: Mapping[str, Result]) -> dict[str, dict[str, float]]:
+    """`evaluate.compare_systems` of "synthesized - recordings", "synthesized - codec" (builtin), "after - before" (human).
+
+    A pair is left out where a side has no rows.
+    """
+    differences = {}
+    if "codec" in study and "builtin" in study:
+        if _keeps_originals(study["codec"]):
+            pair = study["codec"].rows("originals"), study["builtin"].rows()
+            differences["synthesized - recordings"] = compare_systems(*pair)
+        differences["synthesized - codec"] = compare_systems(study["codec"].rows(), study["builtin"].rows())
+    if "human" in study:
+        differences["after - before"] = compare_systems(study["human"].rows("before"), study["human"].rows())
+    return differences
+
+
+def _keeps_originals(codec: Result) -> bool:
+    return (codec.folder / "originals.jsonl").is_file()
+
+
+def beside_the_paper(scores: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Published numbers and ours where they answer the same question; other data, judges and sizes: not comparable.
+
+    scores: of `system_scores`. Columns quantity, published, system, source, mini_scale, n: ours as text with its
+    interval, empty where there is no run.
+    """
+    rows = []
+    for quantity, table, system, column, corpus, ours, metric, factor, decimals in COMPARED:
+        published = tables[table]
+        line = published[published["system"] == system]
+        line = (line[line["search"].isin(("", "none"))] if "search" in line else line).iloc[0]
+        own = scores[(scores["corpus"] == corpus) & (scores["system"] == ours)].to_dict("records")
+        row = {"quantity": quantity, "published": line[column], "system": system, "source": line["source"]}
+        row["mini_scale"] = with_interval(own[0], metric, factor, decimals) if own else ""
+        rows.append(row | {"n": own[0].get(f"{metric}_n") if own else None})
+    return pd.DataFrame(rows)
+
+
+def with_interval(row: Mapping[str, float], metric: str, factor: float = 1, decimals: int = 2) -> str:
+    """`12.3 [11.0, 13.5]` of a row with METRIC, METRIC_low and METRIC_high; empty where the row has no such metric."""
+    values = [factor * row.get(f"{metric}{end}", math.nan) for end in ("", "_low", "_high")]
+    if not math.isfinite(values[0]):
+        return ""
+    value, low, high = (f"{number:z.{decimals}f}" for number in values)
+    return f"{value} [{low}, {high}]"
+
+
+def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] = ROLES) -> str:
+    """The study's results as Markdown; empty as long as no part of it has a finished run."""
+    study, missing = read_study(results_dir, roles)
+    if not study:
+        return ""
+    scores, differences = system_scores(study), paired_differences(study)
+    parts = []
+    if "codec" in study or "builtin" in study:
+        names = {"recordings": "recordings", "codec": "mini codec", "synthesized": "mini Llasa"}
+        parts.append("**Held-out sentences of the built-in corpus**\n\n" + _scores_markdown(scores, "builtin", names))
+        for system in ("recordings", "codec"):
+            if change := differences.get(f"synthesized - {system}"):
+                parts.append(f"Mini Llasa minus {names[system]}, paired: {_change(change)}.")
+    if "human" in study:
+        names = {"recordings": "recordings", "codec": "mini codec", "before": "zero-shot", "after": "fine-tuned"}
+        parts.append("**A real voice, before and after fine-tuning**\n\n" + _scores_markdown(scores, "human", names))
+        parts.append(f"Fine-tuned minus zero-shot, paired: {_change(differences['after - before'])}.")
+    training = [_training(study[role], role) for role in ("codec", "lm", "finetune") if role in study]
+    if training:
+        header = [
+            "",
+            "speech, h",
+            "parameters",
+            "steps",
+            "tokens",
+            "held-out loss, nats a token",
+            "bits a second",
+            "min",
+        ]
+        parts.append("**Training**\n\n" + markdown(header, training))
+    beside = beside_the_paper(scores, published_tables(results_dir))
+    beside = beside[beside["mini_scale"] != ""]
+    if len(beside):
+        lines = [
+            [row.quantity, f"{row.published:g} ({row.system}; {row.source})", f"{row.mini_scale} (n = {row.n:.0f})"]
+            for row in beside.itertuples()
+        ]
+        parts.append(
+            "**Beside the paper's numbers.** Mini scale, other test sentences, other judges: not comparable, "
+            "here to show what corresponds to what.\n\n" + markdown(["", "paper", "mini scale"], lines)
+        )
+    if missing:
+        parts.append("Without a finished run: " + ", ".join(f"`{place}`" for place in missing.values()) + ".")
+    parts.append("Runs: " + ", ".join(f"`{item.experiment}/{item.run}`" for item in study.values()) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def section(text: str, replacement: str | None = None) -> str:
+    """What stands between the markers of a README, or that README with `replacement` there.
+
+    Raises InputError if the two markers do not occur once each, in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError(f"expected the line {BEGIN} and after it the line {END}, once each")
+    before, rest = text.split(BEGIN)
+    inside, after = rest.split(END)
+    return inside.removeprefix("\n") if replacement is None else f"{before}{BEGIN}\n{replacement}{END}{after}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; an empty cell becomes a dash, save in the first column."""
+    lines = [header, ["---"] * len(header), *([row[0], *(cell or "–" for cell in row[1:])] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _scores_markdown(scores: pd.DataFrame, corpus: str, names: Mapping[str, str]) -> str:
+    rows = {row["system"]: row for row in scores[scores["corpus"] == corpus].to_dict("records")}
+    shown = [system for system in names if system in rows]
+    header = ["", *(f"{names[system]} (n = {rows[system]['corpus_wer_n']:.0f})" for system in shown)]
+    lines = [
+        [label, *(with_interval(rows[system], metric, factor, decimals) for system in shown)]
+        for metric, label, factor, decimals in SCORES
+    ]
+    return markdown(header, [line for line in lines if any(line[1:])])
+
+
+def _change(difference: Mapping[str, float]) -> str:
+    parts = [
+        f"{name} {with_interval(difference, f'{metric}_difference', factor, decimals)}"
+        for metric, name, factor, decimals in (
+            ("corpus_wer", "WER in points", 100, 1),
+            ("speaker_similarity", "similarity", 1, 3),
+        )
+        if f"{metric}_difference" in difference
+    ]
+    return f"{', '.join(parts)}, n = {difference['corpus_wer_difference_n']:.0f}"
+
+
+def _training(result: Result, role: str) -> list[str]:
+    """Cells of one training run; the codec's metrics carry the prefix training_."""
+    values = result.metrics
+    name, prefix = {"codec": ("mini codec", "training_"), "lm": ("mini Llasa", ""), "finetune": ("fine-tune", "")}[role]
+
+    def cell(key: str, form: str, factor: float = 1) -> str:
+        return format(factor * values[key], form) if key in values else ""
+
+    return [
+        name,
+        cell(f"{prefix}train_hours", ".1f"),
+        cell(f"{prefix}parameters", ",.0f"),
+        cell(f"{prefix}steps", ",.0f"),
+        cell(f"{prefix}tokens", ",.0f"),
+        cell(f"{prefix}eval_loss", ".3f"),
+        cell(f"{prefix}eval_bits_per_second", ".0f"),
+        cell(f"{prefix}seconds", ".0f", 1 / 60),
+    ]
