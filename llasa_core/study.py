@@ -82,9 +82,9 @@ def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
 
 
 def paired_differences(study: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """`evaluate.compare_systems` of "synthesized - recordings", "synthesized - codec" (builtin), "after - before" (human).
+    """`evaluate.compare_systems` of the pairs whose two sides have rows.
 
-    A pair is left out where a side has no rows.
+    "synthesized - recordings" and "synthesized - codec" on builtin, "after - before" on human.
     """
     differences = {}
     if "codec" in study and "builtin" in study:
