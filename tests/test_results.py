@@ -201,7 +201,7 @@ def test_markdown_holds_every_part_with_intervals_and_names_what_is_missing(resu
     text = results_table(results)
     assert "| corpus WER, % | 1.0 [0.0, 2.0] | 10.0 [0.0, 16.7] | 30.0 [25.0, 33.3] |" in text
     assert "| | recordings (n = 2) | mini codec (n = 2) | mini Llasa (n = 2) |" in text.replace("|  |", "| |")
-    assert "Fine-tuned minus zero-shot, paired: WER in points -20.0 [-25.0, -16.7], similarity 0.200" in text
+    assert "Fine-tuned minus before, paired: WER in points -20.0 [-25.0, -16.7], similarity 0.200" in text
     assert "| mini codec | 4.0 | – | 100 | – | – | – | 2 |" in text
     assert "not comparable" in text and "Without a finished run: `human_finetune/run`." in text
     assert "`evaluation/human-22222222`" in text and "nan" not in text
