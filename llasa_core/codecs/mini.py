@@ -19,6 +19,7 @@ from transformers import Wav2Vec2BertConfig, Xcodec2Config
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
+from llasa_core.codecs.harmonic import PITCH_RANGE, PitchHead, SourcedISTFTHead, source_wave
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish
 
@@ -40,10 +41,15 @@ class MiniCodecConfig:
     levels: tuple[int, ...] = (4,) * 6
     n_mels: int = 80
     n_fft: int = 1024
+    harmonic: bool = False  # pitch from the latents, phases from a pulse train at it (see harmonic.py)
 
     def __post_init__(self):
         for setting in fields(self):
             value = getattr(self, setting.name)
+            if setting.name == "harmonic":
+                if not isinstance(value, bool):
+                    raise InputError(f"mini codec: harmonic is {value!r}, expected true or false")
+                continue
             several = setting.name == "levels"
             if not all(isinstance(v, int) and v > several for v in (value if several else [value])):
                 expected = "integers above 1" if several else "a positive integer"
@@ -126,6 +132,9 @@ class MiniCodecModel(nn.Module):
         self.widen = nn.Linear(config.width, shape.quantization_dim)
         self.quantizer = Xcodec2Quantizer(shape)
         self.decoder = Xcodec2Decoder(shape)
+        if config.harmonic:
+            self.decoder.head = SourcedISTFTHead(shape)
+            self.pitch = PitchHead(shape.quantization_dim)
 
     def analyse(self, wave: torch.Tensor) -> torch.Tensor:
         """Wave (B, F * 320) -> latents before the quantizer (B, F, width + bottleneck_extra)."""
@@ -140,9 +149,19 @@ class MiniCodecModel(nn.Module):
         latents, codes = self.quantizer(self.analyse(wave))
         return latents, codes[..., 0]
 
-    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (B, F, width + bottleneck_extra) -> wave (B, F * 320)."""
+    def synthesize(self, latents: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents (B, F, width + bottleneck_extra) -> wave (B, F * 320).
+
+        A harmonic codec takes the source wave (B, F * 320) of its phases; without one it makes its own.
+        """
+        if self.config.harmonic:
+            self.decoder.head.source = self.own_source(latents) if source is None else source
         return self.decoder(latents)[:, 0]
+
+    def own_source(self, latents: torch.Tensor) -> torch.Tensor:
+        """The source wave (B, F * 320) of the pitch and voicing that the latents tell."""
+        log_pitch, logit = self.pitch(latents)
+        return source_wave(log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, HOP, torch.Generator().manual_seed(0))
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, F) -> wave (B, F * 320)."""

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from llasa_core.audio import load_audio
+from llasa_core.codecs.harmonic import source_wave, track_pitch
 from llasa_core.codecs.mini import HOP, SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish, read_manifest
@@ -43,6 +44,7 @@ class CodecTraining:
     clip: float = 1.0
     ctc_weight: float = 0.1
     spread_weight: float = 0.5  # keeps every dimension of the quantizer spread over its levels
+    pitch_weight: float = 0.1  # of a harmonic codec's pitch and voicing
     rate_jitter: float = 0.2  # half of the utterances are played faster or slower by up to this share
     gain_jitter_db: float = 6.0
     hours: float = 4.0  # at most this much of the manifest is held in memory
@@ -164,24 +166,31 @@ def step_losses(
     settings: CodecTraining,
     step: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mel loss on decoded crops, CTC loss per character, loss of spread, and the codes (B, F) of the batch."""
+    """Mel loss on decoded crops, CTC loss per character, weighted losses of spread and pitch, codes (B, F)."""
     waves, frames, labels = batch
     hidden = model.analyse(waves)
     latents, codes = model.quantizer(hidden)
-    spread = spread_loss(model.quantizer.project_in(hidden))
     rng = np.random.default_rng([settings.seed, step, 1])
     starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
     span = settings.crop_frames
     crops = torch.stack([row[start : start + span] for row, start in zip(latents, starts, strict=True)])
     target = torch.stack([row[s * HOP : (s + span) * HOP] for row, s in zip(waves, starts, strict=True)])
-    mel = mel_loss(model.synthesize(crops), target)
+    source = None
+    side = settings.spread_weight * spread_loss(model.quantizer.project_in(hidden))
+    if model.config.harmonic:
+        pitch, voiced = track_pitch(waves, HOP)
+        side = side + settings.pitch_weight * model.pitch.loss(latents, pitch, voiced)
+        crop = [slice(start, start + span) for start in starts]
+        pitch, voiced = (torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced))
+        source = source_wave(pitch, voiced, HOP, torch.Generator().manual_seed(step))
+    mel = mel_loss(model.synthesize(crops, source), target)
     kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
     if not kept or not settings.ctc_weight:
-        return mel, mel.new_zeros(()), spread, codes
+        return mel, mel.new_zeros(()), side, codes
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
     ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
-    return mel, ctc / sizes.sum(), spread, codes
+    return mel, ctc / sizes.sum(), side, codes
 
 
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
@@ -218,8 +227,8 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        mel, ctc, spread, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
-        loss = mel + settings.ctc_weight * ctc + settings.spread_weight * spread
+        mel, ctc, side, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
+        loss = mel + settings.ctc_weight * ctc + side
         if not torch.isfinite(loss):
             raise FloatingPointError(f"codec training diverged at step {step}: loss {loss.item()}")
         optimizer.zero_grad(set_to_none=True)
