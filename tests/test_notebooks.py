@@ -4,6 +4,7 @@ In the order of the notebooks' numbers: a study may read what an earlier one lef
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from llasa_core.experiments import load_experiment, repository_root, run_experim
 
 ROOT = repository_root(Path(__file__).parent)
 STUDIES = sorted((ROOT / "experiments").glob("*.yaml"), key=lambda path: (load_experiment(path).notebook, path.stem))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_leftovers():
+    """What an earlier version of a study left below artifacts/smoke would be refused, or reused."""
+    shutil.rmtree(ROOT / "artifacts" / "smoke", ignore_errors=True)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
