@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
+from llasa_core.manifest import publish
 from llasa_core.parameters import checked_value, notebook_parameters, read_yaml
 
 INJECTED = ("run_dir", "artifacts_dir")  # parameters that the runner sets
@@ -311,7 +312,5 @@ def path_sha256(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> Path:
     """Sorted keys, no NaN, by temporary file and rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    publish(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
     return path
