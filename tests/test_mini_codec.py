@@ -16,6 +16,7 @@ from llasa_core.codecs.mini import LogMel, MiniCodec, MiniCodecConfig, MiniCodec
 from llasa_core.codecs.mini_training import (
     CharacterHead,
     CodecTraining,
+    FramePredictor,
     MelLoss,
     WaveSet,
     learning_rate,
@@ -240,7 +241,7 @@ def test_batches_depend_on_seed_and_step_alone(settings):
 
 
 def test_utterance_cropped_for_its_length_carries_no_text(settings):
-    short = replace(settings, max_seconds=0.2, batch_size=8, rate_jitter=0.0)
+    short = replace(settings, max_seconds=0.2, batch_size=8)
     batch, frames, labels = WaveSet(settings.manifest, 1.0, seed=0).batch(short, 0)
     assert batch.shape == (8, 3200) and frames.tolist() == [10] * 8 and labels == [[]] * 8
 
@@ -253,7 +254,8 @@ def losses(settings, labels, frames=8):
     torch.nn.init.zeros_(head.out.bias)
     waves = torch.from_numpy(np.stack([speechlike(frames * 320, seed) for seed in range(len(labels))]))
     batch = (waves, torch.full((len(labels),), frames), labels)
-    return model, head, lambda: step_losses(model, head, MelLoss(), batch, settings, 0)
+    predictor = FramePredictor(len(TINY.levels), TINY.width)
+    return model, head, lambda: step_losses(model, head, predictor, MelLoss(), batch, settings, 0)
 
 
 def test_ctc_loss_of_a_head_that_knows_nothing_by_hand(settings):
@@ -333,3 +335,13 @@ def test_trained_folder_is_a_codec(settings, tmp_path):
 def test_training_settings_below_one_are_refused(name):
     with pytest.raises(InputError, match=f"{name} is 0"):
         CodecTraining("m", "o", **{name: 0})
+
+
+def test_frame_predictor_sees_only_frames_before_the_one_it_predicts():
+    torch.manual_seed(0)
+    predictor = FramePredictor(3, 16)
+    values = torch.randn(1, 12, 3)
+    changed = values.clone()
+    changed[0, 6] += 1
+    same = (predictor(values) == predictor(changed)).all(-1)[0]
+    assert same[:7].all() and not same[7:].any()

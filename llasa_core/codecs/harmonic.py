@@ -1,21 +1,25 @@
-"""A harmonic source for the mini codec's ISTFT head: pitch from the latents, phases from a pulse train at that pitch.
+"""The head of the mini codec's decoder: a harmonic-plus-noise synthesiser whose pitch comes from the latents.
 
-A mel front carries no phase, and at one frame in 20 ms the head cannot guess phases that run on from frame to frame:
-it draws a pulse a frame and the pitch is lost. Here the phases of every frame start from those of a source wave, pulses
-where speech is voiced and noise elsewhere, and the head adds its own (a source-filter vocoder as in NSF, Wang et al.
-2019, and HiFTNet, Li et al. 2023, in the STFT domain).
+A mel front carries no phase, and at one frame in 20 ms an ISTFT head cannot guess phases that run on from frame to
+frame: it draws a pulse a frame and the pitch is lost. Here the decoder draws two smooth filters, one for pulses at the
+pitch and one for noise (DDSP, Engel et al. 2020; Neural Homomorphic Vocoder, Liu et al. 2020). Harmonics follow by
+themselves, and so the voice.
 """
 
 import math
 
 import torch
 from torch import nn
-from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2ISTFTHead
 
 SAMPLE_RATE = 16_000
 PITCH_RANGE = (65.0, 420.0)  # Hz
 TRACK_WINDOW = 1024  # samples of an autocorrelation frame
 TRACK_BAND = 1200.0  # Hz, the highest that is listened to
+LAGS = (SAMPLE_RATE / PITCH_RANGE[1], SAMPLE_RATE / PITCH_RANGE[0])  # samples
+GRID = sorted({round(LAGS[0] * (LAGS[1] / LAGS[0]) ** (i / 95)) for i in range(96)})  # lags of the search
+JUMP = 2.0  # of the correlation, for an octave between two frames
+OCTAVE_BONUS = 0.02  # of the correlation, an octave
+VOICED = 0.45  # of the correlation
 CENTRE = 180.0  # Hz, where the pitch head starts
 
 
@@ -32,30 +36,56 @@ def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tenso
 
     raw, shape = autocorrelation((frames - frames.mean(-1, keepdim=True)) * window), autocorrelation(window)
     normal = raw / (raw[..., :1] + 1e-8) / (shape / shape[0])
-    first, last = int(SAMPLE_RATE / PITCH_RANGE[1]), int(SAMPLE_RATE / PITCH_RANGE[0])
-    lags = torch.arange(first, last, device=wave.device)
-    peak, place = (normal[..., first:last] - 6e-4 * (lags - first)).max(-1)  # of octaves the shorter lag wins
-    return SAMPLE_RATE / (place + first).float(), (peak > 0.5) & (raw[..., 0] > 1e-2)
+    path = smooth_path(normal[..., GRID], GRID)  # (B, F) places on the grid
+    near = torch.tensor(GRID, device=wave.device)[path].unsqueeze(-1) + torch.arange(-4, 5, device=wave.device)
+    place = near.gather(-1, normal.gather(-1, near).argmax(-1, keepdim=True))
+    before, peak, after = (normal.gather(-1, place + shift)[..., 0] for shift in (-1, 0, 1))
+    bend = (before - 2 * peak + after).clamp(max=-1e-6)
+    lag = place[..., 0] + ((before - after) / (2 * bend)).clamp(-0.5, 0.5)
+    return (SAMPLE_RATE / lag).clamp(*PITCH_RANGE), (peak > VOICED) & (raw[..., 0] > 1e-2)
 
 
-def source_wave(
+def smooth_path(scores: torch.Tensor, lags: list[int]) -> torch.Tensor:
+    """Scores (B, F, N) of N lags -> the path (B, F) with the best sum of scores, less JUMP for an octave's change.
+
+    The Viterbi search of Boersma (1993); without it a tracker jumps between octaves from frame to frame.
+    """
+    octaves = torch.tensor(lags, device=scores.device).float().log2()
+    jumps = JUMP * (octaves[:, None] - octaves[None]).abs()
+    scores = scores - OCTAVE_BONUS * (octaves - octaves[0])  # of octaves the shorter lag wins
+    best, back = scores[:, 0], []
+    for frame in range(1, scores.shape[1]):
+        reached, origin = (best[:, None] - jumps).max(-1)  # (B, N) over where each lag is reached from
+        back.append(origin)
+        best = reached + scores[:, frame]
+    place = best.argmax(-1)
+    path = [place]
+    for origin in reversed(back):
+        place = origin.gather(1, place[:, None])[:, 0]
+        path.append(place)
+    return torch.stack(path[::-1], 1)
+
+
+def source_waves(
     pitch: torch.Tensor, voiced: torch.Tensor, hop: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Pitch (Hz) and voicing (B, F) -> band-limited pulses where voiced, white noise elsewhere: (B, F * hop).
+    """Pitch (Hz) and voicing (B, F) -> band-limited pulses where voiced, and white noise: (B, 2, F * hop).
 
     The rows of a batch share one noise, so that a batch of n equals n batches of one under the same generator seed.
     """
-    pitch = nn.functional.interpolate(pitch[:, None], scale_factor=hop, mode="linear", align_corners=False)[:, 0]
-    gate = voiced.float().repeat_interleave(hop, 1)
+    pitch, gate = (
+        nn.functional.interpolate(track[:, None], scale_factor=hop, mode="linear", align_corners=False)[:, 0]
+        for track in (pitch, voiced.float())
+    )
     half = math.pi * torch.cumsum((pitch / SAMPLE_RATE).double(), 1).remainder(1.0).float()
     harmonics = torch.floor(SAMPLE_RATE / 2 / pitch).clamp(min=1)
     sine = torch.sin(half)
     at_pulse = sine.abs() < 1e-4
     # sum of cos(2 k half), k = 1 .. harmonics, in closed form
     pulses = (torch.sin((2 * harmonics + 1) * half) / torch.where(at_pulse, 1.0, sine) - 1) / 2
-    pulses = torch.where(at_pulse, harmonics, pulses) * torch.sqrt(2 / harmonics) / 2
+    pulses = torch.where(at_pulse, harmonics, pulses) * torch.sqrt(2 / harmonics)
     noise = torch.randn(1, pitch.shape[1], generator=generator).to(pitch.device)
-    return gate * (pulses + 0.05 * noise) + (1 - gate) * noise
+    return torch.stack([gate * pulses, noise.expand_as(pulses)], 1)
 
 
 class PitchHead(nn.Module):
@@ -77,26 +107,47 @@ class PitchHead(nn.Module):
         return 4 * error + nn.functional.binary_cross_entropy_with_logits(logit, voiced.float())
 
 
-class SourcedISTFTHead(Xcodec2ISTFTHead):
-    """X-codec2's ISTFT head with phases relative to those of `self.source` (B, F * hop), set before each call."""
+class HarmonicNoiseHead(nn.Module):
+    """Two filters a half frame, one on pulses and one on noise: hidden states (B, F, C) -> wave (B, 1, F * hop).
+
+    The filters are gains of the short-time spectrum of `self.source` (B, 2, F * hop), which is set before each call.
+    """
 
     source: torch.Tensor
+    parts = 2  # half frames of 10 ms: a burst does not smear over 80 ms
+    knots = 64  # of a filter, spread as mel bands are; the log gain between them is linear
+    start = -3.0  # log gain before training, near the level of speech
+
+    def __init__(self, channels: int, hop: int):
+        super().__init__()
+        self.hop = hop // self.parts
+        self.n_fft = 4 * self.hop
+        self.bins = self.n_fft // 2 + 1
+        self.linear = nn.Linear(channels, self.parts * 2 * self.knots)
+        self.register_buffer("basis", _between_knots(self.knots, self.bins), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        side = (self.n_fft - self.hop_length) // 2
-        padded = nn.functional.pad(self.source, (side, side))
-        spectrum = torch.stft(
-            padded, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True
-        ).transpose(1, 2)
-        magnitude, phase = self.linear(hidden_states).float().chunk(2, dim=-1)
-        spectrum = torch.polar(magnitude.exp().clamp(max=1e2), phase + spectrum.angle())
-        frames = torch.fft.irfft(spectrum, self.n_fft, dim=-1).transpose(1, 2) * self.window[None, :, None]
-        return (self._overlap(frames) / self._overlap(self._envelope(frames)).clamp(min=1e-11)).unsqueeze(1)
+        rows, frames, _ = hidden_states.shape
+        gains = self.linear(hidden_states).float().view(rows, frames * self.parts, 2, self.knots)
+        gains = gains @ self.basis + self.start
+        side = (self.n_fft - self.hop) // 2
+        padded = nn.functional.pad(self.source, (side, side)).unfold(2, self.n_fft, self.hop)  # (B, 2, P * F, n_fft)
+        spectra = torch.fft.rfft(padded * self.window).transpose(1, 2)
+        spectrum = (spectra * gains.clamp(max=5.0).exp()).sum(2)  # (B, P * F, bins)
+        windowed = (torch.fft.irfft(spectrum, self.n_fft) * self.window).transpose(1, 2)
+        envelope = self.window.square()[None, :, None].expand(1, -1, windowed.shape[2])
+        return (self._overlap(windowed) / self._overlap(envelope).clamp(min=1e-11)).unsqueeze(1)
 
-    def _envelope(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.window.square()[None, :, None].expand(1, -1, frames.shape[2])
+    def _overlap(self, windowed: torch.Tensor) -> torch.Tensor:  # (B, n_fft, P * F) -> (B, F * hop)
+        size = (1, (windowed.shape[2] - 1) * self.hop + self.n_fft)
+        whole = nn.functional.fold(windowed, size, (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]
+        side = (self.n_fft - self.hop) // 2
+        return whole[:, side:-side]
 
-    def _overlap(self, frames: torch.Tensor) -> torch.Tensor:  # (B, n_fft, F) -> (B, F * hop)
-        size = (1, (frames.shape[2] - 1) * self.hop_length + self.n_fft)
-        whole = nn.functional.fold(frames, size, (1, self.n_fft), stride=(1, self.hop_length))[:, 0, 0]
-        return whole[:, self.padding : -self.padding]
+
+def _between_knots(knots: int, bins: int) -> torch.Tensor:
+    """Weights (knots, bins) of linear interpolation from mel-spaced knots to the bins of 0 .. SAMPLE_RATE / 2."""
+    mel = torch.log1p(torch.linspace(0, SAMPLE_RATE / 2, bins) / 700)
+    place = mel / mel[-1] * (knots - 1)
+    return (1 - (place - torch.arange(knots)[:, None]).abs()).clamp(min=0)

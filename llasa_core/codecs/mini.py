@@ -1,4 +1,4 @@
-"""The mini codec: X-codec2's quantizer and decoder modules at small width behind a log-mel ConvNeXt front.
+"""The mini codec: a log-mel ConvNeXt front, X-codec2's quantizer and decoder modules at small width, a harmonic head.
 
 16 kHz, hop 320, 50 codes/s, one codebook of 4,096 codes (FSQ, levels [4]*6). A checkpoint is a folder with
 `config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the whole utterance and normalises over
@@ -19,7 +19,7 @@ from transformers import Wav2Vec2BertConfig, Xcodec2Config
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
-from llasa_core.codecs.harmonic import PITCH_RANGE, PitchHead, SourcedISTFTHead, source_wave
+from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish
 
@@ -41,15 +41,10 @@ class MiniCodecConfig:
     levels: tuple[int, ...] = (4,) * 6
     n_mels: int = 80
     n_fft: int = 1024
-    harmonic: bool = False  # pitch from the latents, phases from a pulse train at it (see harmonic.py)
 
     def __post_init__(self):
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if setting.name == "harmonic":
-                if not isinstance(value, bool):
-                    raise InputError(f"mini codec: harmonic is {value!r}, expected true or false")
-                continue
             several = setting.name == "levels"
             if not all(isinstance(v, int) and v > several for v in (value if several else [value])):
                 expected = "integers above 1" if several else "a positive integer"
@@ -101,9 +96,9 @@ class ConvNeXtBlock(nn.Module):
 class LogMel(nn.Module):
     """Natural-log mel spectrogram with one frame for each `hop` samples: (B, F * hop) -> (B, F, n_mels)."""
 
-    def __init__(self, n_fft: int, hop: int, n_mels: int):
+    def __init__(self, n_fft: int, hop: int, n_mels: int, floor: float = 1e-5):
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop, self.floor = n_fft, hop, floor
         filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney")
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)
@@ -112,7 +107,7 @@ class LogMel(nn.Module):
         side = (self.n_fft - self.hop) // 2
         padded = nn.functional.pad(wave, (side, self.n_fft - self.hop - side))
         spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
-        return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=1e-5).log()
+        return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=self.floor).log()
 
 
 class MiniCodecModel(nn.Module):
@@ -132,9 +127,8 @@ class MiniCodecModel(nn.Module):
         self.widen = nn.Linear(config.width, shape.quantization_dim)
         self.quantizer = Xcodec2Quantizer(shape)
         self.decoder = Xcodec2Decoder(shape)
-        if config.harmonic:
-            self.decoder.head = SourcedISTFTHead(shape)
-            self.pitch = PitchHead(shape.quantization_dim)
+        self.decoder.head = HarmonicNoiseHead(config.width, HOP)
+        self.pitch = PitchHead(shape.quantization_dim)
 
     def analyse(self, wave: torch.Tensor) -> torch.Tensor:
         """Wave (B, F * 320) -> latents before the quantizer (B, F, width + bottleneck_extra)."""
@@ -152,16 +146,15 @@ class MiniCodecModel(nn.Module):
     def synthesize(self, latents: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
         """Latents (B, F, width + bottleneck_extra) -> wave (B, F * 320).
 
-        A harmonic codec takes the source wave (B, F * 320) of its phases; without one it makes its own.
+        The sources (B, 2, F * 320) of the head are those of the latents' own pitch unless given.
         """
-        if self.config.harmonic:
-            self.decoder.head.source = self.own_source(latents) if source is None else source
+        self.decoder.head.source = self.own_source(latents) if source is None else source
         return self.decoder(latents)[:, 0]
 
     def own_source(self, latents: torch.Tensor) -> torch.Tensor:
-        """The source wave (B, F * 320) of the pitch and voicing that the latents tell."""
+        """The source waves (B, 2, F * 320) of the pitch and voicing that the latents tell."""
         log_pitch, logit = self.pitch(latents)
-        return source_wave(log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, HOP, torch.Generator().manual_seed(0))
+        return source_waves(log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, HOP, torch.Generator().manual_seed(0))
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, F) -> wave (B, F * 320)."""
@@ -223,12 +216,11 @@ class MiniCodec:
             if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
                 bad = int(np.min(row)) if np.min(row) < 0 else int(np.max(row))
                 raise InputError(f"code {bad} is out of range: the mini codec has codes 0..{self.codebook_size - 1}")
-        for group in equal_groups([len(row) for row in codes]):
-            batch = torch.from_numpy(np.stack([codes[i] for i in group]).astype(np.int64)).to(self.device)
-            with torch.inference_mode():
-                result = self.model.decode(batch).float().cpu().numpy()
-            for i, wave in zip(group, result, strict=True):
-                waves[i] = wave
+        for index, row in enumerate(codes):  # alone: phases add up what a batch changes in the last digit of the pitch
+            if len(row):
+                with torch.inference_mode():
+                    wave = self.model.decode(torch.from_numpy(row.astype(np.int64))[None].to(self.device))
+                waves[index] = wave[0].float().cpu().numpy()
         return waves
 
 

@@ -1,8 +1,8 @@
 """Training of the mini codec: multi-resolution log-mel loss on crops, character CTC on whole utterances.
 
-The encoder sees whole utterances, the decoder random crops of their latents. The CTC head reads the quantized latents
-and is thrown away afterwards: it makes codes say what was spoken, the part that a semantic encoder plays in X-codec2,
-with no teacher model and no recogniser. Checkpoints make a killed run resume with the same batches.
+The encoder sees whole utterances, the decoder random crops of their latents. Two helpers read the quantized latents and
+are thrown away afterwards: a CTC head makes codes say what was spoken, the part that a semantic encoder plays in
+X-codec2, and a frame predictor makes them predictable. Checkpoints make a killed run resume with the same batches.
 """
 
 import json
@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from llasa_core.audio import load_audio
-from llasa_core.codecs.harmonic import source_wave, track_pitch
+from llasa_core.codecs.harmonic import source_waves, track_pitch
 from llasa_core.codecs.mini import HOP, SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish, read_manifest
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # window, hop, mel bands
+MEL_FLOOR = 1e-4  # -80 dB of the loudest: what lies below is silence, and no error
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,20 @@ class CodecTraining:
 
     manifest: str
     output_dir: str
-    steps: int = 3000
-    batch_size: int = 16
-    crop_frames: int = 56  # 1.12 s of latents go through the decoder
+    steps: int = 12_000
+    batch_size: int = 4
+    crop_frames: int = 64  # 1.28 s of latents go through the decoder
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
-    peak_lr: float = 1.5e-3
+    peak_lr: float = 1e-3
     final_lr_ratio: float = 0.05
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     weight_decay: float = 0.01
     clip: float = 1.0
-    ctc_weight: float = 0.1
-    spread_weight: float = 0.5  # keeps every dimension of the quantizer spread over its levels
-    pitch_weight: float = 0.1  # of a harmonic codec's pitch and voicing
-    rate_jitter: float = 0.2  # half of the utterances are played faster or slower by up to this share
-    gain_jitter_db: float = 6.0
+    ctc_weight: float = 0.2
+    spread_weight: float = 0.5  # keeps every dimension of the quantizer spread over its levels; fades out
+    spread_steps: int = 800  # over so many steps
+    predict_weight: float = 1.0  # of the error of a small causal predictor of the next frame's levels
+    pitch_weight: float = 0.3  # of pitch and voicing
     hours: float = 4.0  # at most this much of the manifest is held in memory
     seed: int = 0
     save_steps: int = 500
@@ -54,7 +56,7 @@ class CodecTraining:
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "crop_frames", "save_steps", "threads"):
+        for name in ("steps", "batch_size", "crop_frames", "spread_steps", "save_steps", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"codec training: {name} is {getattr(self, name)}, expected at least 1")
 
@@ -74,12 +76,25 @@ class CharacterHead(nn.Module):
         return self.out(hidden).log_softmax(-1).transpose(0, 1)
 
 
+class FramePredictor(nn.Module):
+    """The levels of every frame guessed from the seven frames before it: (B, F, D) -> (B, F, D)."""
+
+    def __init__(self, dimensions: int, width: int):
+        super().__init__()
+        self.first = nn.Conv1d(dimensions, width, kernel_size=7)
+        self.out = nn.Linear(width, dimensions)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        past = nn.functional.pad(values.transpose(1, 2), (7, -1))
+        return self.out(nn.functional.gelu(self.first(past)).transpose(1, 2))
+
+
 class MelLoss(nn.Module):
     """Mean absolute difference of log-mel spectra, averaged over the scales: (B, T), (B, T) -> scalar."""
 
     def __init__(self):
         super().__init__()
-        self.scales = nn.ModuleList(LogMel(window, hop, bands) for window, hop, bands in MEL_SCALES)
+        self.scales = nn.ModuleList(LogMel(window, hop, bands, MEL_FLOOR) for window, hop, bands in MEL_SCALES)
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         losses = [nn.functional.l1_loss(scale(output), scale(target)) for scale in self.scales]
@@ -118,16 +133,10 @@ class WaveSet:
         for index in self.by_length[near % len(self.waves)]:
             wave = torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
             label = self.labels[index]
-            if rng.random() < 0.5:
-                factor = math.exp(rng.uniform(-1, 1) * math.log1p(settings.rate_jitter))
-                wave = nn.functional.interpolate(
-                    wave[None, None], scale_factor=factor, mode="linear", recompute_scale_factor=True
-                )[0, 0]
             if len(wave) > longest:
                 start = int(rng.integers(len(wave) - longest))
                 wave, label = wave[start : start + longest], []
-            wave = wave * 10 ** (rng.uniform(-1, 0.5) * settings.gain_jitter_db / 20)
-            waves.append(wave.clamp(-1, 1))
+            waves.append(wave)
             labels.append(label)
         frames = torch.tensor([max(len(wave) // HOP, settings.crop_frames) for wave in waves])
         batch = torch.zeros(len(waves), int(frames.max()) * HOP)
@@ -158,39 +167,53 @@ def spread_loss(projected: torch.Tensor) -> torch.Tensor:
     return ((mean + 0.24).square() + too_narrow.square() + too_wide.square()).mean()
 
 
+class StepLosses(NamedTuple):
+    """Losses of one step: mel distance, CTC per character, the weighted rest; and the codes (B, F) of the batch."""
+
+    mel: torch.Tensor
+    ctc: torch.Tensor
+    side: torch.Tensor
+    codes: torch.Tensor
+
+
 def step_losses(
     model: MiniCodecModel,
     head: CharacterHead,
+    predictor: FramePredictor,
     mel_loss: MelLoss,
     batch: tuple[torch.Tensor, torch.Tensor, list[list[int]]],
     settings: CodecTraining,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mel loss on decoded crops, CTC loss per character, weighted losses of spread and pitch, codes (B, F)."""
+) -> StepLosses:
+    """Mel loss on decoded crops, CTC loss on whole utterances, and spread, predictability and pitch of their codes."""
     waves, frames, labels = batch
     hidden = model.analyse(waves)
-    latents, codes = model.quantizer(hidden)
+    projected = model.quantizer.project_in(hidden)
+    values, codes = model.quantizer.quantizer(model.quantizer.quantizer.bound(projected))
+    latents = model.quantizer.project_out(values)
     rng = np.random.default_rng([settings.seed, step, 1])
     starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
     span = settings.crop_frames
     crops = torch.stack([row[start : start + span] for row, start in zip(latents, starts, strict=True)])
     target = torch.stack([row[s * HOP : (s + span) * HOP] for row, s in zip(waves, starts, strict=True)])
-    source = None
-    side = settings.spread_weight * spread_loss(model.quantizer.project_in(hidden))
-    if model.config.harmonic:
-        pitch, voiced = track_pitch(waves, HOP)
-        side = side + settings.pitch_weight * model.pitch.loss(latents, pitch, voiced)
-        crop = [slice(start, start + span) for start in starts]
-        pitch, voiced = (torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced))
-        source = source_wave(pitch, voiced, HOP, torch.Generator().manual_seed(step))
+    fade = max(0.0, 1 - step / settings.spread_steps)
+    pitch, voiced = track_pitch(waves, HOP)
+    side = (
+        settings.spread_weight * fade * spread_loss(projected)
+        + settings.predict_weight * (predictor(values) - values).square().mean()
+        + settings.pitch_weight * model.pitch.loss(latents, pitch, voiced)
+    )
+    crop = [slice(start, start + span) for start in starts]
+    pitch, voiced = (torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced))
+    source = source_waves(pitch, voiced, HOP, torch.Generator().manual_seed(step))
     mel = mel_loss(model.synthesize(crops, source), target)
     kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
     if not kept or not settings.ctc_weight:
-        return mel, mel.new_zeros(()), side, codes
+        return StepLosses(mel, mel.new_zeros(()), side, codes)
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
     ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
-    return mel, ctc / sizes.sum(), side, codes
+    return StepLosses(mel, ctc / sizes.sum(), side, codes)
 
 
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
@@ -206,11 +229,12 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     data = WaveSet(settings.manifest, settings.hours, settings.seed)
     model = MiniCodecModel(settings.model)
     head = CharacterHead(settings.model.xcodec2().quantization_dim, settings.model.width)
+    predictor = FramePredictor(len(settings.model.levels), settings.model.width)
     mel_loss = MelLoss()
-    parameters = [*model.parameters(), *head.parameters()]
+    parameters = [*model.parameters(), *head.parameters(), *predictor.parameters()]
     optimizer = torch.optim.AdamW(parameters, settings.peak_lr, betas=(0.8, 0.95), weight_decay=settings.weight_decay)
     state_path, log_path = output / "resume.pt", output / "train_log.jsonl"
-    fingerprint = json.dumps({**asdict(settings), "output_dir": ""}, sort_keys=True)
+    fingerprint = json.dumps({**asdict(settings), "output_dir": "", "threads": 0}, sort_keys=True)
     first, rows, spent = 0, [], 0.0
     window: list[list[float]] = []  # mel and ctc of the steps since the last log row
     used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
@@ -219,6 +243,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         if state["settings"] == fingerprint:
             model.load_state_dict(state["model"])
             head.load_state_dict(state["head"])
+            predictor.load_state_dict(state["predictor"])
             optimizer.load_state_dict(state["optimizer"])
             first, rows, spent = state["step"], state["rows"], state["seconds"]
             window, used = state.get("window", window), state.get("used", used)
@@ -227,16 +252,17 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        mel, ctc, side, codes = step_losses(model, head, mel_loss, data.batch(settings, step), settings, step)
-        loss = mel + settings.ctc_weight * ctc + side
+        batch = data.batch(settings, step)
+        losses = step_losses(model, head, predictor, mel_loss, batch, settings, step)
+        loss = losses.mel + settings.ctc_weight * losses.ctc + losses.side
         if not torch.isfinite(loss):
             raise FloatingPointError(f"codec training diverged at step {step}: loss {loss.item()}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings.clip)
         optimizer.step()
-        used[codes.reshape(-1).long()] = True
-        window.append([mel.item(), ctc.item()])
+        used[losses.codes.reshape(-1).long()] = True
+        window.append([losses.mel.item(), losses.ctc.item()])
         if (step + 1) % 50 == 0 or step + 1 == settings.steps:
             mels, ctcs = zip(*window, strict=True)
             rows.append(
@@ -262,6 +288,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
                 "used": used,
                 "model": model.state_dict(),
                 "head": head.state_dict(),
+                "predictor": predictor.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
             torch.save(state, output / "resume.pt.tmp")
