@@ -19,7 +19,7 @@ from llasa_core.corpus import Limits, check_utterance
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest
 
-__all__ = ["CodesDataset", "encode_manifest", "export_memmap", "import_memmap", "read_codes"]
+__all__ = ["CodesDataset", "encode_manifest", "export_memmap", "import_memmap", "join_pairs", "read_codes"]
 
 WINDOW_SECONDS = 600.0  # of audio in memory, among which utterances of equal length meet
 
@@ -73,6 +73,47 @@ def encode_manifest(
             out / part_name(number), {**settings, "source": _fingerprint(utterances[start : start + rows_per_part])}
         )
     return finish(out, len(starts), settings)
+
+
+def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part: int = 1000) -> dict:
+    """Utterances of a codes dataset, two of one speaker at a time, as a codes dataset of their own.
+
+    A row has both ids, texts and codes one behind the other and no speaker, so no tag: what a model must have seen to
+    go on in the voice of a prompt (`Prompt.tts_prompt` with a voice). Which two meet depends on `seed` alone; an odd
+    one out is left. A finished `out` of the same source and seed is kept. Returns the content of meta.json; raises
+    InputError where the source cannot be read, `out` was made from something else, or no speaker has two utterances.
+    """
+    dataset, out = read_codes(source), Path(out)
+    shards = [shard["sha256"] for shard in dataset.meta["shards"]]
+    made_from = hashlib.sha256(json.dumps(["pairs", seed, rows_per_part, *shards]).encode()).hexdigest()[:16]
+    speakers: dict[str, list[int]] = {}
+    for index in np.random.default_rng([seed, 3]).permutation(len(dataset)).tolist():
+        speakers.setdefault(dataset[index]["speaker"], []).append(index)
+    pairs = sorted(pair for members in speakers.values() for pair in zip(members[::2], members[1::2], strict=False))
+    if not pairs:
+        raise InputError(f"{source}: no speaker has two utterances, expected at least two to join")
+    settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
+    starts = range(0, len(pairs), rows_per_part)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(starts):
+        path, info = out / part_name(number), {**settings, "source": made_from}
+        if path.exists():
+            _refuse_another(path, info)
+            continue
+        rows = [_joined_row(dataset[first], dataset[second]) for first, second in pairs[start : start + rows_per_part]]
+        write_part(path, rows, {**info, "dropped": []})
+    return finish(out, len(starts), settings)
+
+
+def _joined_row(first: dict, second: dict) -> dict:
+    return {
+        "id": f"{first['id']}+{second['id']}",
+        "text": f"{first['text']} {second['text']}",
+        "codes": np.concatenate([first["codes"], second["codes"]]),
+        "speaker": "",
+        "language": first["language"],
+        "seconds": first["seconds"] + second["seconds"],
+    }
 
 
 def _encode_part(
