@@ -102,6 +102,7 @@ class HeldOut:
         utterances: int = 1000,
         batch_rows: int = 1,
         bf16: bool = False,
+        mask_eot: bool = False,
     ) -> None:
         self.bf16, self.datasets, self.dropped = bf16, [], 0
         for name, source in sources:
@@ -113,7 +114,9 @@ class HeldOut:
                 raise InputError(f"{name}: no held-out utterance fits a row of {context} tokens")
             rows = pack_lengths(lengths[fitting], context)
             grouped = [list(itertools.chain(*rows[i : i + batch_rows])) for i in range(0, len(rows), batch_rows)]
-            batches = [collate([source.example(int(fitting[i]), 0) for i in group]) for group in grouped]
+            batches = [
+                collate([source.example(int(fitting[i]), 0) for i in group], mask_eot=mask_eot) for group in grouped
+            ]
             seconds = sum(len(source.dataset[int(i)]["codes"]) for i in fitting) / frame_rate
             self.datasets.append((name, source.task, batches, seconds))
 

@@ -67,12 +67,16 @@ def pack_shuffled(lengths: Sequence[int], capacity: int, seed: Sequence[int], wi
     return rows
 
 
-def collate(examples: Sequence[Any], distort: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, Any]:
+def collate(
+    examples: Sequence[Any], distort: Callable[[np.ndarray], np.ndarray] | None = None, mask_eot: bool = False
+) -> dict[str, Any]:
     """Lay examples end to end as one flat batch.
 
-    `examples` have input_ids (T,), labels_from and labels_to (prompts.Example). `distort` maps the joined ids (L,) to
-    the ids that the model sees; labels keep the true ids. Returns input_ids, position_ids, labels (1, L) int64 and
-    cu_seqlens (N + 1,) int32. Raises InputError where an example would label its first token.
+    `examples` have input_ids (T,), labels_from, labels_to and eot_positions (prompts.Example). `distort` maps the
+    joined ids (L,) to the ids that the model sees; labels keep the true ids. `mask_eot` leaves the template's
+    end-of-turn tokens out and gaps in the positions: the loss of the public code, which masks them as keys and gives
+    them no label. Returns input_ids, position_ids, labels (1, L) int64 and cu_seqlens (N + 1,) int32. Raises InputError
+    where an example would label its first token.
     """
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
     borders = np.concatenate([[0], np.cumsum(lengths)])
@@ -87,6 +91,11 @@ def collate(examples: Sequence[Any], distort: Callable[[np.ndarray], np.ndarray]
         labelled = slice(start + example.labels_from, start + example.labels_to)
         labels[labelled] = input_ids[labelled]
     position_ids = np.arange(len(input_ids)) - np.repeat(borders[:-1], lengths)
+    if mask_eot:
+        holes = [start + at for start, one in zip(borders[:-1], examples, strict=True) for at in one.eot_positions]
+        input_ids, labels, position_ids = (np.delete(array, holes) for array in (input_ids, labels, position_ids))
+        kept = lengths - [len(example.eot_positions) for example in examples]
+        borders = np.concatenate([[0], np.cumsum(kept)])
     seen = input_ids if distort is None else distort(input_ids)
     return {
         "input_ids": torch.from_numpy(np.ascontiguousarray(seen, dtype=np.int64))[None],
@@ -239,3 +248,9 @@ class PackedRows:
         epoch, row = self._locate(number)
         rows, origin, members, _ = self._plan(epoch)
         return [self.sources[origin[i]].example(int(members[i]), epoch) for i in rows[row]]
+
+    def identifiers(self, number: int) -> list[str]:
+        """The utterance ids of row `number`, in the order of `examples`."""
+        epoch, row = self._locate(number)
+        rows, origin, members, _ = self._plan(epoch)
+        return [self.sources[origin[i]].identifiers[int(members[i])] for i in rows[row]]

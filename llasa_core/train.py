@@ -74,7 +74,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     rows = PackedRows([source for use, _, source in sources if use == "codes"], config.context, config.seed)
     held_out = [(f"{path}:{source.task}", source) for use, path, source in sources if use == "eval_codes"]
     held_out = (
-        HeldOut(held_out, config.context, frame_rate, config.eval_utterances, per_device, config.bf16)
+        HeldOut(held_out, config.context, frame_rate, config.eval_utterances, per_device, config.bf16, config.mask_eot)
         if held_out
         else None
     )
@@ -146,6 +146,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     if trainer.is_world_process_zero():
         speakers = sorted({name for use, _, source in sources if use == "codes" for name in source.speakers})
         card = {"codec": codec, "codebook_size": codebook_size, "frame_rate": frame_rate, "date": config.date}
+        card["mask_eot"] = config.mask_eot
         card |= {"speakers": speakers, "speaker_tags": tags, "training": asdict(config), "metrics": metrics}
         with _progress_bars(progress):
             _publish(trainer.model, tokenizer, config, output, card)

@@ -69,6 +69,7 @@ class TrainConfig:
     bf16: bool = True  # autocast; master weights stay fp32
     seed: int = 0
     date: str = DEFAULT_DATE  # date line of the chat template
+    mask_eot: bool = False  # hide the template's <|eot_id|> from attention: the public code's loss, exactly
     speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
     code_noise: float = 0.0  # probability that an input code is replaced by a random one; labels stay (paper: 0)
     save_steps: int = 0  # 0 = only the final model

@@ -57,7 +57,14 @@ class StepBatches(IterableDataset):
                 if self.config.code_noise:
                     generator = np.random.default_rng([self.config.seed, 2, numbers[0]])
                     distort = code_noise(self.vocabulary, self.config.code_noise, generator)
-                yield collate(examples, distort)
+                yield collate(examples, distort, self.config.mask_eot)
+
+    def utterances(self, step: int) -> list[str]:
+        """The ids of the utterances that this process reads in a step (0 is the first)."""
+        per_step, per_device, passes = self.config.rows(self.world)
+        share = per_device * passes
+        first = step * per_step + self.rank * share
+        return [name for number in range(first, first + share) for name in self.rows.identifiers(number)]
 
 
 class PackedTrainer(Trainer):
@@ -83,7 +90,11 @@ class PackedTrainer(Trainer):
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16):
             total, count = labelled_loss(model, inputs)
         if not torch.isfinite(total):
-            raise FloatingPointError(f"the loss is {total.item()} at step {self.state.global_step + 1}; lower peak_lr")
+            step = self.state.global_step
+            utterances = " ".join(self.batches.utterances(step))
+            raise FloatingPointError(
+                f"the loss is {total.item()} at step {step + 1}, lower peak_lr; read: {utterances}"
+            )
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         return loss * self.accelerator.num_processes  # DDP averages gradients over processes
 

@@ -77,6 +77,45 @@ def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4)
 
 
+def public_attention(made):
+    """Padded ids, labels and the public code's mask: attention 0 wherever the id is that of pad and eot."""
+    longest = max(len(one.input_ids) for one in made)
+    eot = int(made[0].input_ids[made[0].eot_positions[0]])
+    ids = torch.full((len(made), longest), eot)
+    labels = torch.full_like(ids, -100)
+    for row, one in enumerate(made):
+        ids[row, : len(one.input_ids)] = torch.from_numpy(one.input_ids)
+        labels[row, : len(one.input_ids)] = torch.from_numpy(one.labels())
+    return ids, labels, (ids != eot).long()
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_masked_eot_gives_the_public_loss_of_each_utterance_and_its_gradients(mini_tokenizer, implementation):
+    prompt, generator = Prompt(mini_tokenizer), np.random.default_rng(0)
+    made = [prompt.tts_example(f"The {w} lamp.", generator.integers(0, 4096, n)) for w, n in (("red", 9), ("old", 30))]
+    assert all(len(one.eot_positions) >= 2 for one in made)
+    model = build_model("tiny", len(mini_tokenizer))
+    model.set_attn_implementation(implementation)
+    ids, labels, mask = public_attention(made)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    logits = model(ids, attention_mask=mask, position_ids=positions).logits[:, :-1].transpose(1, 2)
+    each = F.cross_entropy(logits, labels[:, 1:], reduction="none").sum(1)
+    each.sum().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    packed = use_packed_attention(model)
+    alone = [labelled_loss(packed, collate([one], mask_eot=True))[0].item() for one in made]
+    total, count = labelled_loss(packed, collate(made, mask_eot=True))
+    total.backward()
+    assert count == 9 + 30 + 4
+    assert alone == pytest.approx(each.tolist(), rel=1e-5)
+    assert total.item() == pytest.approx(each.sum().item(), rel=1e-5)
+    for name, parameter in packed.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-4)
+    plain = [labelled_loss(packed, collate([one]))[0].item() for one in made]
+    assert any(abs(a - b) > 1e-4 for a, b in zip(plain, alone, strict=True))  # the holes are seen
+
+
 def test_held_out_loss_does_not_train(mini_tokenizer):
     model = use_packed_attention(build_model("tiny", len(mini_tokenizer))).train()
     made = Prompt(mini_tokenizer).tts_example("The red lamp.", np.arange(20))
