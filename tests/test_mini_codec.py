@@ -283,6 +283,26 @@ def test_ctc_loss_falls_when_the_codec_is_trained_on_it(settings):
     assert ctc[-1] < 0.5 * ctc[0]
 
 
+def test_decoder_steps_leave_the_codes_and_the_encoder_as_they_were(settings, tmp_path):
+    train_codec(replace(settings, output_dir=str(tmp_path / "short")))
+    train_codec(replace(settings, output_dir=str(tmp_path / "long"), decoder_steps=3))
+    before, after = (MiniCodec.from_folder(tmp_path / name) for name in ("short", "long"))
+    wave = speechlike(20 * 320, 1)
+    (codes,), (same,) = before.encode([wave]), after.encode([wave])
+    assert np.array_equal(codes, same)
+    assert not np.allclose(before.decode([codes])[0], after.decode([codes])[0], atol=1e-3)
+    weights, longer = before.model.state_dict(), after.model.state_dict()
+    changed = {name.split(".")[0] for name in weights if not torch.equal(weights[name], longer[name])}
+    assert changed == {"decoder", "pitch", "quantizer"}
+    assert torch.equal(weights["quantizer.project_in.weight"], longer["quantizer.project_in.weight"])
+
+
+def test_decoder_steps_have_a_learning_rate_of_their_own():
+    settings = CodecTraining("m", "o", steps=100, decoder_steps=100, warmup_steps=10, decoder_peak_lr=4e-4)
+    assert learning_rate(settings, 99) < 1e-4 and learning_rate(settings, 100) == pytest.approx(4e-4)
+    assert learning_rate(settings, 150) == pytest.approx(4e-4 * (0.05 + 0.95 / 2))
+
+
 def log_of(folder):
     rows = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]

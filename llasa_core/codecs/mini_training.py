@@ -39,7 +39,9 @@ class CodecTraining:
     batch_size: int = 4
     crop_frames: int = 64  # 1.28 s of latents go through the decoder
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
+    decoder_steps: int = 0  # after `steps`, so many of the decoder alone: the codes stay, a language model's too
     peak_lr: float = 1e-3
+    decoder_peak_lr: float = 5e-4
     final_lr_ratio: float = 0.05
     warmup_steps: int = 200
     weight_decay: float = 0.01
@@ -147,12 +149,21 @@ class WaveSet:
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
-    """Linear warm-up, then a cosine from `peak_lr` to `final_lr_ratio * peak_lr`."""
-    if step < settings.warmup_steps:
+    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; a second one for the decoder's steps."""
+    if step < min(settings.warmup_steps, settings.steps):
         return settings.peak_lr * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    peak, begin, end = settings.peak_lr, settings.warmup_steps, settings.steps
+    if step >= settings.steps and settings.decoder_steps:
+        peak, begin, end = settings.decoder_peak_lr, settings.steps, settings.steps + settings.decoder_steps
+    done = min(1.0, (step - begin) / max(1, end - begin))
     floor = settings.final_lr_ratio
-    return settings.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def fix_codes(model: MiniCodecModel) -> None:
+    """Stop training all that decides which codes an utterance gets, and run it as inference does."""
+    for module in (model.embed, model.blocks, model.norm, model.widen, model.quantizer.project_in):
+        module.requires_grad_(False).eval()
 
 
 def spread_loss(projected: torch.Tensor) -> torch.Tensor:
@@ -208,7 +219,7 @@ def step_losses(
     source = source_waves(pitch, voiced, HOP, torch.Generator().manual_seed(step))
     mel = mel_loss(model.synthesize(crops, source), target)
     kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
-    if not kept or not settings.ctc_weight:
+    if not kept or not settings.ctc_weight or step >= settings.steps:
         return StepLosses(mel, mel.new_zeros(()), side, codes)
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
@@ -249,7 +260,10 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
             window, used = state.get("window", window), state.get("used", used)
     started = time.monotonic() - spent
     model.train()
-    for step in range(first, settings.steps):
+    last = settings.steps + settings.decoder_steps
+    for step in range(first, last):
+        if step >= settings.steps:
+            fix_codes(model)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
         batch = data.batch(settings, step)
@@ -263,7 +277,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         optimizer.step()
         used[losses.codes.reshape(-1).long()] = True
         window.append([losses.mel.item(), losses.ctc.item()])
-        if (step + 1) % 50 == 0 or step + 1 == settings.steps:
+        if (step + 1) % 50 == 0 or step + 1 == last:
             mels, ctcs = zip(*window, strict=True)
             rows.append(
                 {
@@ -278,7 +292,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
             report(rows[-1])
             window.clear()
             used.zero_()
-        if (step + 1) % settings.save_steps == 0 or step + 1 == settings.steps:
+        if (step + 1) % settings.save_steps == 0 or step + 1 == last:
             state = {
                 "settings": fingerprint,
                 "step": step + 1,
@@ -301,6 +315,6 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         "codes_used": rows[-1]["codes_used"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_hours": round(data.hours, 3),
-        "steps": settings.steps,
+        "steps": last,
         "seconds": rows[-1]["seconds"],
     }
