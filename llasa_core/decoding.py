@@ -76,7 +76,7 @@ class SlotCache:
         self.live, self.at, self.seen = live, at, seen
 
     def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Called by the attention of each layer with key and value (B, heads, T, width)."""
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
