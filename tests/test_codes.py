@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, export_memmap, import_memmap, read_codes
+from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, read_codes
 from llasa_core.codes_dataset import finish, write_part
 from llasa_core.corpus import Limits, Utterance, load_audio, write_manifest
 from llasa_core.errors import InputError
@@ -461,3 +461,29 @@ def test_tokenizer_of_another_codec_is_refused(codes, llama3_tokenizer, tmp_path
 def test_codebook_of_more_than_16_bits_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected at most 65536"):
         write_part(tmp_path / "part-00000.parquet", [], {"codebook_size": 2**17})
+
+
+def test_pairs_join_two_utterances_of_one_speaker_as_a_voice_prompt_is_built(codes, tmp_path):
+    meta = join_pairs(codes, tmp_path / "pairs", seed=1)
+    singles = {row["id"]: row for row in (read_codes(codes)[i] for i in range(COUNT))}
+    pairs = read_codes(tmp_path / "pairs")
+    assert meta["utterances"] == len(pairs) == sum(n // 2 for n in read_codes(codes).meta["speakers"].values())
+    used = []
+    for index in range(len(pairs)):
+        pair = pairs[index]
+        first, second = (singles[name] for name in pair["id"].split("+"))
+        used += [first["id"], second["id"]]
+        assert first["speaker"] == second["speaker"] and pair["speaker"] == ""
+        assert pair["text"] == f"{first['text']} {second['text']}"
+        np.testing.assert_array_equal(pair["codes"], np.concatenate([first["codes"], second["codes"]]))
+        assert pair["seconds"] == pytest.approx(first["seconds"] + second["seconds"])
+    assert len(used) == len(set(used))
+
+
+def test_pairs_are_kept_when_finished_and_refused_for_another_seed(codes, tmp_path):
+    join_pairs(codes, tmp_path / "pairs", seed=1, rows_per_part=2)
+    before = files_of(tmp_path / "pairs")
+    join_pairs(codes, tmp_path / "pairs", seed=1, rows_per_part=2)
+    assert files_of(tmp_path / "pairs") == before
+    with pytest.raises(InputError, match="choose another folder"):
+        join_pairs(codes, tmp_path / "pairs", seed=2, rows_per_part=2)
