@@ -243,14 +243,17 @@ class PackedRows:
         """The epoch that row `number` belongs to."""
         return self._locate(number)[0]
 
-    def examples(self, number: int) -> list[Any]:
-        """The examples of row `number`."""
+    def _members(self, number: int) -> tuple[list[tuple[ExampleSource, int]], int]:
+        """The source and index of each utterance of row `number`, and the epoch."""
         epoch, row = self._locate(number)
         rows, origin, members, _ = self._plan(epoch)
-        return [self.sources[origin[i]].example(int(members[i]), epoch) for i in rows[row]]
+        return [(self.sources[origin[i]], int(members[i])) for i in rows[row]], epoch
+
+    def examples(self, number: int) -> list[Any]:
+        """The examples of row `number`."""
+        members, epoch = self._members(number)
+        return [source.example(index, epoch) for source, index in members]
 
     def identifiers(self, number: int) -> list[str]:
         """The utterance ids of row `number`, in the order of `examples`."""
-        epoch, row = self._locate(number)
-        rows, origin, members, _ = self._plan(epoch)
-        return [self.sources[origin[i]].identifiers[int(members[i])] for i in rows[row]]
+        return [source.identifiers[index] for source, index in self._members(number)[0]]

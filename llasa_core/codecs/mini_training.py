@@ -262,7 +262,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     model.train()
     last = settings.steps + settings.decoder_steps
     for step in range(first, last):
-        if step >= settings.steps:
+        if step == max(first, settings.steps):
             fix_codes(model)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
