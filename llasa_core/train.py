@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -295,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if int(os.environ.get("RANK", 0)) == 0:
         print(json.dumps(metrics, indent=2, sort_keys=True))
+    if dist.is_initialized():  # an interpreter that ends under gloo's threads aborts now and then
+        dist.barrier()
+        dist.destroy_process_group()
     return 0
 
 
