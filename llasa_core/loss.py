@@ -15,7 +15,8 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from llasa_core.errors import InputError
-from llasa_core.packing import NO_LABEL, ExampleSource, collate, pack_lengths
+from llasa_core.packing import NO_LABEL, collate, pack_lengths
+from llasa_core.sources import ExampleSource
 
 
 def labelled_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
@@ -78,9 +79,13 @@ def held_out_loss(model: PreTrainedModel, batches: Sequence[dict[str, Any]], bf1
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for batch in batches[rank::world]:
-            total, count = labelled_loss(model, {name: tensor.to(device) for name, tensor in batch.items()})
-            sums += torch.tensor([total.item(), count], dtype=torch.float64, device=device)
+        for first in range(0, len(batches), world):
+            mine = batches[
+                min(first + rank, len(batches) - 1)
+            ]  # as many forward passes in each process, as shards need
+            total, count = labelled_loss(model, {name: tensor.to(device) for name, tensor in mine.items()})
+            if first + rank < len(batches):
+                sums += torch.tensor([total.item(), count], dtype=torch.float64, device=device)
     model.train(was_training)
     if world > 1:
         dist.all_reduce(sums)
@@ -106,7 +111,7 @@ class HeldOut:
     ) -> None:
         self.bf16, self.datasets, self.dropped = bf16, [], 0
         for name, source in sources:
-            lengths = source.lengths + source.tag_lengths
+            lengths = source.longest()
             fitting = np.flatnonzero(lengths <= context)
             self.dropped += len(lengths) - len(fitting)
             fitting = fitting[:utterances]
@@ -117,7 +122,7 @@ class HeldOut:
             batches = [
                 collate([source.example(int(fitting[i]), 0) for i in group], mask_eot=mask_eot) for group in grouped
             ]
-            seconds = sum(len(source.dataset[int(i)]["codes"]) for i in fitting) / frame_rate
+            seconds = sum(source.frames(int(i)) for i in fitting) / frame_rate
             self.datasets.append((name, source.task, batches, seconds))
 
     def measure(self, model: PreTrainedModel) -> dict[str, float]:

@@ -6,16 +6,15 @@ label), each (1, L), with cu_seqlens (N + 1,) for the document borders. Labels f
 label, so the shift cannot make one utterance predict the next. What a step sees depends on seed and step alone.
 """
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from llasa_core.errors import InputError
+from llasa_core.sources import ExampleSource
 
 NO_LABEL = -100
 
@@ -72,7 +71,7 @@ def collate(
 ) -> dict[str, Any]:
     """Lay examples end to end as one flat batch.
 
-    `examples` have input_ids (T,), labels_from, labels_to and eot_positions (prompts.Example). `distort` maps the
+    `examples` have input_ids (T,), spans and eot_positions (prompts.Example). `distort` maps the
     joined ids (L,) to the ids that the model sees; labels keep the true ids. `mask_eot` leaves the template's
     end-of-turn tokens out and gaps in the positions: the loss of the public code, which masks them as keys and gives
     them no label. Returns input_ids, position_ids, labels (1, L) int64 and cu_seqlens (N + 1,) int32. Raises InputError
@@ -83,13 +82,13 @@ def collate(
     input_ids = np.concatenate([example.input_ids for example in examples]).astype(np.int64)
     labels = np.full_like(input_ids, NO_LABEL)
     for start, example in zip(borders[:-1], examples, strict=True):
-        if not 1 <= example.labels_from < example.labels_to <= len(example.input_ids):
-            raise InputError(
-                f"an example of {len(example.input_ids)} tokens labels {example.labels_from}:{example.labels_to}, "
-                "expected a range that starts after the first token"
-            )
-        labelled = slice(start + example.labels_from, start + example.labels_to)
-        labels[labelled] = input_ids[labelled]
+        for first, end in example.spans:
+            if not 1 <= first < end <= len(example.input_ids):
+                raise InputError(
+                    f"an example of {len(example.input_ids)} tokens labels {first}:{end}, "
+                    "expected a range that starts after the first token"
+                )
+            labels[start + first : start + end] = input_ids[start + first : start + end]
     position_ids = np.arange(len(input_ids)) - np.repeat(borders[:-1], lengths)
     if mask_eot:
         holes = [start + at for start, one in zip(borders[:-1], examples, strict=True) for at in one.eot_positions]
@@ -120,68 +119,6 @@ def code_noise(
     return distort
 
 
-@dataclass
-class ExampleSource:
-    """One codes dataset as examples of one task: "tts" (text -> codes) or "asr" (codes -> text).
-
-    `weight` is how often the dataset is seen in an epoch (0.5: another half each epoch). `speaker_tags` is the
-    probability that an utterance carries its speaker's tag, drawn by hash of utterance id and epoch.
-    """
-
-    dataset: Any
-    prompt: Any
-    task: str = "tts"
-    weight: float = 1.0
-    speaker_tags: float = 0.0
-    identifiers: list[str] = field(init=False)
-    lengths: np.ndarray = field(init=False)  # (N,) tokens without a tag
-    tag_lengths: np.ndarray = field(init=False)  # (N,) tokens that the tag adds
-
-    def __post_init__(self) -> None:
-        one = np.zeros(1, dtype=np.uint16)
-        self.identifiers, lengths, tag_lengths, speakers = [], [], [], {}
-        for row in (self.dataset[i] for i in range(len(self.dataset))):
-            self.identifiers.append(row["id"])
-            speaker = row["speaker"] or ""
-            bare = len(self._assemble(row["text"], one, None).input_ids)
-            if speaker not in speakers:
-                tagged = self.speaker_tags > 0 and self.task == "tts" and speaker
-                speakers[speaker] = len(self._assemble(row["text"], one, speaker).input_ids) - bare if tagged else 0
-            lengths.append(bare + len(row["codes"]) - 1)
-            tag_lengths.append(speakers[speaker])
-        self.lengths = np.array(lengths, dtype=np.int64)
-        self.tag_lengths = np.array(tag_lengths, dtype=np.int64)
-        self.speakers = sorted(speaker for speaker in speakers if speaker)
-
-    def _assemble(self, text: str, codes: np.ndarray, speaker: str | None) -> Any:
-        if self.task == "asr":
-            return self.prompt.asr_example(text, codes)
-        return self.prompt.tts_example(text, codes, speaker=speaker)
-
-    def tagged(self, index: int, epoch: int) -> bool:
-        """Whether utterance `index` carries its speaker's tag in `epoch`."""
-        if not self.tag_lengths[index]:
-            return False
-        digest = hashlib.sha256(f"{self.identifiers[index]}/{epoch}".encode()).digest()
-        return int.from_bytes(digest[:4], "big") / 2**32 < self.speaker_tags
-
-    def example(self, index: int, epoch: int) -> Any:
-        """Utterance `index` as a prompts.Example."""
-        row = self.dataset[index]
-        return self._assemble(row["text"], row["codes"], row["speaker"] if self.tagged(index, epoch) else None)
-
-    def epoch_members(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices seen in `epoch` (with repeats above weight 1) and their token counts, both (M,)."""
-        whole, part = divmod(self.weight, 1.0)
-        indices = [np.arange(len(self.lengths))] * int(whole)
-        if part:
-            generator = np.random.default_rng([seed, epoch, 1])
-            indices.append(np.flatnonzero(generator.random(len(self.lengths)) < part))
-        members = np.concatenate(indices) if indices else np.zeros(0, dtype=np.int64)
-        tags = np.array([self.tagged(int(i), epoch) for i in members], dtype=bool) if self.tag_lengths.any() else False
-        return members, self.lengths[members] + self.tag_lengths[members] * tags
-
-
 class PackedRows:
     """An endless, reproducible sequence of packed rows over one or more sources, epoch after epoch.
 
@@ -191,7 +128,7 @@ class PackedRows:
 
     def __init__(self, sources: Sequence[ExampleSource], capacity: int, seed: int, window: int = 8192) -> None:
         self.sources, self.capacity, self.seed, self.window = list(sources), capacity, seed, window
-        longest = [source.lengths + source.tag_lengths for source in self.sources]
+        longest = [source.longest() for source in self.sources]
         self.dropped_overlong = int(sum((tokens > capacity).sum() for tokens in longest))
         self._keep = [tokens <= capacity for tokens in longest]
         self._starts = [0]  # number of the first row of each epoch known so far
@@ -256,4 +193,4 @@ class PackedRows:
 
     def identifiers(self, number: int) -> list[str]:
         """The utterance ids of row `number`, in the order of `examples`."""
-        return [source.identifiers[index] for source, index in self._members(number)[0]]
+        return [source.identifier(index) for source, index in self._members(number)[0]]

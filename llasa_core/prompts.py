@@ -5,6 +5,7 @@ the sides. The chat template is rendered once, with a fixed date; a sample is a 
 Lengths, never values, say where labels and template tokens stand: pad and eot may share an id.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,17 +28,17 @@ __all__ = ["DEFAULT_DATE", "Example", "Prompt", "Voice"]
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One training sample. Its labels are `input_ids[labels_from:labels_to]`; every other position is -100."""
+    """One training sample. Its labels are the ids of `spans`, each (first, end); every other position is -100."""
 
     input_ids: np.ndarray  # int32 (T,)
-    labels_from: int
-    labels_to: int
+    spans: tuple[tuple[int, int], ...]  # one; in a conversation one for each answer
     eot_positions: tuple[int, ...]  # end-of-turn tokens of the template: attention 0 in the public training code
 
     def labels(self) -> np.ndarray:
         """int32 (T,), not shifted: -100 outside the labelled span."""
         labels = np.full_like(self.input_ids, -100)
-        labels[self.labels_from : self.labels_to] = self.input_ids[self.labels_from : self.labels_to]
+        for first, end in self.spans:
+            labels[first:end] = self.input_ids[first:end]
         return labels
 
 
@@ -102,6 +103,43 @@ class Prompt:
         answer = self._wrapped(ids.text_generation_start, self.text_ids(text), ids.text_generation_end)
         return self._example(self._before_asr, question, self._speaker_tag(None), answer)
 
+    def chat_example(self, messages) -> Example:
+        """A conversation [{"role", "content"}, ..]; labels are each assistant's content and the end of its turn.
+
+        The ids are those of the chat template, except that a content never holds a control token. Its end-of-turn
+        tokens are never hidden (`eot_positions` is empty): they are what the answer ends with.
+        """
+        shown = [{**one, "content": f"SENTINELOFTURN{number:05d}"} for number, one in enumerate(messages)]
+        text = self.tokenizer.apply_chat_template(shown, tokenize=False, date_string=self.date)
+        pieces = re.split(r"SENTINELOFTURN(\d{5})", text)
+        if [int(number) for number in pieces[1::2]] != list(range(len(messages))):
+            raise InputError(f"{name_of(self.tokenizer)}: its chat template does not write each content once, in order")
+        parts, spans, length = [self._template_ids(pieces[0])], [], 0
+        for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
+            length = sum(map(len, parts))
+            message = messages[int(number)]
+            parts += [self._plain_ids(message["content"].strip()), self._template_ids(after)]
+            if message["role"] == "assistant":
+                spans.append((length, length + len(parts[-2]) + 1))
+        return Example(np.concatenate(parts, dtype=np.int32), tuple(spans), ())
+
+    def example_lengths(self, task: str, rows) -> np.ndarray:
+        """int64 (N,): tokens of the "tts" or "asr" example (without a tag) of each row {"text", "codes"}."""
+        texts = [row["text"] for row in rows]
+        if any(not text.strip() for text in texts):
+            self.text_ids("")
+        before = self._before_asr if task == "asr" else self._before_tts
+        template = len(before) + len(self._between) + len(self._after) + 4  # and the four markers
+        spoken = [len(row["codes"]) for row in rows]
+        if not all(spoken):
+            self._code_ids(np.empty(0, np.int32))
+        written = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
+        return np.array([len(ids) for ids in written], np.int64) + np.array(spoken, np.int64) + template
+
+    def speaker_tag_length(self, speaker: str | None) -> int:
+        """Tokens that the speaker's tag adds to a "tts" example."""
+        return len(self._speaker_tag(speaker))
+
     def tts_prompt(self, text: str, speaker: str | None = None, voice: Voice | None = None) -> np.ndarray:
         """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
 
@@ -130,7 +168,7 @@ class Prompt:
         starts = [0, *ends[:-1]]
         template = ((starts[0], before), (starts[2], self._between), (starts[5], self._after))
         eots = tuple(start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot))
-        return Example(np.concatenate(parts, dtype=np.int32), starts[4], ends[4], eots)
+        return Example(np.concatenate(parts, dtype=np.int32), ((starts[4], ends[4]),), eots)
 
     def _wrapped(self, start: int, ids: np.ndarray, end: int) -> np.ndarray:
         wrapped = np.empty(len(ids) + 2, np.int32)

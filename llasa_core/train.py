@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from llasa_core.engines import engine_arguments, leave, whole_state
 from llasa_core.errors import InputError
-from llasa_core.loss import HeldOut
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
-from llasa_core.packing import ExampleSource, PackedRows
-from llasa_core.train_config import TrainConfig, read_entry
+from llasa_core.packing import PackedRows
+from llasa_core.train_config import TrainConfig
+from llasa_core.train_data import TrainingData, open_data
 from llasa_core.trainer import PackedTrainer, RunLog, StepBatches
 
 __all__ = ["TrainConfig", "launch", "train"]
@@ -41,9 +41,6 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     codes are given, steps, tokens, seconds, tokens_per_second, parameters, dropped_overlong, fill. Raises InputError on
     settings or data that do not fit together.
     """
-    from llasa_core.prompts import Prompt
-    from llasa_core.tokens import vocabulary_of
-
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -53,39 +50,14 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
-    datasets = [(*read_entry("codes", entry), "codes") for entry in config.codes]
-    datasets += [(*read_entry("eval_codes", entry), "eval_codes") for entry in config.eval_codes or []]
-    opened = {path: _open_codes(path) for path, *_ in datasets}
-    codebook_size = _agree({path: codes.meta["codebook_size"] for path, codes in opened.items()}, "codebook_size")
-    codec = _agree({path: codes.meta["codec"] for path, codes in opened.items()}, "codec")
-    frame_rate = _agree({path: codes.meta["frame_rate"] for path, codes in opened.items()}, "frame_rate")
-
-    tokenizer = _tokenizer(config, codebook_size)
-    vocabulary = vocabulary_of(tokenizer)
-    if vocabulary.codebook_size != codebook_size:
-        raise InputError(
-            f"{config.tokenizer or config.model}: the tokenizer has {vocabulary.codebook_size} speech tokens, "
-            f"{datasets[0][0]} has a codebook of {codebook_size}"
-        )
-    prompt = Prompt(tokenizer, vocabulary, date=config.date)
-    tags = float(config.speaker_tags)
-    sources = [
-        (use, path, ExampleSource(opened[path], prompt, task, weight, tags)) for path, weight, task, use in datasets
-    ]
-    rows = PackedRows([source for use, _, source in sources if use == "codes"], config.context, config.seed)
-    held_out = [(f"{path}:{source.task}", source) for use, path, source in sources if use == "eval_codes"]
-    held_out = (
-        HeldOut(held_out, config.context, frame_rate, config.eval_utterances, per_device, config.bf16, config.mask_eot)
-        if held_out
-        else None
-    )
-
+    data = open_data(config, rank, world, per_device)
+    rows, held_out = data.rows, data.held_out
     max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
     checkpoint, start = _newest_checkpoint(output) if config.resume else (None, 0)
-    model = _model(config, tokenizer, vocabulary)
+    model = _model(config, data)
     counts = parameter_count(model)
     if config.lora is not None:
-        model = _add_lora(model, config.lora)
+        model = _add_lora(model, config.lora, config.seed)
 
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
@@ -102,7 +74,6 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,
         ddp_find_unused_parameters=False,
-        activation_checkpointing=config.activation_checkpointing,
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,
         save_strategy="steps" if config.save_steps else "no",
@@ -112,14 +83,16 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         ignore_data_skip=True,
         report_to=config.report_to,
         disable_tqdm=not progress,
+        dataloader_num_workers=config.workers,
+        **engine_arguments(config, world),
     )
     log = RunLog(output / "train_log.jsonl", rows, per_step, held_out, config, start)
     trainer = PackedTrainer(
         model=model,
         args=arguments,
         callbacks=[log],
-        batches=StepBatches(rows, config, vocabulary, rank, world, start),
-        tokenizer=tokenizer,
+        batches=StepBatches(rows, config, data.vocabulary, rank, world, start),
+        tokenizer=data.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     with _progress_bars(progress):
@@ -142,15 +115,19 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         "parameters": counts["total"],
         "parameters_body": counts["body"],
         "dropped_overlong": rows.dropped_overlong,
+        "truncated": data.truncated,
         "fill": rows.fill(),
     }
+    state = whole_state(trainer, config)
     if trainer.is_world_process_zero():
-        speakers = sorted({name for use, _, source in sources if use == "codes" for name in source.speakers})
-        card = {"codec": codec, "codebook_size": codebook_size, "frame_rate": frame_rate, "date": config.date}
-        card["mask_eot"] = config.mask_eot
-        card |= {"speakers": speakers, "speaker_tags": tags, "training": asdict(config), "metrics": metrics}
+        card = {"codec": data.codec, "codebook_size": data.codebook_size, "frame_rate": data.frame_rate}
+        card |= {"date": config.date, "mask_eot": config.mask_eot, "speakers": data.speakers}
+        card |= {"speaker_tags": float(config.speaker_tags), "training": asdict(config), "metrics": metrics}
+        card["engine"] = {"wrapper": getattr(trainer, "wrapper", None), "processes": world}
+        if state is not None:
+            model = _whole_model(config, data, state)
         with _progress_bars(progress):
-            _publish(trainer.model, tokenizer, config, output, card)
+            _publish(trainer.model if state is None else model, data.tokenizer, config, output, card)
     return metrics
 
 
@@ -187,41 +164,15 @@ def _progress_bars(shown: bool) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _open_codes(path: str) -> Any:
-    from llasa_core.codes import read_codes
-
-    if list(Path(path).glob("*_input_ids.memmap")):
-        raise InputError(f"{path}: public memmap rows; import them first with `llasa import-memmap {path} OUT`")
-    return read_codes(path)
-
-
-def _agree(values: dict[str, Any], name: str) -> Any:
-    first = next(iter(values))
-    for path, value in values.items():
-        if value != values[first]:
-            raise InputError(f"{path}: {name} is {value}, expected {values[first]} as in {first}")
-    return values[first]
-
-
-def _tokenizer(config: TrainConfig, codebook_size: int) -> Any:
-    from llasa_core.tokens import MARKERS, load_tokenizer, merge_tokenizer
-
-    if config.tokenizer is None and config.model in SIZES:
-        raise InputError(f"config: `tokenizer` is missing, a model from scratch ({config.model}) needs one")
-    tokenizer = load_tokenizer(config.tokenizer or config.model)
-    if MARKERS[0] not in tokenizer.get_vocab():
-        tokenizer = merge_tokenizer(tokenizer, codebook_size)
-    return tokenizer
-
-
-def _model(config: TrainConfig, tokenizer: Any, vocabulary: Any) -> PreTrainedModel:
+def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
+    tokenizer, vocabulary = data.tokenizer, data.vocabulary
     if config.model in SIZES:
         model = build_model(config.model, vocabulary.size, config.context, config.seed)
         model.config.bos_token_id, model.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     else:
         model = load_model(config.model)
         if model.config.vocab_size == vocabulary.text_size:
-            resize_vocabulary(model, vocabulary.size, seed=config.seed)
+            resize_vocabulary(model, vocabulary.size, config.init_noise, config.seed)
         if model.config.vocab_size != vocabulary.size:
             raise InputError(
                 f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
@@ -230,7 +181,20 @@ def _model(config: TrainConfig, tokenizer: Any, vocabulary: Any) -> PreTrainedMo
     return use_packed_attention(model)
 
 
-def _add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
+def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:
+    """The model of `config` with the weights of `state`, outside the engine that trained it."""
+    model = _model(config, data)
+    if config.lora is not None:
+        model = _add_lora(model, config.lora, config.seed)
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    tied = {"lm_head.weight", "base_model.model.lm_head.weight"} if model.config.tie_word_embeddings else set()
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(f"the trained weights do not fit the model: {[*missing, *unexpected][:3]}")
+    model.tie_weights()
+    return model
+
+
+def _add_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -244,7 +208,9 @@ def _add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
         lora_dropout=values["dropout"],
         target_modules=values["target_modules"],
     )
-    return get_peft_model(model, lora)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # shards of one matrix come from several processes
+        return get_peft_model(model, lora)
 
 
 def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
@@ -296,9 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if int(os.environ.get("RANK", 0)) == 0:
         print(json.dumps(metrics, indent=2, sort_keys=True))
-    if dist.is_initialized():  # an interpreter that ends under gloo's threads aborts now and then
-        dist.barrier()
-        dist.destroy_process_group()
+    leave()
     return 0
 
 

@@ -29,6 +29,7 @@ RENAMED = {
     "logging_steps": "log_steps",
     "per_device_train_batch_size": "rows_per_device",
     "gradient_checkpointing": "activation_checkpointing",
+    "dataloader_num_workers": "workers",
 }
 IGNORED = {
     "cache_dir": "the hub's own cache folder is used",
@@ -37,11 +38,9 @@ IGNORED = {
     "eval_strategy": "eval_steps alone decides (0 = never)",
     "save_strategy": "save_steps alone decides (0 = never)",
     "lr_scheduler_type": "the schedule is linear warm-up, then cosine to final_lr_ratio of the peak",
-    "dataloader_num_workers": "assembling a row costs microseconds, it happens in the training process",
-    "dataloader_prefetch_factor": "assembling a row costs microseconds, it happens in the training process",
+    "dataloader_prefetch_factor": "torch's own is used",
     "remove_unused_columns": "rows hold only what the model reads",
     "run_name": "the output folder names the run",
-    "deepspeed": "runs use DDP",
 }
 
 
@@ -50,13 +49,16 @@ class TrainConfig:
     """One training run. Paths are relative to the working folder."""
 
     model: str  # size name (model.SIZES), checkpoint folder or hub id
-    codes: list[Any]  # codes folders, or {"path", "weight" (1.0), "task" ("tts" | "asr")}
+    codes: list[Any]  # codes folders, or objects with the keys of DataEntry
     output_dir: str
     tokenizer: str | None = None  # folder or hub id; default: the model's own
     eval_codes: list[Any] | None = None  # held-out codes folders, same form
     max_steps: int | None = None  # optimizer steps; or:
     epochs: float | None = None
-    context: int = 2048  # tokens in a packed row; longer utterances are dropped and counted
+    context: int = 2048  # tokens in a packed row
+    overlong: str = "drop"  # longer utterances are dropped and counted; "truncate": cut as the public code cuts them
+    cache: str | None = None  # folder where codes are unpacked once and mapped: for corpora larger than memory
+    workers: int = 0  # processes that assemble batches; the order of the data does not depend on it
     tokens_per_step: int = 2**21  # row capacity of one optimizer step over all processes
     rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
     gradient_accumulation_steps: int | None = None  # public key: with it, tokens_per_step follows
@@ -79,9 +81,12 @@ class TrainConfig:
     log_steps: int = 10
     save_dtype: str = "float32"  # or "bfloat16"
     activation_checkpointing: bool = False
+    fsdp: bool = False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
+    deepspeed: str | dict[str, Any] | None = None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
+    init_noise: float = 0.1  # new vocabulary rows: mean of the old + this many of their standard deviations (public: 0)
     lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
     threads: int | None = None  # CPU threads; default: torch's
-    report_to: str = "none"  # or "tensorboard", "wandb"
+    report_to: str = "tensorboard"  # below output_dir/runs; "none", "wandb" or another of Hugging Face's
     resume: bool = False  # continue from the newest whole checkpoint in output_dir
     notes: tuple[str, ...] = ()
 
@@ -98,6 +103,11 @@ class TrainConfig:
             self._demand(name, 0 <= getattr(self, name) <= 1, "0 to 1")
         for name in ("peak_lr", "clip"):
             self._demand(name, getattr(self, name) > 0, "above 0")
+        for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
+            self._demand(name, getattr(self, name) >= 0, "at least 0")
+        self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
+        if self.fsdp and self.deepspeed is not None:
+            raise InputError("config: `fsdp` and `deepspeed` are two ways to shard, expected one of them")
         self._demand("save_dtype", self.save_dtype in ("float32", "bfloat16"), '"float32" or "bfloat16"')
         self._demand("codes", bool(self.codes), "at least one codes folder")
         if (self.max_steps is None) == (self.epochs is None):
@@ -181,21 +191,40 @@ class TrainConfig:
         return rows * world_size, per_device, rows // per_device
 
 
-def read_entry(name: str, entry: Any) -> tuple[str, float, str]:
-    """One item of `codes`: a folder or {"path", "weight", "task"} -> (path, weight, task); InputError names the key."""
+@dataclass(frozen=True)
+class DataEntry:
+    """One item of `codes` or `eval_codes`: a folder, or an object with these keys."""
+
+    path: str  # codes folder; a manifest (.jsonl) with `codec`; conversations (.jsonl) with task "chat"
+    weight: float = 1.0  # passes over it in an epoch
+    share: float | None = None  # in place of a weight: its share of an epoch's tokens
+    task: str = "tts"  # "asr": recognition; "chat": text conversations
+    codec: str | None = None  # the path is a manifest of audio, to be encoded once with this codec (codecs.load_codec)
+
+
+def read_entry(name: str, entry: Any) -> DataEntry:
+    """One item of `codes` as a DataEntry; InputError names the key."""
     if isinstance(entry, str):
-        return entry, 1.0, "tts"
+        return DataEntry(entry)
     if not isinstance(entry, dict) or not isinstance(entry.get("path"), (str, os.PathLike)):
         raise InputError(f"config: `{name}` holds {entry!r}, expected a folder or an object with a `path`")
-    unknown = set(entry) - {"path", "weight", "task"}
+    known = [field.name for field in fields(DataEntry)]
+    unknown = set(entry) - set(known)
     if unknown:
-        raise InputError(f"config: `{name}` has an unknown key `{min(unknown)}`, expected path, weight, task")
-    weight, task = entry.get("weight", 1.0), entry.get("task", "tts")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (weight > 0 and math.isfinite(weight)):
-        raise InputError(f"config: weight {weight!r} in `{name}`, expected a number above 0")
-    if task not in ("tts", "asr"):
-        raise InputError(f"config: task {task!r} in `{name}`, expected tts or asr")
-    return str(entry["path"]), float(weight), task
+        raise InputError(f"config: `{name}` has an unknown key `{min(unknown)}`, expected {', '.join(known)}")
+    if {"weight", "share"} <= set(entry):
+        raise InputError(f"config: weight and share of {entry['path']} in `{name}` exclude each other")
+    made = DataEntry(**{**entry, "path": str(entry["path"])})
+    for key, most in (("weight", math.inf), ("share", 1.0)):
+        value = getattr(made, key)
+        if key in entry and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < most):
+            expected = "a number above 0" if key == "weight" else "a number between 0 and 1"
+            raise InputError(f"config: {key} {value!r} in `{name}`, expected {expected}")
+    if made.task not in ("tts", "asr", "chat"):
+        raise InputError(f"config: task {made.task!r} in `{name}`, expected tts, asr or chat")
+    if made.codec is not None and (not isinstance(made.codec, str) or made.task == "chat"):
+        raise InputError(f"config: codec {made.codec!r} in `{name}`, expected a codec's name, and no chat")
+    return made
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer, TrainerCallback
 
+from llasa_core.engines import check_wrapper, compute_in_bf16, shard_on_cpu
 from llasa_core.loss import HeldOut, labelled_loss
 from llasa_core.packing import PackedRows, code_noise, collate
 from llasa_core.train_config import TrainConfig
@@ -48,9 +49,13 @@ class StepBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         per_step, per_device, passes = self.config.rows(self.world)
+        worker = get_worker_info()
+        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in itertools.count(self.start):
             first = step * per_step + self.rank * per_device * passes
             for part in range(passes):
+                if ((step - self.start) * passes + part) % turns != turn:
+                    continue  # another worker's; the loader asks them in turn
                 numbers = range(first + part * per_device, first + (part + 1) * per_device)
                 examples = [example for number in numbers for example in self.rows.examples(number)]
                 distort = None
@@ -71,13 +76,19 @@ class PackedTrainer(Trainer):
     """HF Trainer with our loss and our data order; its checkpoints keep no pickled arguments."""
 
     def __init__(self, *args: Any, batches: StepBatches, tokenizer: Any, **kwargs: Any) -> None:
-        super().__init__(*args, train_dataset=batches, **kwargs)
         self.batches, self.tokenizer = batches, tokenizer
+        super().__init__(*args, train_dataset=batches, **kwargs)
         self.model_accepts_loss_kwargs = True  # num_items_in_batch: labelled tokens of the global batch
         self.loss_is_scaled_for_ga = True
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self)
+        if self.is_fsdp_enabled and self.batches.config.bf16:
+            compute_in_bf16(self)
+
     def get_train_dataloader(self) -> DataLoader:
-        return DataLoader(self.batches, batch_size=None)
+        return DataLoader(self.batches, batch_size=None, num_workers=self.args.dataloader_num_workers)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         config = self.batches.config
@@ -85,6 +96,11 @@ class PackedTrainer(Trainer):
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self.wrapper = check_wrapper(self.batches.config, self.model_wrapped, self.batches.world)
+        return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16):

@@ -14,7 +14,10 @@ from llasa_core.prompts import Example, Prompt
 def test_loss_of_a_uniform_model_by_hand():
     model = use_packed_attention(build_model("tiny", 50))
     torch.nn.init.zeros_(model.lm_head.weight)
-    examples = [Example(np.arange(9, dtype=np.int32), 3, 8, ()), Example(np.arange(4, dtype=np.int32), 2, 3, ())]
+    examples = [
+        Example(np.arange(9, dtype=np.int32), ((3, 8),), ()),
+        Example(np.arange(4, dtype=np.int32), ((2, 3),), ()),
+    ]
     total, count = labelled_loss(model, collate(examples))
     assert count == 6  # labels of positions 3..7 and of position 2
     assert total.item() == pytest.approx(6 * math.log(50), rel=1e-6)
@@ -64,7 +67,7 @@ def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
     for row, one in enumerate(made):
         ids[row, : len(one.input_ids)] = torch.from_numpy(one.input_ids).long()
         mask[row, : len(one.input_ids)] = 1
-        labels[row, one.labels_from : one.labels_to] = ids[row, one.labels_from : one.labels_to]
+        labels[row, one.spans[0][0] : one.spans[0][1]] = ids[row, one.spans[0][0] : one.spans[0][1]]
     padded = model(ids, attention_mask=mask, labels=labels).loss
     padded.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.packing import ExampleSource, PackedRows, code_noise, collate, pack_lengths, pack_shuffled
+from llasa_core.packing import PackedRows, code_noise, collate, pack_lengths, pack_shuffled
 from llasa_core.prompts import Example, Prompt
+from llasa_core.sources import ExampleSource
 from llasa_core.tokens import vocabulary_of
 
 
@@ -31,7 +32,7 @@ class Codes:
 
 
 def example(ids, labels_from, labels_to):
-    return Example(np.array(ids, dtype=np.int32), labels_from, labels_to, ())
+    return Example(np.array(ids, dtype=np.int32), ((labels_from, labels_to),), ())
 
 
 def test_best_fit_puts_each_document_into_the_fullest_row_with_room():

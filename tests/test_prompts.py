@@ -90,9 +90,9 @@ def test_recognition_swaps_the_sides_and_labels_the_text(fixture, request):
     answer = f"<|TEXT_GENERATION_START|>{text}<|TEXT_GENERATION_END|>"
     example = prompt.asr_example(text, codes)
     assert example.input_ids.tolist() == chat_ids(tokenizer, user, answer)
-    labelled = example.input_ids[example.labels_from : example.labels_to]
+    labelled = example.input_ids[example.spans[0][0] : example.spans[0][1]]
     assert tokenizer.decode(labelled) == answer
-    assert prompt.asr_prompt(codes).tolist() == example.input_ids[: example.labels_from + 1].tolist()
+    assert prompt.asr_prompt(codes).tolist() == example.input_ids[: example.spans[0][0] + 1].tolist()
     assert prompt.text_of(labelled) == text
 
 
@@ -101,7 +101,7 @@ def test_labels_span_the_codes_with_their_markers_behind_a_speaker_tag(fixture, 
     tokenizer = request.getfixturevalue(fixture)
     ids = vocabulary_of(tokenizer)
     example = Prompt(tokenizer).tts_example("hello", [1, 2], speaker="kore")
-    labelled = example.input_ids[example.labels_from : example.labels_to].tolist()
+    labelled = example.input_ids[example.spans[0][0] : example.spans[0][1]].tolist()
     assert labelled == [ids.speech_generation_start, *ids.codes_to_ids([1, 2]), ids.speech_generation_end]
     assert example.labels()[example.labels() != -100].tolist() == labelled
     eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
@@ -112,7 +112,7 @@ def test_voice_is_continued_after_its_text_and_its_codes(mini_tokenizer):
     prompt, voice = Prompt(mini_tokenizer), Voice("Call the office.", np.array([9, 8, 7], np.uint16))
     ids = prompt.tts_prompt("The red lamp.", speaker="kore", voice=voice)
     whole = prompt.tts_example("Call the office. The red lamp.", voice.codes, speaker="kore")
-    assert ids.tolist() == whole.input_ids[: whole.labels_to - 1].tolist()
+    assert ids.tolist() == whole.input_ids[: whole.spans[0][1] - 1].tolist()
 
 
 @BOTH
