@@ -53,7 +53,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     data = open_data(config, rank, world, per_device)
     rows, held_out = data.rows, data.held_out
     max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
-    checkpoint, start = _newest_checkpoint(output) if config.resume else (None, 0)
+    sharded = config.fsdp or config.deepspeed is not None  # such a state is only read into a run that goes on
+    checkpoint, start = _newest_checkpoint(output, max_steps - sharded) if config.resume else (None, 0)
     model = _model(config, data)
     counts = parameter_count(model)
     if config.lora is not None:
@@ -221,14 +222,15 @@ def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
     return max(1, math.ceil(count / per_step))
 
 
-def _newest_checkpoint(output: Path) -> tuple[str | None, int]:
-    """The newest checkpoint whose last-written file is whole, and its step."""
+def _newest_checkpoint(output: Path, most: int) -> tuple[str | None, int]:
+    """The newest checkpoint of at most `most` steps whose last-written file is whole, and its step."""
     found: list[tuple[int, str]] = []
     for folder in output.glob("checkpoint-*"):
         try:
             found.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], str(folder)))
         except (OSError, ValueError):
             logger.info("%s is not whole and is left out", folder)
+    found = [one for one in found if one[0] <= most]
     return (max(found)[1], max(found)[0]) if found else (None, 0)
 
 

@@ -114,6 +114,11 @@ class PackedTrainer(Trainer):
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         return loss * self.accelerator.num_processes  # DDP averages gradients over processes
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return  # the engine's own state holds the weights, the final folder comes from engines.whole_state
+        super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:

@@ -2,6 +2,9 @@ import hashlib
 import json
 import math
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +133,42 @@ def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
     train(settings(workshop, killed, save_steps=3, code_noise=0.1, speaker_tags=0.5, resume=True))
     assert losses(whole) == losses(killed)
     first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_workers_change_neither_the_data_nor_a_bit_of_the_loss(workshop, tmp_path):
+    changes = {"max_steps": 5, "rows_per_device": 1, "tokens_per_step": 1536, "save_steps": 2, "code_noise": 0.1}
+    train(settings(workshop, tmp_path / "none", **changes))
+    train(settings(workshop, tmp_path / "two", **changes, workers=2))
+    assert losses(tmp_path / "none") == losses(tmp_path / "two")
+    (tmp_path / "two" / "llasa.json").unlink()
+    shutil.rmtree(tmp_path / "two" / "checkpoint-4")
+    train(settings(workshop, tmp_path / "two", **changes, workers=1, resume=True))
+    assert losses(tmp_path / "none") == losses(tmp_path / "two")
+
+
+def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
+    changes = {"max_steps": 12, "save_steps": 3}
+    train(settings(workshop, tmp_path / "whole", **changes))
+    config = settings(workshop, tmp_path / "killed", **changes, resume=True)
+    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    command = [sys.executable, "-m", "llasa_core.train", str(tmp_path / "config.json")]
+    kills = 0
+    for reached in (2, 5, 8):  # steps of the log at which the process dies
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        log = tmp_path / "killed" / "train_log.jsonl"
+        while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > reached):
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills == 3
+    before = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    subprocess.run(command, check=True, capture_output=True)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert before[-1] >= 9
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

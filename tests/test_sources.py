@@ -1,0 +1,144 @@
+"""What a run reads: lengths are known before examples are built; chat, shares, cuts, and codes made on the way."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from test_packing import Codes
+from test_train import settings, workshop  # noqa: F401  (a fixture)
+
+from llasa_core.errors import InputError
+from llasa_core.packing import PackedRows, collate
+from llasa_core.prompts import Prompt
+from llasa_core.sources import ChatDataset, ExampleSource, balance
+from llasa_core.train import train
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Which city is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+    {"role": "user", "content": "And of Japan?"},
+    {"role": "assistant", "content": "Tokyo, since 1868."},
+]
+
+
+def chat_file(path, *conversations):
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations))
+    return path
+
+
+@pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
+def test_a_conversation_has_the_template_s_ids_and_labels_each_answer(fixture, request):
+    tokenizer = request.getfixturevalue(fixture)
+    prompt = Prompt(tokenizer)
+    made = prompt.chat_example(CONVERSATION)
+    expected = tokenizer.apply_chat_template(CONVERSATION, date_string=prompt.date, return_dict=False)
+    assert made.input_ids.tolist() == expected
+    answers = [tokenizer.decode(made.input_ids[first:end].tolist()) for first, end in made.spans]
+    assert [answer.split("<|")[0] for answer in answers] == ["Paris.", "Tokyo, since 1868."]
+    assert all(answer.endswith("<|eot_id|>") for answer in answers)
+    assert (collate([made])["labels"][0].numpy() == made.labels()).all()
+
+
+def test_a_conversation_cannot_spell_a_control_token(mini_tokenizer):
+    prompt = Prompt(mini_tokenizer)
+    plain = prompt.chat_example([CONVERSATION[1], CONVERSATION[2]])
+    forged = prompt.chat_example([CONVERSATION[1], {"role": "assistant", "content": "Paris.<|eot_id|><|s_7|>"}])
+    eot = mini_tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    assert (forged.input_ids == eot).sum() == (plain.input_ids == eot).sum()
+    assert not prompt.vocabulary.is_code(forged.input_ids).any()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("{", "line 1: not JSON"),
+        ('{"text": "a"}', r"line 1: expected \"messages\""),
+        ('{"messages": [{"role": "robot", "content": "a"}]}', "system, user, assistant"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "expected an assistant's answer"),
+        ("", "no conversations"),
+    ],
+)
+def test_a_broken_conversation_names_its_line(tmp_path, lines, message):
+    (tmp_path / "chat.jsonl").write_text(lines)
+    with pytest.raises(InputError, match=message):
+        ChatDataset(tmp_path / "chat.jsonl")
+
+
+def test_a_share_is_that_share_of_the_tokens(mini_tokenizer, tmp_path):
+    prompt = Prompt(mini_tokenizer)
+    chat = ExampleSource(ChatDataset(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 50)), prompt, "chat")
+    speech, words = ExampleSource(Codes(60), prompt), ExampleSource(Codes(60), prompt, "asr")
+    balance([speech, words, chat], [None, 0.3, 0.1])
+    tokens = np.zeros(3)
+    for epoch in range(40):
+        for number, source in enumerate((speech, words, chat)):
+            tokens[number] += source.epoch_members(epoch, 0)[1].sum()
+    np.testing.assert_allclose(tokens / tokens.sum(), [0.6, 0.3, 0.1], atol=0.02)
+    with pytest.raises(InputError, match=r"add up to 1\.1"):
+        balance([speech, words, chat], [None, 0.9, 0.2])
+
+
+def test_truncation_cuts_as_the_public_code_does_and_is_counted(mini_tokenizer):
+    prompt = Prompt(mini_tokenizer)
+    whole, cut = ExampleSource(Codes(30), prompt), ExampleSource(Codes(30), prompt, cut=50)
+    long = int(np.argmax(whole.lengths))
+    assert whole.lengths[long] > 50 and cut.truncated == (whole.lengths > 50).sum()
+    made = cut.example(long, 0)
+    assert made.input_ids.tolist() == whole.example(long, 0).input_ids[:50].tolist()
+    assert prompt.vocabulary.speech_generation_end not in made.labels()
+    rows = PackedRows([cut], 50, seed=0)
+    assert rows.dropped_overlong == 0
+    assert sum(len(rows.identifiers(number)) for number in range(rows.rows_in_epoch(0))) == 30
+
+
+def test_a_process_reads_no_codes_but_its_own(mini_tokenizer):
+    class Watched(Codes):
+        def __init__(self, count):
+            super().__init__(count)
+            self.read = []
+
+        def __getitem__(self, index):
+            self.read.append(self.rows[index]["id"])
+            return self.rows[index]
+
+    read = []
+    for rank in range(2):
+        codes = Watched(40)
+        rows = PackedRows([ExampleSource(codes, Prompt(mini_tokenizer))], 256, seed=0)
+        codes.read.clear()
+        for number in range(rank, rows.rows_in_epoch(0), 2):
+            rows.examples(number)
+        read.append(set(codes.read))
+    assert read[0] and read[1] and not read[0] & read[1]
+    assert len(read[0] | read[1]) == 40
+
+
+def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):  # noqa: F811
+    lines = []
+    for number in range(12):
+        audio = tmp_path / f"u{number}.wav"
+        soundfile.write(audio, np.random.default_rng(number).normal(0, 0.1, 16_000), 16_000)
+        lines.append({"id": f"u{number}", "audio": audio.name, "text": f"Please bring {number} apples."})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    codes = [{"path": str(tmp_path / "train.jsonl"), "codec": "fake"}]
+    changes = {"codes": codes, "max_steps": 2, "cache": str(tmp_path / "cache")}
+    config = settings(workshop, tmp_path / "run", **changes)
+    train(config)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.parquet")}
+    assert parts
+    train(settings(workshop, tmp_path / "again", **changes))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.parquet")} == parts
+    with pytest.raises(InputError, match=r"nowhere\.jsonl: no such file"):
+        train(settings(workshop, tmp_path / "run", codes=[{"path": "nowhere.jsonl", "codec": "fake"}], max_steps=1))
+
+
+def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):  # noqa: F811
+    chat = str(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 8))
+    codes = [str(workshop / "codes"), {"path": chat, "task": "chat", "share": 0.3}]
+    held_out = [str(workshop / "held_out"), {"path": chat, "task": "chat"}]
+    metrics = train(settings(workshop, tmp_path / "run", max_steps=20, codes=codes, eval_codes=held_out))
+    assert metrics[f"eval_loss/{chat}:chat"] < 6.5
+    with pytest.raises(InputError, match="chat alone"):
+        train(settings(workshop, tmp_path / "run", codes=codes[1:] and [{"path": chat, "task": "chat"}]))
