@@ -57,14 +57,14 @@ def deepspeed_settings(config: TrainConfig) -> dict[str, Any]:
 
 def shard_on_cpu(trainer: Trainer) -> None:
     """Make Trainer's FSDP2 real where there is no accelerator: accelerate knows it for devices only."""
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    state = trainer.accelerator.state
-    if trainer.args.fsdp_plugin_args is not None and getattr(state, "fsdp_plugin", None) is None:
+    wanted = trainer.args.fsdp_plugin_args
+    if wanted is not None and getattr(trainer.accelerator.state, "fsdp_plugin", None) is None:
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
-        AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
-        trainer.accelerator.state.__dict__.update(AcceleratorState._shared_state)
+        AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(**wanted)
         trainer.is_fsdp_enabled = True
 
 
