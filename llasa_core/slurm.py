@@ -151,26 +151,28 @@ def follow_jobs(
     open_tasks = list(zip(submission.tasks, states, strict=True))
     with contextlib.ExitStack() as files:
         while open_tasks:
-            fresh = time.monotonic() - asked >= poll_seconds
-            if fresh:
+            fresh = False
+            if time.monotonic() - asked >= poll_seconds:
                 with contextlib.suppress(OSError):  # a controller that is busy says nothing about the jobs
                     queue = squeue({submission.jobs[task.id][0] for task, _ in open_tasks})
+                    fresh = True
                 asked = time.monotonic()
             for task, state in list(open_tasks):
                 job = queue.get(submission.jobs[task.id])
+                if job and job["state"] in WAITING:
+                    state.state, state.line = "waiting", f"job {job['id']}: {job['state']} ({job['reason']})"
+                    continue
+                if state.state == "waiting" and job:
+                    state.state, state.line = "running", ""
+                state.seconds = job["seconds"] if job else state.seconds
                 log = log_path(task.command.stem)
                 if task.id not in logs and log.is_file():
                     logs[task.id] = files.enter_context(open(log, "rb"))
                 if task.id in logs:
                     follow(state, logs[task.id])
-                if job and job["state"] in WAITING:
-                    state.state, state.line = "waiting", f"job {job['id']}: {job['reason']}"
-                    continue
                 status = read_status(task)
                 unseen[task.id] = 0 if job else unseen[task.id] + fresh
                 if status is None and unseen[task.id] < 3:  # files and queue may lag behind each other
-                    if job:
-                        state.state, state.seconds = "running", job["seconds"]
                     continue
                 open_tasks.remove((task, state))
                 if status and status["status"] == 0:
