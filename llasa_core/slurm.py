@@ -172,6 +172,8 @@ def follow_jobs(
                     follow(state, logs[task.id])
                 status = read_status(task)
                 unseen[task.id] = 0 if job else unseen[task.id] + fresh
+                if status and status["status"] and job:  # perhaps of the attempt before a requeue
+                    continue
                 if status is None and unseen[task.id] < 3:  # files and queue may lag behind each other
                     continue
                 open_tasks.remove((task, state))

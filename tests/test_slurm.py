@@ -112,26 +112,36 @@ def test_study_on_slurm_gives_the_results_of_a_local_one_and_is_followed_again_a
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        slurm.run_experiment(experiment, settings, submitted=stopped)
+        slurm.run_experiment(experiment, settings, force=True, submitted=stopped)
     for _ in range(2):  # the jobs are there: a second command, and one that is stopped too, find them
         with pytest.raises(KeyboardInterrupt):
             slurm.run_experiment(experiment, settings, submitted=stopped)
     assert [submission.new for submission in submissions] == [3, 0, 0]
     assert len({tuple(submission.job_names) for submission in submissions}) == 1
 
-    seen = set()
+    (waiting,) = [run for run in experiment.runs if run.params["mode"] == "wait"]
+    kept, seen, requeued = tmp_path / waiting.artifacts_dir / "kept", set(), []
 
     def show(states):
         seen.update((state.run.params["mode"], state.state) for state in states)
-        if ("good", "done") in seen or ("good", "failed") in seen:
+        if kept.with_name("pid").exists() and not requeued:
+            kept.touch()
+            jobs = slurm.squeue(set(submissions[-1].job_names))
+            requeued.append(jobs[submissions[-1].jobs[waiting.id]]["id"])
+            subprocess.run(["scancel", "--signal=USR2", requeued[0]], check=True)  # as before the time limit
             (tmp_path / "go").touch()
 
-    states = slurm.run_experiment(experiment, settings, submitted=submissions.append, show=show, poll_seconds=0.3)
+    states = slurm.run_experiment(
+        experiment, settings, force=True, submitted=submissions.append, show=show, poll_seconds=0.3
+    )
     assert submissions[-1].new == 0
     ended = {state.run.params["mode"]: state for state in states}
     assert [state.state for state in states] == ["done", "failed", "done"]
     assert "status 1: cell 2: ValueError: no such voice" in ended["raise"].line and ".log" in ended["raise"].line
     assert {("wait", "running"), ("wait", "done")} <= seen
+    status = json.loads((tmp_path / f"{waiting.work}.status.json").read_text())
+    assert (status["job"], status["restarts"]) == (requeued[0], 1)
+    assert kept.exists()  # --force begins from nothing, but not again at a requeue
 
     on_slurm = json.loads((tmp_path / ended["good"].run.run_dir / "result.json").read_text())
     local = experiments.run_experiment(experiment, only="good", force=True)
