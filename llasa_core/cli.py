@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = build_parser().parse_args(arguments)
+        options.arguments = arguments
     except SystemExit as ending:  # argparse has printed help or the error
         return int(ending.code or 0)
 
@@ -96,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
     add.add_argument("--shards", type=count, default=1, help="processes that share the work (default 1)")
     add.add_argument("--shard", type=whole, default=0, help="number of this one, from 0")
+    add_slurm_option(add, "a Slurm job for each shard")
     add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
 
     add = command(
@@ -123,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "llasa train config.json",
     )
     add.add_argument("config", metavar="CONFIG", help="JSON settings; the public config.json keys are accepted")
+    add_slurm_option(add, "train in a Slurm job, on all its nodes; requeued, it goes on from its checkpoints")
 
     add = command(
         "synthesize",
@@ -179,6 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--only", default="", metavar="TEXT", help="only runs whose id contains TEXT")
     add.add_argument("--force", action="store_true", help="run finished runs again, from nothing")
     add.add_argument("--jobs", type=count, default=1, help="runs at a time; they share the CPU threads (default 1)")
+    add_slurm_option(add, "a Slurm job for each run; the same command again follows the jobs that are there")
 
     return parser
 
@@ -198,6 +202,11 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)")
     parser.add_argument("--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+
+def add_slurm_option(parser: argparse.ArgumentParser, summary: str) -> None:
+    """--slurm [SETTINGS.yaml]: None without it, "" for the cluster's defaults."""
+    parser.add_argument("--slurm", nargs="?", const="", metavar="SETTINGS.yaml", help=summary)
 
 
 def whole(text: str) -> int:

@@ -56,7 +56,7 @@ def prepare(options: Namespace) -> None:
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
 
 
-def encode(options: Namespace) -> None:
+def encode(options: Namespace) -> int | None:
     """Print meta.json, or that other shards still have work."""
     from llasa_core.codecs import load_codec
     from llasa_core.codes import encode_manifest
@@ -65,6 +65,10 @@ def encode(options: Namespace) -> None:
     if options.shard >= options.shards:
         raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
     total = len(read_manifest(options.manifest)) // options.shards
+    if options.slurm is not None:
+        from llasa_core import slurm_commands
+
+        return slurm_commands.encode(options)
     codec = load_codec(options.codec, options.device)
     with progress_bar(total, "utterance") as bar:
         meta = encode_manifest(options.manifest, options.out, codec, options.shards, options.shard, progress=bar.update)
@@ -96,13 +100,17 @@ def export_memmap(options: Namespace) -> None:
     print_counts(reports)
 
 
-def train(options: Namespace) -> None:
+def train(options: Namespace) -> int | None:
     """Print the final metrics."""
     from llasa_core.train_config import TrainConfig
 
     config = TrainConfig.from_json(options.config)
     for note in config.notes:
         print(note, file=sys.stderr)
+    if options.slurm is not None:
+        from llasa_core import slurm_commands
+
+        return slurm_commands.train(options, config)
     from llasa_core.train import train as run_training
 
     print_counts(run_training(config, progress=True))
@@ -186,7 +194,12 @@ def run(options: Namespace) -> int:
         print(plan(experiment, options.only))
         return 0
     table = RunTable(experiment)
-    states = run_experiment(experiment, options.only, options.force, options.jobs, show=table)
+    if options.slurm is not None:
+        from llasa_core import slurm_commands
+
+        states = slurm_commands.run(options, experiment, table)
+    else:
+        states = run_experiment(experiment, options.only, options.force, options.jobs, show=table)
     failed = [state for state in states if state.state == "failed"]
     for state in states:
         if state.state in ("done", "skipped"):

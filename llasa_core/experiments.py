@@ -216,10 +216,23 @@ def run_experiment(
 
 def start_run(experiment: Experiment, run: Run, again: bool, jobs: int) -> tuple[subprocess.Popen, Any]:
     """Start `python -m llasa_core.notebook_run` for one run; returns the process and its log, open for reading."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // jobs)
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
+    log_path = experiment.root / f"{run.work}.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_path, "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *run_arguments(experiment, run, again)],
+            cwd=experiment.root,
+            env=os.environ | thread_environment(jobs),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the runs in order
+        )
+    return process, open(log_path, "rb")
+
+
+def run_arguments(experiment: Experiment, run: Run, again: bool) -> list[str]:
+    """The interpreter's arguments that execute one run; `again`: from nothing."""
     order = {
         "experiment": experiment.name,
         "notebook": experiment.notebook,
@@ -231,21 +244,18 @@ def start_run(experiment: Experiment, run: Run, again: bool, jobs: int) -> tuple
         "work": run.work,
         "again": again,
     }
-    log_path = experiment.root / f"{run.work}.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llasa_core.notebook_run", json.dumps(order)],
-            cwd=experiment.root,
-            env={"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin starve each other on a shared machine
-            | os.environ
-            | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the runs in order
-        )
-    return process, open(log_path, "rb")
+    return ["-m", "llasa_core.notebook_run", json.dumps(order)]
+
+
+def thread_environment(jobs: int = 1) -> dict[str, str]:
+    """Variables that give a process its share of the CPU threads of this machine, or of this Slurm job on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    threads = max(1, (min(cores, int(allotted)) if allotted.isdigit() else cores) // jobs)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve each other on a shared machine
+    return {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 
 def follow(state: RunState, log: Any) -> None:
