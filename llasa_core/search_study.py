@@ -56,8 +56,8 @@ def speak_choices(
 ) -> Path:
     """Speak every candidate that some arm chose, once; returns a manifest to evaluate, ids REQUEST.cCANDIDATE.
 
-    wanted: requests with the arms they are asked for; lines: of a best-of-N search, by request id. Candidates are spoken
-    again from their seeds, as when they were searched. Their lines carry the verifiers: refused as judges.
+    wanted: requests with the arms they are asked for; lines: of a best-of-N search, by request id. Candidates are
+    spoken again from their seeds, as when they were searched; their lines carry the verifiers, to be refused as judges.
     """
     again = {}
     for request, arm in wanted:
