@@ -126,27 +126,60 @@ def synthesize(options: Namespace) -> None:
 
 
 def search(options: Namespace) -> None:
-    """Print the manifest's path; scores and cost of the search stand beside it."""
-    from llasa_core import judges, verifiers
+    """Print the manifest's path; cost, settings and verifiers of the search stand beside it in search.json."""
+    from llasa_core import judges
     from llasa_core.audio import load_audio
-    from llasa_core.search import best_of_n
+    from llasa_core.evaluate import embed_references
+    from llasa_core.search import Rule, Strategy
+    from llasa_core.search_manifest import pieces_of, search_manifest
+    from llasa_core.verifiers import VoiceVerifier, WordsVerifier
 
-    if options.verifier_speaker != "none" and options.voice is None:
-        raise InputError("--verifier-speaker compares with a recording: it needs --voice and --voice-text")
-    if options.verifier_asr == options.verifier_speaker == "none":
+    asr, speaker = options.verifier_asr, options.verifier_speaker
+    if asr == speaker == "none":
         raise InputError("--verifier-asr and --verifier-speaker are both none, expected at least one verifier")
-    if (Path(options.out) / "manifest.jsonl").exists():
-        raise InputError(f"{options.out}/manifest.jsonl: exists already; choose another folder")
+    if speaker != "none" and (options.voice is None) == (options.voices is None):
+        raise InputError("--verifier-speaker compares with recordings: it needs --voice or --voices, one of the two")
+    guided = options.strategy != "best-of-n"
+    if guided and (speaker if options.guide == "voice" else asr) == "none":
+        raise InputError(f"--strategy {options.strategy} is guided by the {options.guide}: it needs that verifier")
+    strategy = Strategy(
+        options.strategy,
+        options.candidates,
+        options.beams,
+        options.expansions,
+        options.step_codes,
+        options.prefix_seconds,
+        options.context_codes,
+        options.guide,
+    )
+    rule = Rule(options.rule)
+    if options.voices is not None:
+        require(options.voices)
     synthesizer, requests, sampling = speech(options)
-    rate, chosen_by = synthesizer.codec.sample_rate, {}
-    if options.verifier_asr != "none":
-        chosen_by["words"] = verifiers.words_verifier(judges.load_transcriber(options.verifier_asr), rate)
-    if options.verifier_speaker != "none":
-        embedder = judges.load_speaker_embedder(options.verifier_speaker)
-        chosen_by["voice"] = verifiers.voice_verifier(embedder, load_audio(options.voice, rate), rate)
-    with progress_bar(len(requests) * options.candidates, "candidate") as bar:
-        result = best_of_n(synthesizer, requests, options.candidates, chosen_by, sampling, progress=bar.update)
-    print(verifiers.write_search(result, options.out, rate))
+    rate, verifiers = synthesizer.codec.sample_rate, {}
+    if asr != "none":
+        verifiers["words"] = WordsVerifier(judges.load_transcriber(asr), rate)
+    if speaker != "none":
+        embedder = judges.load_speaker_embedder(speaker)
+        if options.voices is not None:
+            verifiers["voice"] = VoiceVerifier(embedder, embed_references(options.voices, embedder).centroids(), rate)
+        else:
+            verifiers["voice"] = VoiceVerifier.of_recording(embedder, load_audio(options.voice, rate), rate)
+    total = sum(len(pieces_of(request, options.chunk_characters)) for request in requests)
+    with progress_bar(total, "text") as bar:
+        print(
+            search_manifest(
+                synthesizer,
+                requests,
+                options.out,
+                strategy,
+                verifiers,
+                sampling,
+                rule,
+                options.chunk_characters,
+                bar.update,
+            )
+        )
 
 
 def transcribe(options: Namespace) -> None:

@@ -9,6 +9,7 @@ may be answered are multiplied: one contiguous view of the weight, no copy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +63,13 @@ class SlotCache:
             ]
 
         self.keys, self.values = room(), room()
-        self.source: torch.Tensor | None = None  # prefill: which prompt each new slot copies
-        self.target = slice(0)  # prefill: the new slots
+        self.target: torch.Tensor | None = None  # prefill: the slot of each prompt
         self.live = self.seen = 0  # step: rows in use, keys to attend to
         self.at: tuple[torch.Tensor, torch.Tensor] | None = None  # step: slot and position that each row writes
 
-    def prefill(self, source: torch.Tensor, target: slice) -> None:
-        """The next forward pass is a prefill: slot `target[i]` takes the keys of prompt `source[i]`."""
-        self.source, self.target, self.at = source, target, None
+    def prefill(self, target: torch.Tensor) -> None:
+        """The next forward pass is a prefill: slot `target[i]` takes the keys of prompt `i`."""
+        self.target, self.at = target, None
 
     def step(self, live: int, at: tuple[torch.Tensor, torch.Tensor], seen: int) -> None:
         """The next forward pass adds one token to each of the first `live` slots and attends to `seen` positions."""
@@ -81,7 +81,7 @@ class SlotCache:
         """Called by the attention of each layer with key and value (B, heads, T, width)."""
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             if self.at is None:
-                store[self.target, :, : new.shape[2]] = new[self.source]
+                store[self.target, :, : new.shape[2]] = new
             else:
                 store[self.at[0], :, self.at[1]] = new[:, :, 0]
         if self.at is None:
@@ -92,6 +92,11 @@ class SlotCache:
         """Copy the first `length` positions of slot `source` over slot `target`."""
         for store in (*self.keys, *self.values):
             store[target, :, :length] = store[source, :, :length]
+
+    def gather(self, source: torch.Tensor, length: int) -> None:
+        """Slots 0..len(source)-1 become copies of the first `length` positions of the slots `source`."""
+        for store in (*self.keys, *self.values):
+            store[: len(source), :, :length] = store[source, :, :length]
 
 
 def decode(
@@ -107,25 +112,34 @@ def decode(
     """Continue every prompt; yields (index of the prompt, its Row) as rows finish, in no particular order.
 
     prompts: int (T,) each. limits: the most tokens each may answer. hidden: positions of each prompt that no token
-    may attend to (positions of the others stay as they are). Equal prompts that start together share one prefill.
+    may attend to (positions of the others stay as they are). A prompt that is in the cache already is not computed
+    again: rows of equal prompts that start together share one prefill, later ones copy it from a row that still runs.
     Raises InputError where lists differ in length, an id is outside the model, or prompt and limit exceed the context.
     """
-    _check(model, prompts, limits, seeds, answers, hidden)
+    check_rows(model, prompts, limits, seeds, answers, hidden)
     if not prompts:
         return
+    with generating(model):
+        yield from Loop(model, prompts, limits, seeds, sampling, answers, slots, hidden).run()
+
+
+@contextmanager
+def generating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in the state that a `Loop` needs, and afterwards as it was."""
     implementation, training = model.config._attn_implementation, model.training
     if implementation != "sdpa":  # others read a boolean mask of four dimensions differently, or not at all
         model.set_attn_implementation("sdpa")
     model.eval()
     try:
-        yield from _Loop(model, prompts, limits, seeds, sampling, answers, slots, hidden).run()
+        yield
     finally:
         model.train(training)
         if implementation != "sdpa":
             model.set_attn_implementation(implementation)
 
 
-def _check(model, prompts, limits, seeds, answers, hidden) -> None:
+def check_rows(model, prompts, limits, seeds, answers, hidden) -> None:
+    """InputError for what `decode` cannot continue."""
     if not len(prompts) == len(limits) == len(seeds) == len(hidden if hidden is not None else prompts):
         raise InputError(
             f"generation: {len(prompts)} prompts, {len(limits)} limits, {len(seeds)} seeds: expected equal"
@@ -146,8 +160,8 @@ def _check(model, prompts, limits, seeds, answers, hidden) -> None:
             raise InputError(f"generation: seed {seed!r} of prompt {index} must be an integer of at least 0")
 
 
-class _Loop:
-    """State of one call of `decode`; every array has the slot as its first axis."""
+class Loop:
+    """State of one generation; every array has the slot as its first axis. `prefilled`: prompt tokens computed."""
 
     def __init__(self, model, prompts, limits, seeds, sampling, answers, slots, hidden) -> None:
         self.model, self.body = model, model.get_decoder()
@@ -172,7 +186,7 @@ class _Loop:
         capacity = max(len(prompt) + limit for prompt, limit in zip(self.prompts, limits, strict=True))
         longest = max(limits)
         self.cache = SlotCache(model, self.slots, capacity)
-        self.live = 0
+        self.live = self.prefilled = 0
         self.request, self.length, self.steps, self.limit = (np.zeros(self.slots, np.int64) for _ in range(4))
         self.token = torch.zeros(self.slots, dtype=torch.long, device=self.device)
         self.log_prob = torch.zeros(self.slots, dtype=torch.float64, device=self.device)
@@ -192,31 +206,16 @@ class _Loop:
         count = min(self.slots - self.live, len(self.queue))
         indices = [self.queue.pop() for _ in range(count)]
         slots = slice(self.live, self.live + count)
-        unique = {key: place for place, key in enumerate(dict.fromkeys(self.same[i] for i in indices))}
-        lengths = np.array([len(self.prompts[i]) - 1 for i in unique])
-        width = int(lengths.max())
-        ids = np.zeros((len(unique), width), np.int64)
-        seen = np.zeros((len(unique), width), bool)
-        for row, index in enumerate(unique):
-            ids[row, : lengths[row]] = self.prompts[index][:-1]
-            seen[row, : lengths[row]] = True
-            seen[row, [position for position in self.hidden[index] if position < lengths[row]]] = False
-        source = torch.tensor([unique[self.same[i]] for i in indices], device=self.device)
-        shown = torch.from_numpy(seen).to(self.device)
         self.visible[slots] = False
-        self.visible[slots, :width] = shown[source]
-        if width:
-            self.cache.prefill(source, slots)
-            causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-            # A padded query sees at least itself: a row without any key would be NaN in some kernels.
-            itself = torch.eye(width, dtype=torch.bool, device=self.device)
-            self.body(
-                input_ids=torch.from_numpy(ids).to(self.device),
-                attention_mask=(causal & shown[:, None, None, :]) | itself,
-                position_ids=torch.arange(width, device=self.device).expand(len(unique), -1),
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+        running = {self.same[int(self.request[slot])]: slot for slot in range(self.live)}
+        wanted = dict.fromkeys(self.same[index] for index in indices)
+        if fresh := [key for key in wanted if key not in running]:
+            self._prefill(fresh, indices, running)
+        for slot, index in enumerate(indices, start=self.live):
+            origin, length = running[self.same[index]], len(self.prompts[index]) - 1
+            if origin != slot and length:
+                self.cache.move(origin, slot, length)
+                self.visible[slot, :length] = self.visible[origin, :length]
         for slot, index in enumerate(indices, start=self.live):
             limit = self.limits[index]
             self.request[slot], self.limit[slot], self.steps[slot] = index, limit, 0
@@ -226,6 +225,37 @@ class _Loop:
             self.uniform[slot, :limit] = torch.from_numpy(noise).to(self.device)
         self.log_prob[slots] = 0
         self.live += count
+
+    def _prefill(self, fresh: list[int], indices: list[int], running: dict[int, int]) -> None:
+        """Compute the prompts `fresh`, each into the first slot that will hold it, which is noted in `running`."""
+        for slot, index in reversed(list(enumerate(indices, start=self.live))):
+            if self.same[index] in fresh:
+                running[self.same[index]] = slot
+        lengths = np.array([len(self.prompts[key]) - 1 for key in fresh])
+        width = int(lengths.max())
+        self.prefilled += int(lengths.sum())
+        if not width:
+            return
+        ids = np.zeros((len(fresh), width), np.int64)
+        seen = np.zeros((len(fresh), width), bool)
+        for row, key in enumerate(fresh):
+            ids[row, : lengths[row]] = self.prompts[key][:-1]
+            seen[row, : lengths[row]] = True
+            seen[row, [position for position in self.hidden[key] if position < lengths[row]]] = False
+        shown = torch.from_numpy(seen).to(self.device)
+        target = torch.tensor([running[key] for key in fresh], device=self.device)
+        self.visible[target, :width] = shown
+        self.cache.prefill(target)
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        # A padded query sees at least itself: a row without any key would be NaN in some kernels.
+        itself = torch.eye(width, dtype=torch.bool, device=self.device)
+        self.body(
+            input_ids=torch.from_numpy(ids).to(self.device),
+            attention_mask=(causal & shown[:, None, None, :]) | itself,
+            position_ids=torch.arange(width, device=self.device).expand(len(fresh), -1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
 
     @torch.inference_mode()
     def step(self) -> np.ndarray:

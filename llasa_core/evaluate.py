@@ -59,9 +59,11 @@ def evaluate_manifest(
         recordings and for the nearest centroid; a recording with the utterance's own id is left out, so originals are
         scored by the same protocol.
     reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ and STOI.
-    Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score.
+    Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score,
+    and a judge that chose the speech as the verifier of a search (key `verifiers` of the manifest's lines).
     """
     utterances = _read_manifest(manifest)
+    refuse_verifiers(manifest, utterances, transcriber, embedder, quality)
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
     if transcriber is None and embedder is None and quality is None and not originals:
         raise InputError(f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor")
@@ -104,6 +106,17 @@ def evaluate_manifest(
     report = {"metrics": summary, "judges": judge_versions(transcriber, embedder, quality), "seed": seed}
     publish(out / "summary.json", (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
     return rows, summary
+
+
+def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], *judges: object) -> None:
+    """InputError where one of the judges is named among the `verifiers` that a search chose an utterance with."""
+    names = {judge.name for judge in judges if judge is not None}
+    for utterance in utterances:
+        if both := sorted(names & set(utterance.get("verifiers", ()))):
+            raise InputError(
+                f"{manifest}: {both[0]} chose {utterance['id']!r} as a verifier of the search and cannot judge it too, "
+                "expected another model"
+            )
 
 
 def judge_versions(
@@ -245,6 +258,8 @@ def _read_manifest(path: str | Path) -> list[dict]:
         described |= {"speaker": utterance.speaker, "language": utterance.language}
         if isinstance(row.get("ended"), bool):
             described["ended"] = row["ended"]
+        if row.get("verifiers"):
+            described["verifiers"] = row["verifiers"]
         utterances.append(described)
     if not utterances:
         raise InputError(f"{path}: no utterances, expected at least one")

@@ -251,6 +251,37 @@ def by_model(
         return figure
 
 
+def search_frontier(
+    table: pd.DataFrame, panels: Mapping[str, tuple[str, float]], cost: str = "cpu_seconds", cost_label: str = ""
+) -> Figure:
+    """What search buys: scores against the cost of an utterance, verifiers included, one line a strategy.
+
+    table: one row an arm; columns `strategy`, `n` (candidates, written beside the point), the cost, and for each METRIC
+    of `panels` ({metric: (axis label, factor)}) METRIC, METRIC_low, METRIC_high by held-out judges and, where there is
+    one, verifier_METRIC by the models that searched: drawn hollow, so that the gap is seen.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(len(panels), width=4.6, height=3.6)
+        for axis, (metric, (label, factor)) in zip(axes, panels.items(), strict=True):
+            own = f"verifier_{metric.removeprefix('corpus_')}"
+            for place, (name, rows) in enumerate(table.groupby("strategy", sort=False)):
+                style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "ms": 5}
+                rows = rows.sort_values(cost)
+                value, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+                line = LINES[place % len(LINES)]
+                axis.errorbar(rows[cost], value, yerr=error, linestyle=line, capsize=2, label=str(name), **style)
+                for x, y, n in zip(rows[cost], value, rows["n"], strict=True):
+                    axis.annotate(f"{n:.0f}", (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+                if own in rows:
+                    axis.plot(rows[cost], factor * rows[own], linestyle="none", fillstyle="none", **style)
+            axis.set_xscale("log")
+            axis.set(xlabel=cost_label or cost, ylabel=label)
+        axes[0].plot([], [], "o", color="black", fillstyle="none", label="by the search's own verifier")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
 def length_histogram(utterances: pd.DataFrame) -> Figure:
     """Utterances by length, stacked by split; columns `split`, `seconds`."""
     with matplotlib.rc_context(STYLE):

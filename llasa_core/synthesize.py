@@ -194,15 +194,12 @@ class Synthesizer:
         return [done[index] for index in range(len(prompts))]
 
     def _generate(self, prompts, max_codes, sampling, seeds) -> Iterator[tuple[int, Generated]]:
-        first = self.vocabulary.first_code
-        answers = Answers(first, first + self.vocabulary.codebook_size, self.vocabulary.speech_generation_end)
-        for index, row in self._decode(prompts, max_codes, seeds, sampling, answers):
+        for index, row in self._decode(prompts, max_codes, seeds, sampling, self.speech_answers):
             codes = self.vocabulary.ids_to_codes(row.ids)
             yield index, Generated(codes, row.reason == "end", row.reason, row.log_prob, row.steps)
 
     def _decode(self, prompts, limits, seeds, sampling, answers):
-        hidden = [np.flatnonzero(prompt == self._eot) for prompt in prompts] if self.mask_eot else None
-        return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, hidden)
+        return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, self.hidden(prompts))
 
     def speak(self, requests: Sequence[Request], sampling: Sampling | None = None) -> Iterator[Spoken]:
         """Speak every request; results come as they finish, not in order. The call itself checks all requests.
@@ -211,6 +208,11 @@ class Synthesizer:
         utterance begins as a continuation and not with the codec's start-up.
         """
         sampling = sampling or Sampling()
+        prompts, limits = self.prepare(requests, sampling)
+        return self._spoken(requests, prompts, limits, sampling)
+
+    def prepare(self, requests: Sequence[Request], sampling: Sampling) -> tuple[list[np.ndarray], list[int]]:
+        """Prompts int32 (T,) and the most codes of every request; InputError for a request that cannot be spoken."""
         prompts, limits = [], []
         for request in requests:
             tag = None if self.speakers == () or request.voice is not None else request.speaker or None
@@ -219,7 +221,17 @@ class Synthesizer:
                 raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
             prompts.append(self.prompt.tts_prompt(request.text, tag, request.voice))
             limits.append(self.limit(request, len(prompts[-1]), sampling))
-        return self._spoken(requests, prompts, limits, sampling)
+        return prompts, limits
+
+    def hidden(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """The positions of each prompt that no token attends to: its `<|eot_id|>` with mask_eot, else None."""
+        return [np.flatnonzero(prompt == self._eot) for prompt in prompts] if self.mask_eot else None
+
+    @property
+    def speech_answers(self) -> Answers:
+        """The ids that speech is made of: codes and END."""
+        first = self.vocabulary.first_code
+        return Answers(first, first + self.vocabulary.codebook_size, self.vocabulary.speech_generation_end)
 
     def _spoken(self, requests, prompts, limits, sampling) -> Iterator[Spoken]:
         waiting: list[tuple[int, Generated]] = []

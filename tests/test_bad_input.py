@@ -165,6 +165,21 @@ CASES = {
         ["search", *SPEAK[1:], "hello", "--verifier-asr", "none"],
         "at least one verifier",
     ),
+    "search by voice without a voice": (
+        None,
+        ["search", *SPEAK[1:], "hello", "--verifier-speaker", "fake"],
+        "it needs --voice or --voices",
+    ),
+    "guided search without its guide": (
+        None,
+        ["search", *SPEAK[1:], "hello", "--strategy", "prm", "--verifier-asr", "fake"],
+        "guided by the voice",
+    ),
+    "scores by the verifier of the search": (
+        lambda: lines("found.jsonl", {"id": "a", "audio": "a.wav", "text": "one", "verifiers": ["fake"]}),
+        ["evaluate", "found.jsonl", "out", "--asr", "fake", "--quality", "none"],
+        "fake chose 'a' as a verifier of the search",
+    ),
     "recording that is no audio": (
         lambda: Path("x.wav").write_bytes(b"RIFF"),
         ["transcribe", "--model", "model", "--codec", "fake", "x.wav"],

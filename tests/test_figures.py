@@ -28,6 +28,17 @@ CURVE = pd.DataFrame({"x": [1e6, 4e6], "y": [5.0, 4.2], "y_low": [4.9, 4.1], "y_
 POINTS = pd.DataFrame({"x": [1e6, 2e6], "y": [5.0, 4.5], "y_low": [4.9, 4.4], "y_high": [5.1, 4.6], "series": "one"})
 MODELS = pd.DataFrame({"model": ["1b", "8b"] * 2, "search": ["none"] * 2 + ["ORM"] * 2, "wer": [3.2, 2.9, 1.5, 1.4]})
 HUMAN = pd.DataFrame({"system": ["Human"], "wer": [2.1]})
+FRONTIER = pd.DataFrame(
+    {
+        "strategy": ["plain", "best of N", "best of N"],
+        "n": [1, 16, 4],
+        "cpu_seconds": [0.1, 1.6, 0.4],
+        "corpus_wer": [0.3, 0.1, 0.2],
+        "corpus_wer_low": [0.25, 0.08, 0.18],
+        "corpus_wer_high": [0.35, 0.12, 0.22],
+        "verifier_wer": [np.nan, 0.05, 0.15],
+    }
+)
 DRAWN = {
     "codec_training": lambda: figures.codec_training(pd.DataFrame({"step": [1, 2], "mel": [2.0, 1], "ctc": [3.0, 2]})),
     "lm_training": lambda: figures.lm_training(LOG),
@@ -46,6 +57,7 @@ DRAWN = {
     "learning_curve": lambda: figures.learning_curve(HELD_OUT, CURVE, 600.0),
     "learning_curve_without_fit": lambda: figures.learning_curve(HELD_OUT, None),
     "by_model": lambda: figures.by_model(MODELS, {"wer": "WER (%)"}, "published", HUMAN),
+    "search_frontier": lambda: figures.search_frontier(FRONTIER, {"corpus_wer": ("WER (%)", 100)}),
     "length_histogram": lambda: figures.length_histogram(
         pd.DataFrame({"split": ["train", "test"], "seconds": [1.0, 2]})
     ),
@@ -113,3 +125,13 @@ def test_learning_curve_says_that_it_is_one_run():
     assert "one run" in left.get_title()
     assert re.search("bits per second", right.get_ylabel()) and left.get_xscale() == right.get_xscale() == "log"
     assert list(right.get_lines()[1].get_ydata()) == [600.0, 600.0]
+
+
+def test_frontier_joins_a_strategys_points_by_cost_and_shows_the_verifiers_own_score_hollow():
+    (axis,) = DRAWN["search_frontier"]().axes
+    plain, best = axis.containers
+    assert list(plain.lines[0].get_ydata()) == pytest.approx([30.0])
+    assert list(best.lines[0].get_xdata()) == [0.4, 1.6] and list(best.lines[0].get_ydata()) == pytest.approx([20, 10])
+    assert [text.get_text() for text in axis.texts] == ["1", "4", "16"]
+    hollow = [line for line in axis.get_lines() if line.get_fillstyle() == "none" and len(line.get_xdata()) == 2]
+    assert list(hollow[0].get_ydata()) == pytest.approx([15.0, 5.0])

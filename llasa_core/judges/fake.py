@@ -27,8 +27,8 @@ def _blocks(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 class FakeTranscriber:
     """Hears the text of `fake_speech`."""
 
-    name = "fake"
-    version = "fake"
+    def __init__(self, name: str = "fake"):
+        self.name = self.version = name
 
     def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
         """float32 (T,) waves -> one text a wave."""
@@ -41,8 +41,8 @@ class FakeTranscriber:
 class FakeSpeakerEmbedder:
     """Power of the 64 tones of `fake_speech`, unit length; silence is the constant vector."""
 
-    name = "fake"
-    version = "fake"
+    def __init__(self, name: str = "fake"):
+        self.name = self.version = name
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 64) float32 of unit length."""

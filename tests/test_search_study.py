@@ -1,0 +1,95 @@
+import json
+
+import pytest
+from test_synthesize import tiny_llama
+
+from llasa_core.codecs.fake import FakeCodec
+from llasa_core.errors import InputError
+from llasa_core.evaluate import read_rows
+from llasa_core.manifest import Utterance
+from llasa_core.sampling import Sampling
+from llasa_core.search import Strategy
+from llasa_core.search_manifest import search_manifest
+from llasa_core.search_study import (
+    arm_scores,
+    guided_rows,
+    nested_choice,
+    nested_rows,
+    requests_of,
+    speak_choices,
+)
+from llasa_core.synthesize import Synthesizer
+from llasa_core.tokens import vocabulary_of
+
+SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
+LINE = {"id": "a.s0", "tokens": [10, 20, 30, 40], "scores": {"words": [-1, 0, 0, 0], "voice": [0.9, 0.1, 0.5, 0.7]}}
+VERIFIERS = {
+    "words": lambda wave, request: -(len(wave) % 7) / 7.0,
+    "voice": lambda wave, request: float(abs(wave).mean()),
+}
+
+
+@pytest.fixture(scope="module")
+def synthesizer(mini_tokenizer):
+    return Synthesizer(tiny_llama(vocabulary_of(mini_tokenizer), end_logit=6.0), mini_tokenizer, FakeCodec())
+
+
+def test_arms_choose_among_the_first_candidates_by_their_own_verifiers():
+    assert nested_choice(LINE, 1, []) == nested_choice(LINE, 4, []) == 0
+    assert nested_choice(LINE, 4, ["voice"]) == 0
+    assert nested_choice(LINE, 4, ["words"]) == 1
+    assert nested_choice(LINE, 3, ["words", "voice"]) == 2
+    assert nested_choice(LINE, 4, ["words", "voice"]) == 3
+    with pytest.raises(InputError, match="4 candidates, expected at least 5"):
+        nested_choice(LINE, 5, ["voice"])
+    with pytest.raises(InputError, match="no scores by 'quality'"):
+        nested_choice(LINE, 4, ["quality"])
+
+
+def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it_cost(synthesizer, tmp_path):
+    requests = requests_of([Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.")], [0, 3])
+    assert [request.id for request in requests] == ["a.s0", "b.s0", "a.s3", "b.s3"]
+    found = search_manifest(synthesizer, requests, tmp_path / "n", Strategy(candidates=4), VERIFIERS, SAMPLING)
+    lines = {line["id"]: line for line in read_rows(found)}
+    arms = [{"n": 1, "by": []}, {"n": 4, "by": ["words", "voice"]}]
+    wanted = [(request, arm) for request in requests for arm in arms]
+    spoken = {row["id"]: row for row in read_rows(speak_choices(synthesizer, wanted, lines, tmp_path / "c", SAMPLING))}
+    for name, line in lines.items():
+        again = spoken[f"{name}.c{line['chosen']}"]
+        assert again["codes"] == line["codes"] and again["verifiers"] == ["voice", "words"]
+        first, second = (tmp_path / folder / row["audio"] for folder, row in (("n", line), ("c", again)))
+        assert first.read_bytes() == second.read_bytes()
+    judged = {name: {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.5} for name in spoken}
+    plain, whole = (nested_rows(synthesizer, arm, list(lines.values()), judged) for arm in arms)
+    for row, line in zip(whole, lines.values(), strict=True):
+        cost = line["cost"]
+        assert (row["tokens"], row["candidate"]) == (cost["generated_tokens"], line["chosen"])
+        assert row["flops"] == pytest.approx(cost["model_flops"])
+        assert row["cpu_seconds"] == pytest.approx(cost["cpu_seconds"], abs=1e-5)
+    assert all(one["tokens"] < all_of_them["tokens"] for one, all_of_them in zip(plain, whole, strict=True))
+
+
+def test_scores_are_averages_with_intervals_over_texts_not_over_seeds():
+    rows = [
+        {"id": f"{text}.s{seed}", "text_id": text, "errors": errors, "words": 4, "similarity": similarity}
+        | {"tokens": 100, "flops": 1e9, "cpu_seconds": 0.5, "verifier_errors": 0, "verifier_similarity": 0.9}
+        for text, errors, similarity in (("a", 4, 0.2), ("b", 0, 0.8))
+        for seed in range(50)
+    ]
+    scores = arm_scores(rows)
+    assert (scores["utterances"], scores["texts"], scores["corpus_wer_n"]) == (100, 2, 100)
+    assert scores["corpus_wer"] == 0.5 and scores["verifier_wer"] == 0.0
+    assert (scores["corpus_wer_low"], scores["corpus_wer_high"]) == (0.0, 1.0)  # two texts, whatever the seeds
+    assert scores["similarity"] == pytest.approx(0.5) and scores["tokens"] == 100
+    assert "verifier_wer" not in arm_scores(
+        [{key: row[key] for key in row if key != "verifier_errors"} for row in rows]
+    )
+
+
+def test_rows_of_a_guided_search_say_what_its_verifiers_heard_of_the_chosen_one():
+    cost = {"generated_tokens": 300, "model_flops": 2e9, "cpu_seconds": 0.25}
+    line = json.loads(json.dumps(LINE | {"chosen": 2, "cost": cost}))
+    (row,) = guided_rows([line], {"a.s0": {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.3}})
+    assert (row["text_id"], row["verifier_errors"], row["verifier_similarity"], row["tokens"]) == ("a", 0, 0.5, 300)
+    del line["scores"]["words"]
+    assert "verifier_errors" not in guided_rows([line], {"a.s0": {"seconds": 1.0, "words": 4}})[0]
