@@ -50,17 +50,41 @@ def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
             raise InputError(
                 f"utterance {row['id']!r}: its codes go from {codes.min()} to {codes.max()}, expected 0..{size - 1}"
             )
-    borders = np.cumsum([0, *(len(row["codes"]) for row in rows)]).astype(np.int32)
+    borders = np.cumsum([0, *(len(row["codes"]) for row in rows)])
     flat = np.concatenate([np.zeros(0, np.uint16), *(np.asarray(row["codes"]) for row in rows)]).astype(np.uint16)
     columns = {
         field.name: pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA if field.name != "codes"
     }
-    columns["codes"] = pa.ListArray.from_arrays(borders, flat)
-    schema = SCHEMA.with_metadata({_INFO: json.dumps(info, sort_keys=True).encode()})
-    table = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=schema)
+    columns["codes"] = code_lists(borders, flat)
+    write_table(path, pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA), info)
+
+
+def code_lists(borders: np.ndarray, codes: np.ndarray) -> pa.Array:
+    """Codes uint16 (F,) between borders (N + 1,) as the column of a part; InputError for 2**31 codes or more."""
+    if borders[-1] >= 2**31:
+        raise InputError(f"a part of {borders[-1]} codes, expected fewer than 2**31; take fewer rows a part")
+    return pa.ListArray.from_arrays(borders.astype(np.int32), codes)
+
+
+def write_table(path: Path, table: pa.Table, info: dict) -> None:
+    """Write a table of SCHEMA, its codes known to be inside the codebook, as one part; the rest as `write_part`."""
+    counts = {"codes": len(_joined(table["codes"]).values), "seconds": _seconds(table)}
+    counts["speakers"] = dict(Counter(table["speaker"].to_pylist()))
+    schema = SCHEMA.with_metadata({_INFO: json.dumps({**info, "counts": counts}, sort_keys=True).encode()})
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd", row_group_size=max(len(rows), 1), use_dictionary=False)
-    os.replace(temporary, path)
+    # The two bytes of a code apart compress to two bytes; whole, zstd needs two and a half and twice the time.
+    split = {"codes.list.element": "BYTE_STREAM_SPLIT"}
+    size = max(len(table), 1)
+    settings = {"compression": "zstd", "use_dictionary": False, "row_group_size": size, "column_encoding": split}
+    try:
+        pq.write_table(table.cast(schema), temporary, **settings)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _seconds(table: pa.Table) -> float:
+    return float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
 
 
 def part_info(path: Path) -> dict:
@@ -84,12 +108,11 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     _refuse_others(folder, expected)
     shards, dropped, speakers, codes, seconds = [], Counter(), Counter(), 0, 0.0
     for name in expected:
-        table = _read_table(folder / name)
-        dropped.update(reason for _, reason in part_info(folder / name)["dropped"])
-        speakers.update(table["speaker"].to_pylist())
-        codes += len(table["codes"].combine_chunks().flatten())
-        seconds += float(np.sum(table["seconds"].to_numpy(), dtype=np.float64))
-        shards.append({"file": name, "rows": len(table), "sha256": _sha256(folder / name)})
+        info, counts = _part_counts(folder / name)
+        dropped.update(reason for _, reason in info["dropped"])
+        speakers.update(counts["speakers"])
+        codes, seconds = codes + counts["codes"], seconds + counts["seconds"]
+        shards.append({"file": name, "rows": counts["rows"], "sha256": _sha256(folder / name)})
     rows = sum(shard["rows"] for shard in shards)
     if not rows:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
@@ -100,6 +123,16 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     for leftover in folder.glob("part-*.parquet.*.tmp"):
         leftover.unlink(missing_ok=True)
     return meta
+
+
+def _part_counts(path: Path) -> tuple[dict, dict]:
+    """The info of a part, and its rows, codes, seconds and {speaker: utterances}; without reading its codes."""
+    info = part_info(path)
+    if "counts" in info:
+        return info, {**info["counts"], "rows": pq.read_metadata(path).num_rows}
+    table = _read_table(path)
+    counts = {"rows": len(table), "codes": len(_joined(table["codes"]).values), "seconds": _seconds(table)}
+    return info, {**counts, "speakers": Counter(table["speaker"].to_pylist())}
 
 
 class CodesDataset:
@@ -149,25 +182,31 @@ def read_codes(folder: str | Path, verify: bool = True, cache: str | Path | None
     part is missing, damaged, changed, of another schema, unlisted, or holds codes outside the codebook.
     """
     folder = Path(folder)
-    meta = _read_meta(folder / "meta.json")
-    _refuse_others(folder, [shard["file"] for shard in meta["shards"]])
+    meta = read_meta(folder)
     tables = []
     for shard in meta["shards"]:
-        path = folder / shard["file"]
-        if not path.is_file():
-            raise InputError(f"{path}: missing, expected it as meta.json lists it")
-        if verify and _sha256(path) != shard["sha256"]:
-            raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
         unpacked = None if cache is None else Path(cache) / f"{shard['sha256']}.arrow"
         if unpacked is None or not unpacked.exists():
-            table = _read_table(path)
-            if len(table) != shard["rows"]:
-                raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
-            _refuse_foreign_codes(path, table, meta["codebook_size"])
+            table = read_part(folder, shard, meta["codebook_size"], verify)
             if unpacked is not None:
                 _unpack(table, unpacked)
         tables.append(table if unpacked is None else _mapped(unpacked))
     return CodesDataset(meta, tables)
+
+
+def read_part(folder: Path, shard: dict, codebook_size: int, verify: bool = True) -> pa.Table:
+    """One part that meta.json lists, each column in one chunk. InputError as `read_codes`."""
+    path = folder / shard["file"]
+    if not path.is_file():
+        raise InputError(f"{path}: missing, expected it as meta.json lists it")
+    if verify and _sha256(path) != shard["sha256"]:
+        raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
+    table = _read_table(path)
+    if len(table) != shard["rows"]:
+        raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
+    table = table.combine_chunks()
+    _refuse_foreign_codes(path, table, codebook_size)
+    return table
 
 
 def _unpack(table: pa.Table, path: Path) -> None:
@@ -185,7 +224,10 @@ def _mapped(path: Path) -> pa.Table:
         raise InputError(f"{path}: cannot be read ({_brief(error)}); delete it, it is made again") from None
 
 
-def _read_meta(path: Path) -> dict:
+def read_meta(folder: str | Path) -> dict:
+    """The meta.json of a finished codes dataset; InputError where it is missing or malformed, or a part is unlisted."""
+    folder = Path(folder)
+    path = folder / "meta.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -202,6 +244,7 @@ def _read_meta(path: Path) -> dict:
             or Path(shard["file"]).name != shard["file"]
         ):
             raise InputError(f"{path}: shards holds {json.dumps(shard)[:60]}, expected file, rows and sha256")
+    _refuse_others(folder, [shard["file"] for shard in meta["shards"]])
     return meta
 
 
