@@ -1,7 +1,7 @@
 """Import and export of the public memory map beside a plain copy of the same file; all take turns in one process.
 
-Rows have lengths and texts as a corpus of read speech has them. A copy is `shutil.copyfile`; "durable" is the time until
-everything written is on the disk (fsync), which is how a corpus larger than memory behaves. CPU seconds are those of
+Rows have lengths and texts as a corpus of read speech has them. A copy is `shutil.copyfile`; "durable" is the time
+until everything written is on the disk (fsync), which is how a corpus larger than memory behaves. CPU seconds are those of
 all threads.
 
     python benchmarks/memmap.py --rows 200000 --repeats 5 -o results/benchmarks/memmap.json
@@ -133,7 +133,9 @@ def main():
                 runs[kind].append(measured(work, out))
         again = place / "again" / source.name
         same = source.stat().st_size == again.stat().st_size and all(
-            np.array_equal(np.fromfile(source, np.int32, 2**24, offset=at), np.fromfile(again, np.int32, 2**24, offset=at))
+            np.array_equal(
+                np.fromfile(source, np.int32, 2**24, offset=at), np.fromfile(again, np.int32, 2**24, offset=at)
+            )
             for at in range(0, source.stat().st_size, 2**26)
         )
         meta = json.loads((place / "codes/train/meta.json").read_text())

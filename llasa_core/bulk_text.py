@@ -108,12 +108,11 @@ class BulkText:
     def _whole_words(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Words of ASCII letters that are a token: what the model answers before it looks at merges."""
         space = byte_letters()[32]
-        words = {
-            token.replace(space, " ", 1): id
-            for token, id in self._backend.get_vocab(with_added_tokens=False).items()
-            if id < self.text_size and token.isascii() and token.isalpha()
-            or token[:1] == space and token[1:].isascii() and token[1:].isalpha()
-        }
+        words = {}
+        for token, id in self._backend.get_vocab(with_added_tokens=False).items():
+            letters = token.removeprefix(space)
+            if id < self.text_size and letters.isascii() and letters.isalpha():
+                words[token.replace(space, " ", 1)] = id
         return list(words), np.array(list(words.values()), np.int32), np.ones(len(words), np.int64)
 
     def _byte_table(self) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +163,11 @@ def _ragged(places: np.ndarray, sizes: np.ndarray, ends: np.ndarray) -> np.ndarr
 
 
 def _room(array: np.ndarray, size: int) -> np.ndarray:
-    return array if size <= len(array) else np.concatenate([array, np.zeros(max(size - len(array), len(array)), array.dtype)])
+    return (
+        array
+        if size <= len(array)
+        else np.concatenate([array, np.zeros(max(size - len(array), len(array)), array.dtype)])
+    )
 
 
 def _inside_a_character(data: np.ndarray, at: np.ndarray) -> np.ndarray:

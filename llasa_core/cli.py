@@ -90,14 +90,23 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(
         "encode",
         "turn the audio of a manifest into a codes dataset",
-        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0",
+        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0\n"
+        "         llasa encode 's3://corpus/shards/{000..511}.tar' artifacts/codes/corpus --codec xcodec2 --device cuda",
     )
-    add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio and text")
+    add.add_argument(
+        "manifest", metavar="MANIFEST", help="JSON lines with id, audio and text; or .tar or .parquet files with audio"
+    )
     add.add_argument("out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on")
     add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
     add.add_argument("--shards", type=count, default=1, help="processes that share the work (default 1)")
     add.add_argument("--shard", type=whole, default=0, help="number of this one, from 0")
     add_slurm_option(add, "a Slurm job for each shard")
+    add.add_argument("--workers", type=whole, default=2, help="processes that read and decode audio (default 2)")
+    add.add_argument(
+        "--rows-per-part", type=count, default=1000, help="utterances of a manifest in a part (default 1000)"
+    )
+    add.add_argument("--bf16", action="store_true", help="faster on a GPU; changes codes, and meta.json says how many")
+    add.add_argument("--segment-asr", metavar="ASR", help="cut long recordings at silence, their text as ASR hears it")
     add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
 
     add = command(

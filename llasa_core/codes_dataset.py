@@ -7,6 +7,7 @@ and what it was made from, so that a stopped extraction knows what it has. No te
 import hashlib
 import json
 import os
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llasa_core.errors import InputError
-from llasa_core.manifest import publish
+from llasa_core.manifest import full_disk, publish
 
 SCHEMA = pa.schema(
     [
@@ -71,7 +72,7 @@ def write_table(path: Path, table: pa.Table, info: dict) -> None:
     counts = {"codes": len(_joined(table["codes"]).values), "seconds": _seconds(table)}
     counts["speakers"] = dict(Counter(table["speaker"].to_pylist()))
     schema = SCHEMA.with_metadata({_INFO: json.dumps({**info, "counts": counts}, sort_keys=True).encode()})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     # The two bytes of a code apart compress to two bytes; whole, zstd needs two and a half and twice the time.
     split = {"codes.list.element": "BYTE_STREAM_SPLIT"}
     size = max(len(table), 1)
@@ -79,6 +80,11 @@ def write_table(path: Path, table: pa.Table, info: dict) -> None:
     try:
         pq.write_table(table.cast(schema), temporary, **settings)
         os.replace(temporary, path)
+    except FileNotFoundError:  # another worker on the same shard has finished the dataset and swept up
+        if not path.exists():
+            raise
+    except OSError as error:
+        raise full_disk(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,18 +104,27 @@ def part_info(path: Path) -> dict:
         raise InputError(f"{path}: written by something else; choose another folder") from None
 
 
+def part_size(path: Path) -> int:
+    """The number of utterances that a part was made from, those left out included."""
+    return pq.read_metadata(path).num_rows + len(part_info(path)["dropped"])
+
+
 def finish(folder: Path, parts: int, settings: dict) -> dict:
-    """Write meta.json over the parts 0..parts-1, which must all be there, and return it.
+    """Write meta.json over the parts 0..parts-1, which must all be there, and return it; dropped.jsonl lists the rest.
 
     `settings`: codec, codebook_size, frame_rate and whatever else shall stand in it. InputError if a part does not
     belong there, or no utterance is left.
     """
     expected = [part_name(number) for number in range(parts)]
     _refuse_others(folder, expected)
-    shards, dropped, speakers, codes, seconds = [], Counter(), Counter(), 0, 0.0
+    shards, dropped, speakers, codes, seconds, listed = [], Counter(), Counter(), 0, 0.0, []
+    compared = changed = 0
     for name in expected:
         info, counts = _part_counts(folder / name)
         dropped.update(reason for _, reason in info["dropped"])
+        listed += [json.dumps({"id": id, "reason": reason, "part": name}) + "\n" for id, reason in info["dropped"]]
+        compared += info.get("bf16", {}).get("compared", 0)
+        changed += info.get("bf16", {}).get("changed", 0)
         speakers.update(counts["speakers"])
         codes, seconds = codes + counts["codes"], seconds + counts["seconds"]
         shards.append({"file": name, "rows": counts["rows"], "sha256": _sha256(folder / name)})
@@ -119,6 +134,10 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
         raise InputError(f"{folder}: no utterance is left ({reasons or 'there was none'}), expected at least one")
     meta = {**settings, "utterances": rows, "codes": codes, "seconds": round(seconds, 3), "shards": shards}
     meta |= {"speakers": dict(sorted(speakers.items())), "dropped": dict(sorted(dropped.items()))}
+    if compared:
+        meta["bf16"] = {"compared": compared, "changed": changed}
+    if listed:
+        publish(folder / "dropped.jsonl", "".join(listed).encode())
     publish(folder / "meta.json", (json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     for leftover in folder.glob("part-*.parquet.*.tmp"):
         leftover.unlink(missing_ok=True)

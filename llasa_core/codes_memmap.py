@@ -69,7 +69,9 @@ def import_memmap(
                     table, dropped = _table(blocks, texts, split, first, count, frame_rate)
                     if written is not None:
                         written.result()  # one part is written while the next is read: no more wait in memory
-                    written = writer.submit(write_table, path, table, {**settings, "source": source, "dropped": dropped})
+                    written = writer.submit(
+                        write_table, path, table, {**settings, "source": source, "dropped": dropped}
+                    )
                 numbers += 1
                 if progress:
                     progress(count)

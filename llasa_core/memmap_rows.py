@@ -131,7 +131,10 @@ class RowFormat:
                 texts.append(parts[0])
                 codes.append((parts[1] - ids.first_code).astype(np.uint16))
         sizes = [np.array([*map(len, one)], np.int64) for one in (texts, codes)]
-        text_ids, flat = np.concatenate([np.zeros(0, np.int32), *texts]), np.concatenate([np.zeros(0, np.uint16), *codes])
+        text_ids, flat = (
+            np.concatenate([np.zeros(0, np.int32), *texts]),
+            np.concatenate([np.zeros(0, np.uint16), *codes]),
+        )
         return RowParts(reasons, text_ids, sizes[0], flat, sizes[1])
 
     def _split(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:

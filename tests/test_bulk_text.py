@@ -1,5 +1,7 @@
 """Blocks of texts are tokenized exactly as each text alone, by both tokenizers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,8 +9,41 @@ import pytest
 from llasa_core.bulk_text import BulkText
 from llasa_core.tokens import text_encoder
 
-PARTS = ["Call", " the", "  ", "office", ".", "\n", "\r\n ", " 12345", "7", " a", "'s", "'T", " don't", " (", ") ", "\t"]
-PARTS += ["é", " é", "你好", " 你", "🙂", " 🙂a", "\u3000", "\u00a0b", " <|s_12|>", "<|eot_id|>", "-", " -", "A", "!\n\n", " \n a"]
+PARTS = [
+    "Call",
+    " the",
+    "  ",
+    "office",
+    ".",
+    "\n",
+    "\r\n ",
+    " 12345",
+    "7",
+    " a",
+    "'s",
+    "'T",
+    " don't",
+    " (",
+    ") ",
+    "\t",
+]
+PARTS += [
+    "é",
+    " é",
+    "你好",
+    " 你",
+    "🙂",
+    " 🙂a",
+    "\u3000",
+    "\u00a0b",
+    " <|s_12|>",
+    "<|eot_id|>",
+    "-",
+    " -",
+    "A",
+    "!\n\n",
+    " \n a",
+]
 
 
 def texts_of(count, seed):
@@ -44,7 +79,10 @@ def test_decoding_gives_the_texts_back(tokenizer):
 def test_ids_that_are_no_text_are_told(tokenizer):
     bulk = BulkText(tokenizer)
     rows = [bulk.encode(pa.array(["good"]))[0].tolist(), [-1], [tokenizer.convert_tokens_to_ids("<|eot_id|>")]]
-    rows += [[bulk.text_size + 3], bulk.encode(pa.array(["你"]))[0].tolist()[:1] if tokenizer.vocab_size < 5000 else [2**31 - 1]]
+    rows += [
+        [bulk.text_size + 3],
+        bulk.encode(pa.array(["你"]))[0].tolist()[:1] if tokenizer.vocab_size < 5000 else [2**31 - 1],
+    ]
     rows += [tokenizer.convert_tokens_to_ids(["g", "o"])]  # the tokenizer itself writes "go"
     flat, borders = np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)])
     texts, fine = bulk.decode(flat, borders)
@@ -64,7 +102,7 @@ def test_a_tokenizer_with_other_words_is_asked_directly(mini_tokenizer):
     bulk, encoder, texts = BulkText(other), text_encoder(other), texts_of(50, 2)
     assert not bulk.by_pieces
     ids, borders = bulk.encode(pa.array(texts))
-    assert [ids[a:b].tolist() for a, b in zip(borders[:-1], borders[1:], strict=True)] == [
+    assert [ids[a:b].tolist() for a, b in pairwise(borders)] == [
         encoder.encode(text, add_special_tokens=False).ids for text in texts
     ]
 
