@@ -1,8 +1,7 @@
 """Import and export of the public memory map beside a plain copy of the same file; all take turns in one process.
 
 Rows have lengths and texts as a corpus of read speech has them. A copy is `shutil.copyfile`; "durable" is the time
-until everything written is on the disk (fsync), which is how a corpus larger than memory behaves. CPU seconds are those of
-all threads.
+until everything is on the disk (fsync), which is how a corpus larger than memory behaves. CPU seconds: of all threads.
 
     python benchmarks/memmap.py --rows 200000 --repeats 5 -o results/benchmarks/memmap.json
 """

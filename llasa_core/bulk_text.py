@@ -8,6 +8,7 @@ tokenizers are asked directly, text by text.
 
 import json
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ class BulkText:
         self._backend, self._encoder = tokenizer.backend_tokenizer, text_encoder(tokenizer)
         self.by_pieces = _cuts_at_words(self._backend)
         self._bytes: tuple[np.ndarray, np.ndarray] | None = None
+        self._words = self._whole_words() if self.by_pieces else None
         self._forget()
 
     def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +83,8 @@ class BulkText:
         self._known: dict[str, int] = {}
         self._ids, self._used = np.zeros(1 << 16, np.int32), 0
         self._places, self._sizes = np.zeros(1 << 14, np.int64), np.zeros(1 << 14, np.int64)
-        if self.by_pieces and getattr(self._backend.model, "ignore_merges", False):
-            self._learn(*self._whole_words())
+        if self._words is not None:
+            self._learn(*self._words)
 
     def _entries(self, pieces: list[str]) -> np.ndarray:
         """int64 (P,): where each piece stands in the tables of places and sizes."""
@@ -91,9 +93,29 @@ class BulkText:
         known = self._known
         missing = [piece for piece in pieces if piece not in known]
         if missing:
-            rows = [item.ids for item in self._encoder.encode_batch_fast(missing, add_special_tokens=False)]
-            self._learn(missing, np.array(list(chain.from_iterable(rows)), np.int32), np.array([*map(len, rows)]))
-        return np.fromiter((known[piece] for piece in pieces), np.int64, len(pieces))
+            self._learn(missing, *self._encoded(missing))
+        return np.array(itemgetter(*pieces, pieces[0])(known)[:-1], np.int64) if pieces else np.zeros(0, np.int64)
+
+    def _encoded(self, pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all pieces end to end, and how many each has: words are joined, a call for each would cost more."""
+        words = [len(piece) > 1 and piece[0] == " " and piece.isascii() and piece[1].isalpha() for piece in pieces]
+        joined = [pieces[at] for at in np.flatnonzero(words)]
+        others = [pieces[at] for at in np.flatnonzero(np.logical_not(words))]
+        texts = ["".join(joined[first : first + 200]) for first in range(0, len(joined), 200)]
+        rows = [item.ids for item in self._encoder.encode_batch_fast(texts + others, add_special_tokens=False)]
+        ids = np.array(list(chain.from_iterable(rows)), np.int32)
+        sizes = np.zeros(len(pieces), np.int64)
+        sizes[np.logical_not(words)] = [len(row) for row in rows[len(texts) :]]
+        if texts:
+            together = sum(map(len, rows[: len(texts)]))
+            ends = np.cumsum(np.diff(self._byte_table()[1])[ids[:together]])  # bytes: the words are ASCII
+            at = np.searchsorted(ends, np.cumsum([len(word) for word in joined]))
+            sizes[words] = np.diff(np.concatenate([[-1], at]))
+        places = np.zeros(len(pieces), np.int64)
+        order = np.concatenate([np.flatnonzero(words), np.flatnonzero(np.logical_not(words))])
+        places[order] = np.cumsum(sizes[order]) - sizes[order]
+        borders = np.concatenate([[0], np.cumsum(sizes)])
+        return ids[_ragged(places, sizes, borders)], sizes
 
     def _learn(self, pieces: list[str], ids: np.ndarray, sizes: np.ndarray) -> None:
         first, end = len(self._known), len(self._known) + len(pieces)
@@ -105,26 +127,32 @@ class BulkText:
         self._used += len(ids)
         self._known.update(zip(pieces, range(first, end), strict=True))
 
-    def _whole_words(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Words of ASCII letters that are a token: what the model answers before it looks at merges."""
-        space = byte_letters()[32]
-        words = {}
-        for token, id in self._backend.get_vocab(with_added_tokens=False).items():
+    def _whole_words(self) -> tuple[list[str], np.ndarray, np.ndarray] | None:
+        """Words of ASCII letters that are a token: what the model answers before it looks at merges; None: it looks."""
+        if not getattr(self._backend.model, "ignore_merges", False):
+            return None
+        space, words = byte_letters()[32], {}
+        for id, token in enumerate(self._tokens()):
             letters = token.removeprefix(space)
-            if id < self.text_size and letters.isascii() and letters.isalpha():
+            if letters.isascii() and letters.isalpha():
                 words[token.replace(space, " ", 1)] = id
         return list(words), np.array(list(words.values()), np.int32), np.ones(len(words), np.int64)
+
+    def _tokens(self) -> list[str]:
+        """The letters of each text token; fills the table of their bytes."""
+        tokens = [""] * self.text_size
+        for token, id in self._backend.get_vocab(with_added_tokens=False).items():
+            if id < self.text_size:
+                tokens[id] = token
+        values = {ord(letter): byte for byte, letter in byte_letters().items()}
+        letters = "".join(tokens).translate(values).encode("latin-1")
+        self._bytes = np.frombuffer(letters, np.uint8), np.cumsum([0, *map(len, tokens)])
+        return tokens
 
     def _byte_table(self) -> tuple[np.ndarray, np.ndarray]:
         """The bytes of all text tokens end to end, and where each begins (text_size + 1,); added tokens have none."""
         if self._bytes is None:
-            tokens = [""] * self.text_size
-            for token, id in self._backend.get_vocab(with_added_tokens=False).items():
-                if id < self.text_size:
-                    tokens[id] = token
-            values = {ord(letter): byte for byte, letter in byte_letters().items()}
-            letters = "".join(tokens).translate(values).encode("latin-1")
-            self._bytes = np.frombuffer(letters, np.uint8), np.cumsum([0, *map(len, tokens)])
+            self._tokens()
         return self._bytes
 
 

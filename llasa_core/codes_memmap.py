@@ -180,9 +180,9 @@ def export_memmap(
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         rows = overlong = robbed = 0
         try:
-            with temporary.open("wb", buffering=0) as file:
-                for shard in meta["shards"]:
-                    lengths = _write_rows(file, read_part(place, shard, meta["codebook_size"]), rows_of, texts, columns)
+            with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as aside:
+                for table in _ahead(place, meta, aside):
+                    lengths = _write_rows(file, table, rows_of, texts, columns, aside)
                     fitting = lengths <= columns
                     rows, overlong = rows + int(fitting.sum()), overlong + int((~fitting).sum())
                     robbed += int((fitting & (lengths > max(columns - TEMPLATE_TOKENS, 0))).sum())
@@ -198,7 +198,21 @@ def export_memmap(
     return reports
 
 
-def _write_rows(file, table: pa.Table, rows_of: RowFormat, texts: BulkText, width: int) -> np.ndarray:
+def _ahead(place: Path, meta: dict, aside: ThreadPoolExecutor) -> Iterator[pa.Table]:
+    """The parts of a dataset, each read while the one before is used."""
+    following = None
+    for shard in meta["shards"]:
+        reading = aside.submit(read_part, place, shard, meta["codebook_size"])
+        if following is not None:
+            yield following.result()
+        following = reading
+    if following is not None:
+        yield following.result()
+
+
+def _write_rows(
+    file, table: pa.Table, rows_of: RowFormat, texts: BulkText, width: int, aside: ThreadPoolExecutor
+) -> np.ndarray:
     """Append the rows of a part to a file; int64 (N,): their lengths, of which those above the width are left out."""
     ids, at = texts.encode(table["text"].chunk(0))
     lists = table["codes"].chunk(0)
@@ -210,14 +224,23 @@ def _write_rows(file, table: pa.Table, rows_of: RowFormat, texts: BulkText, widt
         ids, code_ids = ids[np.repeat(fits, np.diff(at))], code_ids[np.repeat(fits, np.diff(borders))]
         at, borders = (np.concatenate([[0], np.cumsum(np.diff(each)[fits])]) for each in (at, borders))
     step = max(1, 2**21 // (4 * width))
-    block = np.empty((step, width), np.int32)
-    for first in range(0, len(at) - 1, step):
+    blocks, writing = np.empty((2, step, width), np.int32), None
+    for number, first in enumerate(range(0, len(at) - 1, step)):
         end = min(first + step, len(at) - 1)
-        rows_of.build(block[: end - first], ids, at[first : end + 1], code_ids, borders[first : end + 1])
-        data = memoryview(block[: end - first].reshape(-1).view(np.uint8))
-        while len(data):
-            data = data[file.write(data) :]
+        block = blocks[number % 2, : end - first]
+        rows_of.build(block, ids, at[first : end + 1], code_ids, borders[first : end + 1])
+        if writing is not None:
+            writing.result()  # of the other block, which is built anew next
+        writing = aside.submit(_write_all, file, block)
+    if writing is not None:
+        writing.result()
     return lengths
+
+
+def _write_all(file, block: np.ndarray) -> None:
+    data = memoryview(block.reshape(-1).view(np.uint8))
+    while len(data):
+        data = data[file.write(data) :]
 
 
 def _publish_shape(path: Path, shape: tuple[int, int]) -> None:
