@@ -4,7 +4,6 @@ meta.json is written last: where it is, the dataset is whole. A part carries, in
 and what it was made from, so that a stopped extraction knows what it has. No text tokenizer is involved.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -16,21 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llasa_core.codes_reading import (
+    SCHEMA,
+    CodesDataset,
+    brief,
+    joined,
+    read_codes,
+    read_meta,
+    read_part,
+    read_table,
+    refuse_others,
+    sha256,
+)
 from llasa_core.errors import InputError
 from llasa_core.manifest import full_disk, publish
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("codes", pa.list_(pa.uint16())),
-        ("speaker", pa.string()),
-        ("language", pa.string()),
-        ("seconds", pa.float32()),
-    ]
-)
+__all__ = ["SCHEMA", "CodesDataset", "finish", "read_codes", "read_meta", "read_part", "write_part", "write_table"]
+
 _INFO = b"llasa"  # key of a part's own facts in its parquet metadata
-_META = {"codec": str, "codebook_size": int, "frame_rate": int | float, "utterances": int, "codes": int, "shards": list}
 
 
 def part_name(number: int) -> str:
@@ -69,7 +71,7 @@ def code_lists(borders: np.ndarray, codes: np.ndarray) -> pa.Array:
 
 def write_table(path: Path, table: pa.Table, info: dict) -> None:
     """Write a table of SCHEMA, its codes known to be inside the codebook, as one part; the rest as `write_part`."""
-    counts = {"codes": len(_joined(table["codes"]).values), "seconds": _seconds(table)}
+    counts = {"codes": len(joined(table["codes"]).values), "seconds": _seconds(table)}
     counts["speakers"] = dict(Counter(table["speaker"].to_pylist()))
     schema = SCHEMA.with_metadata({_INFO: json.dumps({**info, "counts": counts}, sort_keys=True).encode()})
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -99,7 +101,7 @@ def part_info(path: Path) -> dict:
         found = (pq.read_schema(path).metadata or {})[_INFO]
         return json.loads(found)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({_brief(error)}); delete it and run again") from None
+        raise InputError(f"{path}: damaged ({brief(error)}); delete it and run again") from None
     except KeyError:
         raise InputError(f"{path}: written by something else; choose another folder") from None
 
@@ -116,7 +118,7 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     belong there, or no utterance is left.
     """
     expected = [part_name(number) for number in range(parts)]
-    _refuse_others(folder, expected)
+    refuse_others(folder, expected)
     shards, dropped, speakers, codes, seconds, listed = [], Counter(), Counter(), 0, 0.0, []
     compared = changed = 0
     for name in expected:
@@ -127,7 +129,7 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
         changed += info.get("bf16", {}).get("changed", 0)
         speakers.update(counts["speakers"])
         codes, seconds = codes + counts["codes"], seconds + counts["seconds"]
-        shards.append({"file": name, "rows": counts["rows"], "sha256": _sha256(folder / name)})
+        shards.append({"file": name, "rows": counts["rows"], "sha256": sha256(folder / name)})
     rows = sum(shard["rows"] for shard in shards)
     if not rows:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
@@ -149,163 +151,6 @@ def _part_counts(path: Path) -> tuple[dict, dict]:
     info = part_info(path)
     if "counts" in info:
         return info, {**info["counts"], "rows": pq.read_metadata(path).num_rows}
-    table = _read_table(path)
-    counts = {"rows": len(table), "codes": len(_joined(table["codes"]).values), "seconds": _seconds(table)}
+    table = read_table(path)
+    counts = {"rows": len(table), "codes": len(joined(table["codes"]).values), "seconds": _seconds(table)}
     return info, {**counts, "speakers": Counter(table["speaker"].to_pylist())}
-
-
-class CodesDataset:
-    """A codes dataset, open for random access by row: `len(dataset)`, `dataset[i]`, `dataset.lengths()`.
-
-    A row is a dict of id, text, codes (uint16 (F,), a read-only view), speaker, language, seconds. `meta` is the
-    content of meta.json. Codes take 2 bytes each, in memory or mapped; processes forked from this one share them.
-    """
-
-    def __init__(self, meta: dict, tables: Sequence[pa.Table]):
-        self.meta = meta
-        self._columns, self._borders, self._codes = [], [], []
-        for table in tables:
-            lists = _joined(table["codes"])
-            self._columns.append({name: _joined(table[name]) for name in SCHEMA.names if name != "codes"})
-            self._borders.append(lists.offsets.to_numpy())
-            self._codes.append(lists.values.to_numpy())
-        self._starts = np.cumsum([0, *(len(table) for table in tables)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> dict:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        index = int(index) % len(self)
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        at = index - int(self._starts[part])
-        row = {name: column[at].as_py() for name, column in self._columns[part].items()}
-        row["codes"] = self._codes[part][self._borders[part][at] : self._borders[part][at + 1]]
-        return row
-
-    def lengths(self) -> np.ndarray:
-        """int64 (N,): the number of codes of each row."""
-        return np.concatenate([np.zeros(0, np.int64), *(np.diff(borders) for borders in self._borders)]).astype(
-            np.int64
-        )
-
-
-def read_codes(folder: str | Path, verify: bool = True, cache: str | Path | None = None) -> CodesDataset:
-    """Open a codes dataset; `verify` compares the sha256 of every part first.
-
-    The parts are unpacked into memory; with `cache`, once into files of that folder, which are mapped: processes share
-    them, and a dataset larger than memory opens at once.
-
-    Raises InputError, which names the file, where meta.json is missing (an unfinished extraction) or malformed, or a
-    part is missing, damaged, changed, of another schema, unlisted, or holds codes outside the codebook.
-    """
-    folder = Path(folder)
-    meta = read_meta(folder)
-    tables = []
-    for shard in meta["shards"]:
-        unpacked = None if cache is None else Path(cache) / f"{shard['sha256']}.arrow"
-        if unpacked is None or not unpacked.exists():
-            table = read_part(folder, shard, meta["codebook_size"], verify)
-            if unpacked is not None:
-                _unpack(table, unpacked)
-        tables.append(table if unpacked is None else _mapped(unpacked))
-    return CodesDataset(meta, tables)
-
-
-def read_part(folder: Path, shard: dict, codebook_size: int, verify: bool = True) -> pa.Table:
-    """One part that meta.json lists, each column in one chunk. InputError as `read_codes`."""
-    path = folder / shard["file"]
-    if not path.is_file():
-        raise InputError(f"{path}: missing, expected it as meta.json lists it")
-    if verify and _sha256(path) != shard["sha256"]:
-        raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
-    table = _read_table(path)
-    if len(table) != shard["rows"]:
-        raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
-    table = table.combine_chunks()
-    _refuse_foreign_codes(path, table, codebook_size)
-    return table
-
-
-def _unpack(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    os.replace(temporary, path)
-
-
-def _mapped(path: Path) -> pa.Table:
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({_brief(error)}); delete it, it is made again") from None
-
-
-def read_meta(folder: str | Path) -> dict:
-    """The meta.json of a finished codes dataset; InputError where it is missing or malformed, or a part is unlisted."""
-    folder = Path(folder)
-    path = folder / "meta.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found, expected the folder of a finished codes dataset") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({_brief(error)}), expected JSON") from None
-    for key, kind in _META.items():
-        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
-            raise InputError(f"{path}: {key} is missing or of another type, expected the meta.json of a codes dataset")
-    for shard in meta["shards"]:
-        if (
-            not isinstance(shard, dict)
-            or not {"file", "rows", "sha256"} <= shard.keys()
-            or Path(shard["file"]).name != shard["file"]
-        ):
-            raise InputError(f"{path}: shards holds {json.dumps(shard)[:60]}, expected file, rows and sha256")
-    _refuse_others(folder, [shard["file"] for shard in meta["shards"]])
-    return meta
-
-
-def _read_table(path: Path) -> pa.Table:
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read as parquet ({_brief(error)})") from None
-    found = {field.name: field.type for field in table.schema}
-    for field in SCHEMA:
-        if found.get(field.name) != field.type:
-            raise InputError(f"{path}: column {field.name} is {found.get(field.name)}, expected {field.type}")
-        if table[field.name].null_count:
-            raise InputError(f"{path}: column {field.name} has nulls, expected a value in each row")
-    return table.select(SCHEMA.names)
-
-
-def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> None:
-    lists = _joined(table["codes"])
-    codes = lists.values.to_numpy()
-    wrong = np.flatnonzero(codes >= codebook_size)
-    if len(wrong):
-        row = int(np.searchsorted(lists.offsets.to_numpy(), wrong[0], side="right")) - 1
-        name = table["id"][row].as_py()
-        raise InputError(f"{path}: code {codes[wrong[0]]} in row {row} ({name}), expected 0..{codebook_size - 1}")
-
-
-def _refuse_others(folder: Path, expected: Sequence[str]) -> None:
-    others = sorted({path.name for path in folder.glob("part-*.parquet")} - set(expected))
-    if others:
-        raise InputError(f"{folder / others[0]}: belongs to another dataset; choose another folder or delete it")
-
-
-def _joined(column: pa.ChunkedArray) -> pa.Array:
-    """One contiguous array, whose offsets start at 0."""
-    return column.combine_chunks() if column.num_chunks != 1 or column.chunk(0).offset else column.chunk(0)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
