@@ -1,4 +1,4 @@
-"""Audio hours encoded per hour: `llasa encode` beside a loop as in the public extraction script, same codec, one thread.
+"""Audio hours encoded per hour: `llasa encode` beside a loop as in the public extraction script, one codec, one thread.
 
 The loop: files in their order, batches of 6 padded to the longest, features of each file by itself, one pass of the
 codec over the padded batch without a mask, floor(samples / 320) codes kept. Both sides take turns in one process; CPU
@@ -158,7 +158,8 @@ def main():
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     report = {
         "benchmark": "encode",
-        "command": f"python benchmarks/encode.py --codec {options.codec} --clips {options.clips} --repeats {options.repeats}",
+        "command": "python benchmarks/encode.py "
+        f"--codec {options.codec} --clips {options.clips} --repeats {options.repeats}",
         "device": f"{cpu}, one thread, {os.cpu_count()} cores shared with other work",
         "packages": {
             "torch": torch.__version__,

@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         "encode",
         "turn the audio of a manifest into a codes dataset",
         "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0\n"
-        "         llasa encode 's3://corpus/shards/{000..511}.tar' artifacts/codes/corpus --codec xcodec2 --device cuda",
+        "         llasa encode 's3://corpus/{000..511}.tar' artifacts/codes/corpus --codec xcodec2 --device cuda",
     )
     add.add_argument(
         "manifest", metavar="MANIFEST", help="JSON lines with id, audio and text; or .tar or .parquet files with audio"

@@ -1,8 +1,8 @@
 """Audio -> codes: a source becomes a codes dataset (format: codes_dataset), part by part, resumable and in shards.
 
 Shard I of N makes the parts p with p % N == I; the finished folder is the same, byte for byte, whatever N and the
-number of workers were and however often the work was stopped. Worker processes read, decode and check while the codec computes
-and a thread writes. Codes are those of each recording alone: only equal lengths ever share a batch.
+number of workers were and however often the work was stopped. Worker processes read, decode and check while the codec
+computes and a thread writes. Codes are those of each recording alone: only equal lengths ever share a batch.
 """
 
 import contextlib
