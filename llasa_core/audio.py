@@ -64,7 +64,7 @@ def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndar
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise InputError(f"{name}: no such audio file")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(_Content(source) if isinstance(source, bytes) else str(source)) as file:
             if file.channels > MOST_CHANNELS or not 1000 <= file.samplerate <= 1_000_000:
                 raise InputError(f"{name}: {file.channels} channels at {file.samplerate} Hz, expected speech")
             wave, rate, notes = _samples(file), file.samplerate, file.extra_info
@@ -77,6 +77,16 @@ def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndar
     if cut and int(cut[2]) < int(cut[1]) < 0x7FFF0000:
         raise InputError(f"{name}: cut off, {cut[2]} of its {cut[1]} bytes of audio are there")
     return _resampled(wave, rate, sample_rate)
+
+
+class _Content(io.BytesIO):
+    """Bytes in which a damaged file may ask for a place before their start: libsndfile's callbacks cannot raise."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 def _samples(file) -> np.ndarray:

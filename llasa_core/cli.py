@@ -129,6 +129,14 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)")
 
     add = command(
+        "data",
+        "report on a codes dataset, or filter it",
+        "llasa data report artifacts/codes/train -o artifacts/report\n"
+        "         llasa data filter artifacts/codes/train artifacts/codes/clean --max-seconds 20 --language en",
+    )
+    add_data_commands(add)
+
+    add = command(
         "train",
         "train a model as a JSON file says (several GPUs: torchrun -m llasa_core.train)",
         "llasa train config.json",
@@ -211,6 +219,25 @@ def build_parser() -> argparse.ArgumentParser:
     add_slurm_option(add, "a Slurm job for each run; the same command again follows the jobs that are there")
 
     return parser
+
+
+def add_data_commands(parser: argparse.ArgumentParser) -> None:
+    """`data report` and `data filter`."""
+    which = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
+    add = which.add_parser("report", help="hours, lengths, code usage, rates, duplicates, with figures")
+    add.set_defaults(handler="data_report")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for report.json and index.html")
+    add = which.add_parser("filter", help="leave out utterances by length, rate, language or scores, each counted")
+    add.set_defaults(handler="data_filter")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument("out", metavar="OUT", help="folder of the filtered codes dataset")
+    for name in ("min-seconds", "max-seconds", "min-characters-per-second", "max-characters-per-second"):
+        add.add_argument(f"--{name}", type=float, metavar="X")
+    add.add_argument("--language", action="append", dest="languages", help="keep it; may be given several times")
+    add.add_argument("--min-mos", type=float, metavar="X", help="predicted quality, 1 to 5; needs --scores")
+    add.add_argument("--max-wer", type=float, metavar="X", help="word errors over words, 0 to 1; needs --scores")
+    add.add_argument("--scores", metavar="JSONL", help="utterances.jsonl of `llasa evaluate` over these recordings")
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:

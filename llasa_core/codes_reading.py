@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -152,16 +153,20 @@ def read_meta(folder: str | Path) -> dict:
         meta = json.loads(read_bytes(path, 2**30).decode())
     except FileNotFoundError:
         raise InputError(f"{path}: not found, expected the folder of a finished codes dataset") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({brief(error)}), expected JSON") from None
     for key, kind in _META.items():
         if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
             raise InputError(f"{path}: {key} is missing or of another type, expected the meta.json of a codes dataset")
+    if not 1 <= meta["codebook_size"] <= 2**16 or not 0 < meta["frame_rate"] < 10**6:
+        sizes = f"codebook_size {meta['codebook_size']:.9g}, frame_rate {meta['frame_rate']:.9g}"
+        raise InputError(f"{path}: {sizes}, expected at most 65536 codes and a positive rate")
     for shard in meta["shards"]:
         if (
             not isinstance(shard, dict)
-            or not {"file", "rows", "sha256"} <= shard.keys()
-            or Path(shard["file"]).name != shard["file"]
+            or [type(shard.get(key)) for key in ("file", "rows", "sha256")] != [str, int, str]
+            or not re.fullmatch(r"[\w.-]+", shard["file"])
+            or not re.fullmatch(r"\w+", shard["sha256"])
         ):
             raise InputError(f"{path}: shards holds {json.dumps(shard)[:60]}, expected file, rows and sha256")
     refuse_others(folder, [shard["file"] for shard in meta["shards"]])

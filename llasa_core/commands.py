@@ -114,6 +114,28 @@ def export_memmap(options: Namespace) -> None:
     print_counts(reports)
 
 
+def data_report(options: Namespace) -> None:
+    """Print the path of the page."""
+    from llasa_core.data_report import data_report as report
+
+    with progress_bar(None, "utterance") as bar:
+        report(options.codes, options.out, progress=bar.update)
+    print(Path(options.out) / "index.html")
+
+
+def data_filter(options: Namespace) -> None:
+    """Print meta.json of what is left."""
+    from dataclasses import fields
+
+    from llasa_core.data_filter import Filters, filter_codes
+
+    values = {one.name: getattr(options, one.name) for one in fields(Filters)}
+    values["languages"] = values["languages"] and tuple(values["languages"])
+    with progress_bar(None, "utterance") as bar:
+        meta = filter_codes(options.codes, options.out, Filters(**values), options.scores, progress=bar.update)
+    print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
+
+
 def train(options: Namespace) -> int | None:
     """Print the final metrics."""
     from llasa_core.train_config import TrainConfig

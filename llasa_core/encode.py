@@ -10,6 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
@@ -182,15 +183,22 @@ def _decoded(
             if empty:
                 yield part, [], True
 
+    def answered(part: _Part, chunk: list[Utterance], answer, last: bool):
+        try:
+            return part, answer.result() if pool is not None else answer, last
+        except BrokenProcessPool:
+            between = f"{chunk[0].id} and {chunk[-1].id}" if chunk else part.source
+            raise InputError(
+                f"{source.name}: a process that decoded audio was killed, near {between}; out of memory? run again to go on"
+            ) from None
+
     for part, chunk, last in chunks():
         task = (chunk, sample_rate, limits, segmented)
-        waiting.append((part, pool.submit(_decode, *task) if pool is not None else _decode(*task), last))
+        waiting.append((part, chunk, pool.submit(_decode, *task) if pool is not None else _decode(*task), last))
         if len(waiting) > (4 * workers if pool is not None else 0):
-            first, result, end = waiting.popleft()
-            yield first, result.result() if pool is not None else result, end
+            yield answered(*waiting.popleft())
     while waiting:
-        first, result, end = waiting.popleft()
-        yield first, result.result() if pool is not None else result, end
+        yield answered(*waiting.popleft())
 
 
 def _decode(

@@ -120,6 +120,8 @@ def _parse(line: str, where: str, folder: Path | str) -> Utterance:
         item = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno}), {_EXPECTED}") from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands
+        raise InputError(f"{where}: JSON that no manifest holds, {_EXPECTED}") from None
     if not isinstance(item, dict):
         raise InputError(f"{where}: a JSON {type(item).__name__}, {_EXPECTED}")
     for key in ("id", "audio", "text"):

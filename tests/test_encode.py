@@ -101,6 +101,19 @@ def test_workers_change_no_byte(tmp_path):
     assert listed == [{"id": "u005", "reason": "unreadable", "part": "part-00000.parquet"}]
 
 
+def _dies(*_):
+    os.kill(os.getpid(), 9)
+
+
+def test_worker_that_is_killed_ends_in_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
+    manifest = corpus(tmp_path / "in", 12)
+    with monkeypatch.context() as patched:
+        patched.setattr("llasa_core.encode._decode", _dies)
+        with pytest.raises(InputError, match="a process that decoded audio was killed, near u000 and u007"):
+            encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)
+    assert encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)["utterances"] == 12
+
+
 def tar_of(path, samples):
     with fsspec.open(str(path), "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in samples:
