@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import model_info
 from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
 
+from llasa_core.codecs import snake
 from llasa_core.errors import InputError
 
 CHECKPOINT = "HKUSTAudio/xcodec2-hf"
@@ -32,6 +33,7 @@ class Xcodec2Codec:
         if model.config.hop_length != HOP:
             raise InputError(f"xcodec2: a hop of {model.config.hop_length} samples, expected {HOP}")
         self.model = model.eval()
+        snake.install(self.model)
         self.sample_rate = model.config.sampling_rate
         self.frame_rate = self.sample_rate / HOP
         self.codebook_size = math.prod(model.config.quantization_levels)
