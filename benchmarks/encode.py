@@ -63,12 +63,7 @@ def loop_codes(paths: list[Path], codec) -> list[np.ndarray]:
         longest = -(-max(map(len, waves)) // HOP) * HOP
         batch = np.stack([np.pad(wave, (0, longest - len(wave))) for wave in waves])
         if isinstance(codec, Xcodec2Codec):
-            features = [
-                codec._features([np.pad(wave, HOP // 2)], sampling_rate=16_000, return_tensors="np")["input_features"][
-                    0
-                ]
-                for wave in waves
-            ]
+            features = [codec.front(wave) for wave in waves]
             frames = max(longest // HOP, max(map(len, features)))
             padded = np.stack([np.pad(one, ((0, frames - len(one)), (0, 0))) for one in features])
             batch = np.pad(batch, ((0, 0), (0, frames * HOP - longest)))
