@@ -177,9 +177,10 @@ def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
     """A parquet file (or its content) as a table of SCHEMA; InputError if it is damaged or of another schema."""
     try:
         table = pq.read_table(path, memory_map=True) if content is None else pq.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # borders in order, texts UTF-8: nothing checks them later
+        found = {field.name: field.type for field in table.schema}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as parquet ({brief(error)})") from None
-    found = {field.name: field.type for field in table.schema}
     for field in SCHEMA:
         if found.get(field.name) != field.type:
             raise InputError(f"{path}: column {field.name} is {found.get(field.name)}, expected {field.type}")

@@ -251,6 +251,14 @@ def test_damaged_part_is_named_when_extraction_goes_on(manifest, codes):
         encode_manifest(manifest, codes, FakeCodec(), rows_per_part=5)
 
 
+def test_text_that_is_no_utf8_is_refused(codes):
+    binary = pa.array([b"\xff"] * 5, pa.binary())
+    forged = pa.StringArray.from_buffers(5, *binary.buffers()[1:])
+    damage(codes, lambda table: table.set_column(1, "text", forged))
+    with pytest.raises(InputError, match=r"part-00001\.parquet: cannot be read as parquet .*UTF"):
+        read_codes(codes)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
