@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from llasa_core.engines import engine_arguments, leave, whole_state
 from llasa_core.errors import InputError
+from llasa_core.head_loss import use_head_loss
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
 from llasa_core.packing import PackedRows
 from llasa_core.train_config import TrainConfig
@@ -179,7 +180,7 @@ def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
                 f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
                 f"the tokenizer of {vocabulary.size}"
             )
-    return use_packed_attention(model)
+    return use_head_loss(use_packed_attention(model))
 
 
 def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:
