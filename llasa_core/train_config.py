@@ -83,7 +83,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     fsdp: bool = False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
     deepspeed: str | dict[str, Any] | None = None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
-    init_noise: float = 0.1  # new vocabulary rows: mean of the old + this many of their standard deviations (public: 0)
+    init_noise: float | None = None  # of new rows around the old ones' mean (public: 0); default 1 if tied, else 0.1
     lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
     threads: int | None = None  # CPU threads; default: torch's
     report_to: str = "tensorboard"  # below output_dir/runs; "none", "wandb" or another of Hugging Face's
@@ -104,7 +104,7 @@ class TrainConfig:
         for name in ("peak_lr", "clip"):
             self._demand(name, getattr(self, name) > 0, "above 0")
         for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
-            self._demand(name, getattr(self, name) >= 0, "at least 0")
+            self._demand(name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
         self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
         if self.fsdp and self.deepspeed is not None:
             raise InputError("config: `fsdp` and `deepspeed` are two ways to shard, expected one of them")
