@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging as transformers_logging
 
 from llasa_core.engines import engine_arguments, leave, whole_state
@@ -61,6 +62,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     if config.lora is not None:
         model = _add_lora(model, config.lora, config.seed)
 
+    if config.optim not in set(OptimizerNames):
+        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(sorted(OptimizerNames))}")
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -71,7 +74,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
-        optim="adamw_torch_fused",
+        optim=config.optim,
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,

@@ -68,6 +68,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     beta2: float = 0.95
     clip: float = 1.0
+    optim: str = "adamw_torch_fused"  # Hugging Face's name; "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes)
     bf16: bool = True  # autocast; master weights stay fp32
     seed: int = 0
     date: str = DEFAULT_DATE  # date line of the chat template

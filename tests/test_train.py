@@ -239,6 +239,7 @@ def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
         ({"epochs": 1.0}, "exactly one of `max_steps` and `epochs`"),
         ({"code_noise": 1.5}, "expected 0 to 1"),
         ({"save_dtype": "fp8"}, "save_dtype"),
+        ({"optim": "adam"}, "expected one of adafactor"),
         ({"learning_rate": 1e-3}, "set the same thing"),
     ],
 )
