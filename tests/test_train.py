@@ -239,13 +239,17 @@ def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
         ({"epochs": 1.0}, "exactly one of `max_steps` and `epochs`"),
         ({"code_noise": 1.5}, "expected 0 to 1"),
         ({"save_dtype": "fp8"}, "save_dtype"),
-        ({"optim": "adam"}, "expected one of adafactor"),
         ({"learning_rate": 1e-3}, "set the same thing"),
     ],
 )
 def test_bad_settings_name_the_key(workshop, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         settings(workshop, tmp_path, **change)
+
+
+def test_an_optimizer_that_does_not_exist_is_refused(workshop, tmp_path):
+    with pytest.raises(InputError, match="`optim` is 'adam', expected one of .*adamw_torch_fused"):
+        train(settings(workshop, tmp_path, optim="adam"))
 
 
 def test_public_settings_are_translated_with_a_note(tmp_path):
