@@ -17,7 +17,9 @@ from llasa_core.errors import InputError
 
 # hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope factor or None
 SIZES: dict[str, tuple[int, int, int, int, int, int, bool, float | None]] = {
-    "tiny": (128, 5, 4, 4, 32, 384, True, None),  # 1.1 M without embeddings
+    "nano": (64, 3, 2, 2, 32, 192, True, None),  # 0.16 M without embeddings
+    "micro": (96, 4, 3, 3, 32, 288, True, None),  # 0.48 M
+    "tiny": (128, 5, 4, 4, 32, 384, True, None),  # 1.1 M
     "mini": (256, 5, 4, 4, 64, 512, True, None),  # 3.3 M
     "small": (384, 6, 6, 6, 64, 1024, True, None),  # 10.6 M
     "1b": (2048, 16, 32, 8, 64, 8192, True, 32.0),  # Llama 3.2 1B: 0.97 B
