@@ -189,7 +189,8 @@ def _progress_bars(shown: bool) -> Iterator[None]:
 def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
     tokenizer, vocabulary = data.tokenizer, data.vocabulary
     if config.model in SIZES:
-        model = build_model(config.model, vocabulary.size, config.context, config.seed)
+        zero = config.zero_init_residual
+        model = build_model(config.model, vocabulary.size, config.context, config.seed, zero_init_residual=zero)
         model.config.bos_token_id, model.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     else:
         model = load_model(config.model)
