@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, _axes
@@ -32,7 +33,7 @@ def loss_by_data_and_size(
                 axis.fill_between(
                     line[x], line["loss_low"], line["loss_high"], color=style["color"], alpha=0.15, linewidth=0
                 )
-            axis.set_xscale("log")
+            _log_ticks(axis, runs[x])
             axis.set(xlabel=x_label, ylabel=y_label)
             axis.legend()
         return figure
@@ -60,19 +61,27 @@ def iso_flop(curves: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     with rc_context(STYLE):
         figure, (axis,) = _axes(1, width=5.4, height=3.4)
         for place, (flops, rows) in enumerate(curves.groupby("flops", sort=True)):
-            rows, colour = rows.sort_values("parameters"), COLOURS[place % len(COLOURS)]
-            axis.plot(rows["parameters"], rows["loss"], color=colour, linestyle=":", linewidth=1)
+            rows, style = rows.sort_values("parameters"), {"color": COLOURS[place % len(COLOURS)]}
+            axis.plot(rows["parameters"], rows["loss"], linestyle=":", linewidth=1, **style)
+            style |= {"marker": MARKERS[place % len(MARKERS)], "markevery": [int(rows["loss"].to_numpy().argmin())]}
             inside = rows["loss"].where(rows["measured"])
-            axis.plot(
-                rows["parameters"], inside, color=colour, linewidth=1.5, label=f"{flops:.1e} FLOPs".replace("e+", "e")
-            )
-            least = rows.loc[rows["loss"].idxmin()]
-            axis.plot(least["parameters"], least["loss"], color=colour, marker=MARKERS[place % len(MARKERS)], ms=6)
+            axis.plot(rows["parameters"], inside, linewidth=1.5, label=f"{flops:.1e} FLOPs".replace("e+", "e"), **style)
+            axis.plot(rows["parameters"], rows["loss"], linestyle="none", ms=6, **style)
         axis.plot(runs["parameters"], runs["loss"], "x", color="black", ms=3, linestyle="none", label="runs")
-        axis.set_xscale("log")
-        axis.set(xlabel="parameters", ylabel="bits per second of audio")
+        _log_ticks(axis, runs["parameters"])
+        low, high = min(runs["loss"].min(), curves["loss"].min()), runs["loss"].max()
+        axis.set(xlabel="parameters", ylabel="bits per second of audio", ylim=(0.97 * low, 1.05 * high))
         axis.legend()
         return figure
+
+
+def _log_ticks(axis: Axes, values: pd.Series) -> None:
+    """A logarithmic x axis whose ticks are the values that were run, in plain numbers or millions."""
+    ticks = sorted({float(f"{value:.2g}") for value in values})
+    names = [f"{tick / 1e6:g} M" if tick >= 1e5 else f"{tick:g}" for tick in ticks]
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, names)
+    axis.set_xticks([], minor=True)
 
 
 def predicted_run(cells: pd.DataFrame, outcome: dict[str, float], run: dict) -> Figure:
@@ -114,7 +123,7 @@ def predicted_run(cells: pd.DataFrame, outcome: dict[str, float], run: dict) -> 
             linestyle="none",
             label=f"{name}: measured",
         )
-        axis.set_xscale("log")
+        _log_ticks(axis, pd.concat([cells["hours"], pd.Series([run["hours"]])]))
         axis.set(xlabel="training speech (h)", ylabel="bits per second of audio")
         axis.legend()
         return figure
