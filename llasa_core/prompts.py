@@ -75,7 +75,11 @@ class Prompt:
                 f"{name_of(tokenizer)}: its chat template's assistant header melts into the words after it"
             )
         eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
-        self._eot = tokenizer.eos_token_id if eot is None else eot
+        eot = tokenizer.eos_token_id if eot is None else eot
+        self._eots = {
+            piece.tobytes(): np.flatnonzero(piece == eot).tolist()
+            for piece in (self._before_tts, self._before_asr, self._between, self._after)
+        }
         self._tags = {}
 
     def text_ids(self, text: str) -> np.ndarray:
@@ -167,7 +171,7 @@ class Prompt:
         ends = np.cumsum([len(part) for part in parts]).tolist()
         starts = [0, *ends[:-1]]
         template = ((starts[0], before), (starts[2], self._between), (starts[5], self._after))
-        eots = tuple(start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot))
+        eots = tuple(start + at for start, ids in template for at in self._eots[ids.tobytes()])
         return Example(np.concatenate(parts, dtype=np.int32), ((starts[4], ends[4]),), eots)
 
     def _wrapped(self, start: int, ids: np.ndarray, end: int) -> np.ndarray:

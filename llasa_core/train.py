@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging as transformers_logging
 
 from llasa_core.engines import engine_arguments, leave, whole_state
 from llasa_core.errors import InputError
+from llasa_core.head_loss import use_head_loss
 from llasa_core.manifest import publish
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
 from llasa_core.packing import PackedRows
@@ -63,6 +65,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     if config.lora is not None:
         model = _add_lora(model, config.lora, config.seed)
 
+    if config.optim not in set(OptimizerNames):
+        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(sorted(OptimizerNames))}")
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -73,7 +77,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
-        optim="adamw_torch_fused",
+        optim=config.optim,
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,
@@ -201,7 +205,7 @@ def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
                 f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
                 f"the tokenizer of {vocabulary.size}"
             )
-    return use_packed_attention(model)
+    return use_head_loss(use_packed_attention(model))
 
 
 def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:

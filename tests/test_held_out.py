@@ -9,6 +9,7 @@ import torch
 from test_train import settings, write_codes
 
 from llasa_core.errors import InputError
+from llasa_core.head_loss import use_head_loss
 from llasa_core.held_out import held_out_rows, held_out_summary, write_rows
 from llasa_core.loss import labelled_loss, utterance_losses
 from llasa_core.model import build_model, flops_per_token, model_config, use_packed_attention
@@ -36,7 +37,7 @@ def trained(workshop):
 def test_losses_of_documents_add_up_to_the_batch_and_are_those_of_each_alone(mini_tokenizer):
     prompt, generator = Prompt(mini_tokenizer), np.random.default_rng(0)
     examples = [prompt.tts_example(f"Say {n}.", generator.integers(0, 4096, 10 + 5 * n)) for n in range(3)]
-    model = use_packed_attention(build_model("nano", len(mini_tokenizer))).eval()
+    model = use_head_loss(use_packed_attention(build_model("nano", len(mini_tokenizer)))).eval()
     nats, labels = utterance_losses(model, collate(examples))
     with torch.no_grad():
         total, count = labelled_loss(model, collate(examples))
