@@ -11,7 +11,15 @@ from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.encode import encode_manifest, refuse_another
 from llasa_core.errors import InputError
 
-__all__ = ["CodesDataset", "encode_manifest", "export_memmap", "import_memmap", "join_pairs", "read_codes"]
+__all__ = [
+    "CodesDataset",
+    "encode_manifest",
+    "export_memmap",
+    "import_memmap",
+    "join_pairs",
+    "nested_subset",
+    "read_codes",
+]
 
 
 def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part: int = 1000) -> dict:
@@ -41,6 +49,38 @@ def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part
             continue
         rows = [_joined_row(dataset[first], dataset[second]) for first, second in pairs[start : start + rows_per_part]]
         write_part(path, rows, {**info, "dropped": []})
+    return finish(out, len(starts), settings)
+
+
+def nested_subset(source: str | Path, out: str | Path, hours: float, seed: int = 0, rows_per_part: int = 1000) -> dict:
+    """The first `hours` of speech of a codes dataset, in an order drawn by `seed`, as a codes dataset of their own.
+
+    The order is that of a hash of seed and id, so with one seed every smaller subset lies in every larger one, whatever
+    the order of the source. A finished `out` of the same source, hours and seed is kept. Returns the content of
+    meta.json; raises InputError where the source has less than `hours`, no utterance fits into them, or `out` was made
+    from something else.
+    """
+    dataset, out = read_codes(source), Path(out)
+    rows = [(hashlib.sha256(f"{seed}/{dataset[i]['id']}".encode()).digest(), i) for i in range(len(dataset))]
+    order = [index for _, index in sorted(rows)]
+    heard = np.cumsum([dataset[index]["seconds"] for index in order])
+    if not 0 < hours * 3600 <= heard[-1] + 1e-3:
+        raise InputError(f"{source}: has {heard[-1] / 3600:.3f} hours, cannot give {hours:g} of them")
+    members = sorted(order[: int(np.searchsorted(heard, hours * 3600 + 1e-3, side="right"))])
+    if not members:
+        raise InputError(f"{source}: no utterance fits into {hours:g} hours, expected at least one")
+    shards = [shard["sha256"] for shard in dataset.meta["shards"]]
+    made_from = hashlib.sha256(json.dumps(["subset", hours, seed, rows_per_part, *shards]).encode()).hexdigest()[:16]
+    settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
+    starts = range(0, len(members), rows_per_part)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(starts):
+        path, info = out / part_name(number), {**settings, "source": made_from}
+        if path.exists():
+            _refuse_another(path, info)
+            continue
+        chosen = [dataset[index] for index in members[start : start + rows_per_part]]
+        write_part(path, chosen, {**info, "dropped": []})
     return finish(out, len(starts), settings)
 
 
