@@ -189,6 +189,16 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
 
     add = command(
+        "compare",
+        "compare two systems on the same utterances: paired differences, intervals, two tests",
+        "llasa compare artifacts/plain/utterances.jsonl artifacts/searched/utterances.jsonl",
+    )
+    add.add_argument("a", metavar="A", help="utterances.jsonl of llasa evaluate")
+    add.add_argument("b", metavar="B", help="the same of the other system, over the same ids")
+    add.add_argument("-o", "--out", metavar="FILE", help="JSON file that receives the comparison too")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
+
+    add = command(
         "run",
         "execute the runs of an experiment file that have no result yet",
         "llasa run experiments/pretrain.yaml --dry-run",

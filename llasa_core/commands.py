@@ -217,6 +217,21 @@ def evaluate(options: Namespace) -> None:
     print_counts(summary)
 
 
+def compare(options: Namespace) -> None:
+    """Print the differences, b minus a."""
+    from llasa_core.comparison import compare_systems
+    from llasa_core.evaluate import read_rows
+    from llasa_core.manifest import publish
+
+    change = compare_systems(read_rows(options.a), read_rows(options.b), options.seed, (options.a, options.b))
+    if not change:
+        raise InputError(f"{options.a}, {options.b}: no score that both systems have")
+    if options.out is not None:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        publish(Path(options.out), (json.dumps(change, indent=1, sort_keys=True) + "\n").encode())
+    print_counts(change)
+
+
 def run(options: Namespace) -> int:
     """Show the table of runs; status 1 if one failed."""
     from llasa_core.experiments import load_experiment, run_experiment

@@ -58,7 +58,8 @@ def evaluate_manifest(
     references: manifest of originals (or `embed_references` of it) for the cosine to the centroid of the own speaker's
         recordings and for the nearest centroid; a recording with the utterance's own id is left out, so originals are
         scored by the same protocol.
-    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ and STOI.
+    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ, STOI and (with an
+        embedder) the cosine of each utterance to its own original, the similarity of codec papers.
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score,
     and a judge that chose the speech as the verifier of a search (key `verifiers` of the manifest's lines).
     """
@@ -67,8 +68,10 @@ def evaluate_manifest(
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
     if transcriber is None and embedder is None and quality is None and not originals:
         raise InputError(f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor")
-    if (embedder is None) != (references is None):
-        raise InputError("a speaker embedder and references belong together, got only one of them")
+    if references is not None and embedder is None:
+        raise InputError("references belong together with a speaker embedder, got only one of them")
+    if embedder is not None and references is None and not originals:
+        raise InputError("a speaker embedder and references or reference audio belong together, got only one of them")
     if transcriber is not None:
         for utterance in utterances:
             metrics.word_errors(utterance["text"], "", utterance["language"])
@@ -88,14 +91,18 @@ def evaluate_manifest(
         scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
         if transcriber is not None:
             _score_words(scored, waves, transcriber)
+        embeddings = None if embedder is None else embedder.embed(waves, SAMPLE_RATE)
         if references is not None:
-            _score_speakers(scored, embedder.embed(waves, SAMPLE_RATE), references)
+            _score_speakers(scored, embeddings, references)
         if quality is not None:
             for row, value in zip(scored, quality.score(waves, SAMPLE_RATE), strict=True):
                 row["quality"] = _finite(value, row, "quality")
         if originals:
-            for row, wave in zip(scored, waves, strict=True):
-                _score_resynthesis(row, wave, load_audio(originals[row["id"]]))
+            before = [load_audio(originals[row["id"]]) for row in scored]
+            for row, wave, original in zip(scored, waves, before, strict=True):
+                _score_resynthesis(row, wave, original)
+            if embedder is not None:
+                score_similarity(scored, embeddings, embedder.embed(before, SAMPLE_RATE), "similarity_to_original")
         rows.extend(scored)
 
     summary = summarise(rows, seed=seed)
@@ -160,9 +167,10 @@ def embed_references(
 def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     """Flat metrics of scored rows: NAME, NAME_low, NAME_high (95 %) and NAME_n; a metric without rows is left out.
 
-    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, quality, pesq_wb, stoi:
-    percentile bootstrap over utterances. nearest_speaker_share, never_ended_share, ended_at_once_share: Wilson.
-    Also utterances, seconds (of audio), pesq_wb_unscored and stoi_unscored. Raises InputError when there are no rows.
+    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, similarity_to_original,
+    quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances. nearest_speaker_share, never_ended_share,
+    ended_at_once_share: Wilson. Also utterances, seconds (of audio), pesq_wb_unscored, pesq_nb_unscored and
+    stoi_unscored. Raises InputError when there are no rows.
     """
     if not rows:
         raise InputError("no scored utterances, expected at least one")
@@ -190,15 +198,17 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
                 add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, len(counted))
     for name, key in (
         ("speaker_similarity", "similarity"),
+        ("similarity_to_original", "similarity_to_original"),
         ("quality", "quality"),
         ("pesq_wb", "pesq_wb"),
+        ("pesq_nb", "pesq_nb"),
         ("stoi", "stoi"),
     ):
         values = [row[key] for row in rows if row.get(key) is not None]
         if values:
             add(name, float(np.mean(values)), metrics.bootstrap_interval(values, seed=seed), len(values))
         unscored = sum(key in row and row[key] is None for row in rows)
-        if key in ("pesq_wb", "stoi") and (values or unscored):
+        if key in ("pesq_wb", "pesq_nb", "stoi") and (values or unscored):
             summary[f"{name}_unscored"] = unscored
     outcomes = {
         "nearest_speaker_share": [row["nearest_speaker"] == row["speaker"] for row in rows if "nearest_speaker" in row],
@@ -209,29 +219,6 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         if hits:
             add(name, sum(hits) / len(hits), metrics.wilson_interval(sum(hits), len(hits)), len(hits))
     return summary
-
-
-def compare_systems(rows_a: Sequence[Mapping], rows_b: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
-    """Paired bootstrap of system b minus system a over the same utterance ids, in the keys of `summarise`.
-
-    NAME_difference, NAME_difference_low, NAME_difference_high, NAME_difference_p, NAME_difference_n for corpus_wer,
-    speaker_similarity and quality where both have them. Raises InputError when the ids differ.
-    """
-    by_id_a, by_id_b = ({row["id"]: row for row in rows} for rows in (rows_a, rows_b))
-    if by_id_a.keys() != by_id_b.keys():
-        example = min(by_id_a.keys() ^ by_id_b.keys())
-        raise InputError(f"utterance {example!r} is scored in only one of the two systems, expected the same ids")
-    pairs = [(by_id_a[id_], by_id_b[id_]) for id_ in by_id_a]
-    result: dict[str, float] = {}
-    for name, key in (("corpus_wer", "errors"), ("speaker_similarity", "similarity"), ("quality", "quality")):
-        both = [(a, b) for a, b in pairs if key in a and key in b]
-        if not both:
-            continue
-        weights = [a["words"] for a, _ in both] if name == "corpus_wer" else None
-        change = metrics.paired_bootstrap([a[key] for a, _ in both], [b[key] for _, b in both], weights, seed=seed)
-        for suffix, value in zip(("", "_low", "_high", "_p", "_n"), change, strict=True):
-            result[f"{name}_difference{suffix}"] = value
-    return result
 
 
 def read_rows(path: str | Path) -> list[dict]:
@@ -307,11 +294,21 @@ def _score_speakers(rows: list[dict], embeddings: np.ndarray, references: Speake
             row["nearest_speaker"] = metrics.nearest_speaker(embedding, centroids)
 
 
+def score_similarity(rows: Sequence[dict], embeddings: np.ndarray, others: np.ndarray, key: str) -> None:
+    """Writes the cosine of each row's embedding (N, D) with the other one (N, D) under `key`."""
+    for row, value in zip(rows, metrics.speaker_similarity(embeddings, others), strict=True):
+        row[key] = _finite(value, row, key)
+
+
 def _score_resynthesis(row: dict, wave: np.ndarray, original: np.ndarray) -> None:
     """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech for the measure."""
     from llasa_core.judges import quality
 
-    for key, measure in (("pesq_wb", quality.pesq_wideband), ("stoi", quality.stoi)):
+    for key, measure in (
+        ("pesq_wb", quality.pesq_wideband),
+        ("pesq_nb", quality.pesq_narrowband),
+        ("stoi", quality.stoi),
+    ):
         try:
             row[key] = _finite(measure(original, wave, SAMPLE_RATE), row, key)
         except quality.TooLittleSpeechError:
