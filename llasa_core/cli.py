@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from llasa_core.errors import InputError
+from llasa_core.protocols import PROTOCOLS, help_text
 
 BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -194,7 +195,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(
         "evaluate",
         "score a manifest of wavs: words, voice, quality, with intervals",
-        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en",
     )
     add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio, text and speaker")
     add.add_argument("out", metavar="OUT", help="folder for utterances.jsonl and summary.json")
@@ -202,8 +204,38 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--speaker", default="wespeaker", help="wespeaker, resemblyzer, wavlm or none; needs --references")
     add.add_argument("--quality", default="distillmos", help="distillmos or none (default %(default)s)")
     add.add_argument("--references", help="manifest of originals, for the similarity to each speaker")
+    add.add_argument("--protocol", metavar="PREPARED", help="folder of llasa protocol: its public metric beside ours")
+    add.add_argument("--emotion", default="none", help="protocol: emotion2vec_plus_large or a folder (default none)")
     add.add_argument("--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI")
     add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
+
+    add = command(
+        "protocol",
+        "turn a public benchmark's folder into requests to synthesize and manifests to score by",
+        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n"
+        "         llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl -o artifacts/spoken\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en\n\n"
+        f"protocols:\n{help_text()}",
+    )
+    add.add_argument("name", metavar="NAME", choices=tuple(PROTOCOLS), help=", ".join(PROTOCOLS))
+    add.add_argument("folder", metavar="DIR", help="the benchmark as it is distributed")
+    add.add_argument(
+        "out", metavar="OUT", help="folder for requests.jsonl, references.jsonl, trials.jsonl, protocol.json"
+    )
+    add.add_argument("--codec", help="codec for prompts (sim-r) and references after a round trip; default none")
+    add.add_argument("--seeds", type=count, default=1, help="how often each text is asked for (default 1)")
+    add.add_argument("--limit", type=whole, default=0, help="texts taken, spread evenly; 0 (default) takes all")
+    add.add_argument("--device", default="cpu", help="of the codec: cpu or cuda (default cpu)")
+
+    add = command(
+        "compare",
+        "compare two systems on the same utterances: paired differences, intervals, two tests",
+        "llasa compare artifacts/plain/utterances.jsonl artifacts/searched/utterances.jsonl",
+    )
+    add.add_argument("a", metavar="A", help="utterances.jsonl of llasa evaluate")
+    add.add_argument("b", metavar="B", help="the same of the other system, over the same ids")
+    add.add_argument("-o", "--out", metavar="FILE", help="JSON file that receives the comparison too")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
 
     add = command(
         "run",

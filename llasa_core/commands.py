@@ -232,25 +232,23 @@ def transcribe(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print the summary."""
-    from llasa_core import judges
-    from llasa_core.evaluate import evaluate_manifest
+    from llasa_core import evaluation_commands
 
-    for path in (options.manifest, options.references, options.reference_audio):
-        if path is not None:
-            require(path)
-    speaker = options.speaker if options.references else "none"  # similarity needs the originals
-    _, summary = evaluate_manifest(
-        options.manifest,
-        options.out,
-        transcriber=None if options.asr == "none" else judges.load_transcriber(options.asr),
-        embedder=None if speaker == "none" else judges.load_speaker_embedder(speaker),
-        quality=None if options.quality == "none" else judges.load_quality_predictor(options.quality),
-        references=options.references if speaker != "none" else None,
-        reference_audio=options.reference_audio,
-        seed=options.seed,
-        progress=True,
-    )
-    print_counts(summary)
+    evaluation_commands.evaluate(options)
+
+
+def protocol(options: Namespace) -> None:
+    """Print what protocol.json says."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.protocol(options)
+
+
+def compare(options: Namespace) -> None:
+    """Print the differences, b minus a."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.compare(options)
 
 
 def run(options: Namespace) -> int:
