@@ -1,7 +1,9 @@
 """Codes datasets (format: codes_dataset): made from audio or memory maps, read, and their utterances joined."""
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +41,8 @@ def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part
     pairs = sorted(pair for members in speakers.values() for pair in zip(members[::2], members[1::2], strict=False))
     if not pairs:
         raise InputError(f"{source}: no speaker has two utterances, expected at least two to join")
-    settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
-    starts = range(0, len(pairs), rows_per_part)
-    out.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(starts):
-        path, info = out / part_name(number), {**settings, "source": made_from}
-        if path.exists():
-            refuse_another(path, info)
-            continue
-        rows = [_joined_row(dataset[first], dataset[second]) for first, second in pairs[start : start + rows_per_part]]
-        write_part(path, rows, {**info, "dropped": []})
-    return finish(out, len(starts), settings)
+    rows = ((dataset[first], dataset[second]) for first, second in pairs)
+    return _write(out, dataset, (_joined_row(*pair) for pair in rows), len(pairs), made_from, rows_per_part)
 
 
 def nested_subset(source: str | Path, out: str | Path, hours: float, seed: int = 0, rows_per_part: int = 1000) -> dict:
@@ -71,17 +64,24 @@ def nested_subset(source: str | Path, out: str | Path, hours: float, seed: int =
         raise InputError(f"{source}: no utterance fits into {hours:g} hours, expected at least one")
     shards = [shard["sha256"] for shard in dataset.meta["shards"]]
     made_from = hashlib.sha256(json.dumps(["subset", hours, seed, rows_per_part, *shards]).encode()).hexdigest()[:16]
+    return _write(out, dataset, (dataset[index] for index in members), len(members), made_from, rows_per_part)
+
+
+def _write(
+    out: Path, dataset: CodesDataset, rows: Iterable[dict], count: int, made_from: str, rows_per_part: int
+) -> dict:
+    """`count` rows made from `dataset` as a codes dataset of their own; parts that are there already are kept."""
     settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
-    starts = range(0, len(members), rows_per_part)
+    rows, parts = iter(rows), -(-count // rows_per_part)
     out.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(starts):
+    for number in range(parts):
         path, info = out / part_name(number), {**settings, "source": made_from}
+        chosen = list(itertools.islice(rows, rows_per_part))
         if path.exists():
-            _refuse_another(path, info)
-            continue
-        chosen = [dataset[index] for index in members[start : start + rows_per_part]]
-        write_part(path, chosen, {**info, "dropped": []})
-    return finish(out, len(starts), settings)
+            refuse_another(path, info)
+        else:
+            write_part(path, chosen, {**info, "dropped": []})
+    return finish(out, parts, settings)
 
 
 def _joined_row(first: dict, second: dict) -> dict:

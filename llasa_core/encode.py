@@ -189,7 +189,8 @@ def _decoded(
         except BrokenProcessPool:
             between = f"{chunk[0].id} and {chunk[-1].id}" if chunk else part.source
             raise InputError(
-                f"{source.name}: a process that decoded audio was killed, near {between}; out of memory? run again to go on"
+                f"{source.name}: a process that decoded audio was killed near {between}; out of memory? "
+                "run again to go on"
             ) from None
 
     for part, chunk, last in chunks():
