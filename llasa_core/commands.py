@@ -118,11 +118,32 @@ def train(options: Namespace) -> int | None:
 
 def synthesize(options: Namespace) -> None:
     """Print the manifest's path."""
+    from dataclasses import replace
+
+    from llasa_core.guards import Guards
     from llasa_core.speech_manifest import synthesize_manifest
 
+    if options.guards is not None:
+        require(options.guards)
+    named = Guards.from_file(options.guards) if options.guards is not None else None
     synthesizer, requests, sampling = speech(options)
+    guards = replace(named or synthesizer.guards, attempts=options.attempts) if options.attempts else None
     with progress_bar(len(requests), "utterance") as bar:
-        print(synthesize_manifest(synthesizer, requests, options.out, sampling, progress=bar.update))
+        print(synthesize_manifest(synthesizer, requests, options.out, sampling, bar.update, guards))
+
+
+def learn_guards(options: Namespace) -> None:
+    """Print the path of guards.json."""
+    from llasa_core.codes_dataset import read_codes
+    from llasa_core.guards import GUARDS
+    from llasa_core.guards import learn_guards as learn
+
+    require(options.checkpoint)
+    rows = read_codes(options.codes)
+    guards, learnt_from = learn(rows)
+    path = Path(options.checkpoint) / GUARDS
+    guards.write(path, {**learnt_from, "codec": rows.meta["codec"]})
+    print(path)
 
 
 def search(options: Namespace) -> None:
