@@ -2,7 +2,7 @@
 
     python benchmarks/guards.py [--utterances 1000] [--judged 250]        writes results/benchmarks/guards.json
 
-Without guards: END may come at the first step, as in the public example, and nothing is sampled again; its utterances are
+Without guards: END may come at the first step, as in the public example, and nothing is sampled again; what comes is
 judged by the same detectors. Two things keep that honest: the detectors' false alarms on recordings, and a recogniser
 that no guard listens to. Conditions: the study's temperature, a hotter one, and voice prompts in place of speaker tags.
 """

@@ -141,6 +141,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="samples at most until one passes the guards; 0: no guards (default 5)",
     )
     add.add_argument("--guards", metavar="JSON", help="bounds of a good utterance (default: those of the checkpoint)")
+    add.add_argument(
+        "--chunk-characters",
+        type=whole,
+        default=200,
+        help="longer texts are spoken in sentences; 0: never (default 200)",
+    )
+    add.add_argument("--normalise", action="store_true", help="write numbers and abbreviations out (English)")
+    add.add_argument(
+        "--stream",
+        action="store_true",
+        help="write TEXT to OUT, a WAV file or - for raw 16-bit samples, as it is spoken",
+    )
 
     add = command(
         "learn-guards",

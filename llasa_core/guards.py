@@ -1,7 +1,7 @@
 """What an utterance must not be: ended at once, too short for its text, never ended, stuck, looping or silent.
 
 `Guards` judges a finished utterance by its text, codes and wave, and samples it again under derived seeds, a bounded
-number of times. Bounds are learnt from a codes dataset (`learn_guards`) and stand in `guards.json` beside the checkpoint.
+number of times. Its bounds are learnt from a codes dataset (`learn_guards`) and stand in `guards.json` beside a model.
 Nothing here looks at other utterances, so the batch decides nothing; what fails to the end is kept and says so.
 """
 
@@ -38,7 +38,7 @@ class Guards:
     """Limits of a good utterance; `attempts` samples at most, 1 only reports.
 
     shortest, longest: (intercept, slope) of the fewest and most codes as a line over `spoken_characters`; None for
-    longest leaves the length limit that the synthesizer has anyway. With a voice prompt the bounds give way to its pace.
+    longest leaves the length limit that there is anyway. With a voice prompt the bounds give way to its pace.
     at_once: fewer codes are "ended_at_once". loop_codes: so many codes in a row that equal those one period before
     (up to 2 s) are a loop. distinct: fewer different codes in any 50 (1 s) are "stuck". silence_seconds: the longest
     stretch of silence, at either end or inside.
@@ -164,7 +164,7 @@ def longest_loop(codes: np.ndarray, longest_period: int = LONGEST_PERIOD) -> int
 
 
 def fewest_distinct(codes: np.ndarray, window: int = DISTINCT_WINDOW) -> int:
-    """The fewest different codes in any `window` in a row of codes (L,); `window` itself where there are fewer codes."""
+    """The fewest different codes in any `window` successive codes (L,); `window` itself where there are fewer."""
     codes = np.asarray(codes)
     if len(codes) < window:
         return window

@@ -34,14 +34,16 @@ def synthesize_manifest(
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
     guards: Guards | None = None,
+    keep_codes: bool = False,
 ) -> Path:
     """Speak requests into OUT/wavs/ID.wav (16 bit) and OUT/manifest.jsonl, one line a request, in their order.
 
     A line: id, audio (relative to OUT), text, speaker, seed, codes (count), ended, reason, seconds; with a voice
-    prompt also voice, the hash of it; with guards also attempts (count), guard (why each rejected attempt was rejected)
-    and failed (what is wrong with the one kept; [] if it is good). Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells)
-    and ends with the manifest of an uninterrupted run; a request whose text, speaker, seed or voice has changed is
-    spoken again. `progress` is called with the number of utterances just finished. Returns the manifest's path.
+    prompt also voice, the hash of it; with guards also attempts (count), guard (why each rejected attempt was
+    rejected) and failed (what is wrong with the one kept; [] if it is good); with `keep_codes` code_list, the codes.
+    Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells) and ends with the manifest of an
+    uninterrupted run; a request whose text, speaker, seed or voice has changed is spoken again. `progress` is called
+    with the number of utterances just finished. Returns the manifest's path.
     Raises InputError for a repeated id, bad requests, or an OUT made with another model, codec or sampling.
     """
     sampling, out = sampling or Sampling(), Path(out)
@@ -82,6 +84,8 @@ def synthesize_manifest(
             line["seconds"] = round(len(spoken.wave) / synthesizer.codec.sample_rate, 4)
             if guards is not None:
                 line |= {"attempts": spoken.attempts, "guard": spoken.rejected, "failed": spoken.failed}
+            if keep_codes:
+                line["code_list"] = generated.codes.tolist()
             append.write(_line(line))
             append.flush()
             finished[request.id] = line
