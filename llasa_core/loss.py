@@ -38,6 +38,28 @@ def labelled_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.
     return total, len(kept)
 
 
+def utterance_losses(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each document of a packed batch: summed cross-entropy (nats) float64 (N,) and labelled tokens int64 (N,).
+
+    Their sums are those of `labelled_loss`. `batch` is packing.collate's, without `distort`.
+    """
+    following = batch["labels"][0, 1:]
+    kept = (following != NO_LABEL).nonzero()[:, 0]  # (K,)
+    borders = batch["cu_seqlens"].to(kept.device, torch.int64)
+    with torch.no_grad():
+        logits = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            document_lengths=batch["cu_seqlens"].diff().tolist(),
+            logits_to_keep=kept,
+            use_cache=False,
+        ).logits[0]  # (K, V)
+        nats = torch.nn.functional.cross_entropy(logits.float(), following[kept], reduction="none").double()
+    document = torch.bucketize(kept, borders[1:], right=True)
+    sums = torch.zeros(len(borders) - 1, dtype=torch.float64, device=nats.device).index_add_(0, document, nats)
+    return sums.cpu().numpy(), torch.bincount(document, minlength=len(borders) - 1).cpu().numpy()
+
+
 def held_out_loss(model: PreTrainedModel, batches: Sequence[dict[str, Any]], bf16: bool = False) -> tuple[float, int]:
     """Summed loss (nats) and labelled tokens of the batches; processes share the work and agree on the answer."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

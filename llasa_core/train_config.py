@@ -84,6 +84,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     fsdp: bool = False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
     deepspeed: str | dict[str, Any] | None = None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
+    zero_init_residual: bool = False  # size names: attention and feed-forward start silent (model.build_model)
     init_noise: float | None = None  # of new rows around the old ones' mean (public: 0); default 1 if tied, else 0.1
     lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
     threads: int | None = None  # CPU threads; default: torch's

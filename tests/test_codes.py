@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, read_codes
+from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, nested_subset, read_codes
 from llasa_core.codes_dataset import finish, write_part
 from llasa_core.corpus import Limits, Utterance, load_audio, write_manifest
 from llasa_core.errors import InputError
@@ -371,7 +371,8 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
 
     two_pieces = mini_tokenizer.convert_tokens_to_ids(["o", "f"])  # the tokenizer itself would write "of" as one
     bad = {
-        "no_end": [public_row(mini_tokenizer, "a", np.arange(50), width), np.full(width, good[-1])],
+        "cut": [public_row(mini_tokenizer, "a", np.arange(50), width)],
+        "no_end": [np.full(width, good[-1]), np.where(np.arange(width) == end, good[-1], good)],
         "foreign_ids": [
             changed(0, good[-1]),
             changed(1, ids.first_code),
@@ -381,11 +382,15 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
             changed(start + 1, ids.speech_understanding_end),
             changed(end + 1, 5),
             changed(end + 2, ids.speech_generation_end),
+            changed(start + 2, good[-1]),
+            changed(1, good[-1]),
+            changed(1, 2**31 - 1),
+            changed(1, -(2**31)),
         ],
         "textless": [np.delete(np.append(good, good[-1]), 1)],
         "no_codes": [public_row(mini_tokenizer, "a", [], width)],
         "text_differs": [
-            changed(1, mini_tokenizer.convert_tokens_to_ids("<|eot_id|>")),
+            changed(1, mini_tokenizer.convert_tokens_to_ids("<|begin_of_text|>")),
             np.concatenate([good[:1], two_pieces, good[2:-1]]),
         ],
     }
@@ -455,7 +460,7 @@ def test_bad_memory_map_is_refused_before_anything_is_written(mini_tokenizer, pu
 def test_tokenizer_of_another_codec_is_refused(codes, llama3_tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"4096 codes, .* 65536"):
         export_memmap(codes, tmp_path / "public", llama3_tokenizer)
-    assert not list((tmp_path / "public").iterdir())
+    assert not (tmp_path / "public").exists()
 
 
 def test_codebook_of_more_than_16_bits_is_refused(tmp_path):
@@ -487,3 +492,30 @@ def test_pairs_are_kept_when_finished_and_refused_for_another_seed(codes, tmp_pa
     assert files_of(tmp_path / "pairs") == before
     with pytest.raises(InputError, match="choose another folder"):
         join_pairs(codes, tmp_path / "pairs", seed=2, rows_per_part=2)
+
+
+def test_subset_holds_the_hours_and_lies_in_every_larger_one(codes, tmp_path):
+    total = sum(row["seconds"] for row in map(read_codes(codes).__getitem__, range(COUNT)))
+    members = []
+    for share in (0.3, 0.6, 1.0):
+        meta = nested_subset(codes, tmp_path / f"{share}", share * total / 3600, rows_per_part=3)
+        subset = read_codes(tmp_path / f"{share}")
+        assert share * total - 0.5 < meta["seconds"] <= share * total + 1e-3
+        assert meta["codec"] == "fake" and len(subset) == meta["utterances"]
+        members.append({subset[i]["id"]: subset[i]["codes"].tolist() for i in range(len(subset))})
+    assert members[0].items() <= members[1].items() <= members[2].items() and len(members[2]) == COUNT
+    other = nested_subset(codes, tmp_path / "other", 0.3 * total / 3600, seed=1)
+    assert {read_codes(tmp_path / "other")[i]["id"] for i in range(other["utterances"])} != set(members[0])
+
+
+def test_subset_is_kept_and_what_cannot_be_given_is_refused(codes, tmp_path):
+    nested_subset(codes, tmp_path / "subset", 0.0005)
+    before = files_of(tmp_path / "subset")
+    nested_subset(codes, tmp_path / "subset", 0.0005)
+    assert files_of(tmp_path / "subset") == before
+    with pytest.raises(InputError, match="made with other utterances"):
+        nested_subset(codes, tmp_path / "subset", 0.0006)
+    with pytest.raises(InputError, match="cannot give 5 of them"):
+        nested_subset(codes, tmp_path / "large", 5.0)
+    with pytest.raises(InputError, match="no utterance fits"):
+        nested_subset(codes, tmp_path / "none", 1e-7)
