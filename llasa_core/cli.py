@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from llasa_core.errors import InputError
+from llasa_core.protocols import PROTOCOLS, help_text
 
 BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -90,14 +91,23 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(
         "encode",
         "turn the audio of a manifest into a codes dataset",
-        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0",
+        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards 8 --shard 0\n"
+        "         llasa encode 's3://corpus/{000..511}.tar' artifacts/codes/corpus --codec xcodec2 --device cuda",
     )
-    add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio and text")
+    add.add_argument(
+        "manifest", metavar="MANIFEST", help="JSON lines with id, audio and text; or .tar or .parquet files with audio"
+    )
     add.add_argument("out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on")
     add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
     add.add_argument("--shards", type=count, default=1, help="processes that share the work (default 1)")
     add.add_argument("--shard", type=whole, default=0, help="number of this one, from 0")
     add_slurm_option(add, "a Slurm job for each shard")
+    add.add_argument("--workers", type=whole, default=2, help="processes that read and decode audio (default 2)")
+    add.add_argument(
+        "--rows-per-part", type=count, default=1000, help="utterances of a manifest in a part (default 1000)"
+    )
+    add.add_argument("--bf16", action="store_true", help="faster on a GPU; changes codes, and meta.json says how many")
+    add.add_argument("--segment-asr", metavar="ASR", help="cut long recordings at silence, their text as ASR hears it")
     add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
 
     add = command(
@@ -118,6 +128,14 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
     add.add_argument("out", metavar="DIR", help="folder for the rows")
     add.add_argument("--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)")
+
+    add = command(
+        "data",
+        "report on a codes dataset, or filter it",
+        "llasa data report artifacts/codes/train -o artifacts/report\n"
+        "         llasa data filter artifacts/codes/train artifacts/codes/clean --max-seconds 20 --language en",
+    )
+    add_data_commands(add)
 
     add = command(
         "train",
@@ -177,7 +195,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(
         "evaluate",
         "score a manifest of wavs: words, voice, quality, with intervals",
-        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en",
     )
     add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio, text and speaker")
     add.add_argument("out", metavar="OUT", help="folder for utterances.jsonl and summary.json")
@@ -185,8 +204,38 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--speaker", default="wespeaker", help="wespeaker, resemblyzer, wavlm or none; needs --references")
     add.add_argument("--quality", default="distillmos", help="distillmos or none (default %(default)s)")
     add.add_argument("--references", help="manifest of originals, for the similarity to each speaker")
+    add.add_argument("--protocol", metavar="PREPARED", help="folder of llasa protocol: its public metric beside ours")
+    add.add_argument("--emotion", default="none", help="protocol: emotion2vec_plus_large or a folder (default none)")
     add.add_argument("--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI")
     add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
+
+    add = command(
+        "protocol",
+        "turn a public benchmark's folder into requests to synthesize and manifests to score by",
+        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n"
+        "         llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl -o artifacts/spoken\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en\n\n"
+        f"protocols:\n{help_text()}",
+    )
+    add.add_argument("name", metavar="NAME", choices=tuple(PROTOCOLS), help=", ".join(PROTOCOLS))
+    add.add_argument("folder", metavar="DIR", help="the benchmark as it is distributed")
+    add.add_argument(
+        "out", metavar="OUT", help="folder for requests.jsonl, references.jsonl, trials.jsonl, protocol.json"
+    )
+    add.add_argument("--codec", help="codec for prompts (sim-r) and references after a round trip; default none")
+    add.add_argument("--seeds", type=count, default=1, help="how often each text is asked for (default 1)")
+    add.add_argument("--limit", type=whole, default=0, help="texts taken, spread evenly; 0 (default) takes all")
+    add.add_argument("--device", default="cpu", help="of the codec: cpu or cuda (default cpu)")
+
+    add = command(
+        "compare",
+        "compare two systems on the same utterances: paired differences, intervals, two tests",
+        "llasa compare artifacts/plain/utterances.jsonl artifacts/searched/utterances.jsonl",
+    )
+    add.add_argument("a", metavar="A", help="utterances.jsonl of llasa evaluate")
+    add.add_argument("b", metavar="B", help="the same of the other system, over the same ids")
+    add.add_argument("-o", "--out", metavar="FILE", help="JSON file that receives the comparison too")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
 
     add = command(
         "run",
@@ -202,6 +251,25 @@ def build_parser() -> argparse.ArgumentParser:
     add_slurm_option(add, "a Slurm job for each run; the same command again follows the jobs that are there")
 
     return parser
+
+
+def add_data_commands(parser: argparse.ArgumentParser) -> None:
+    """`data report` and `data filter`."""
+    which = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
+    add = which.add_parser("report", help="hours, lengths, code usage, rates, duplicates, with figures")
+    add.set_defaults(handler="data_report")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for report.json and index.html")
+    add = which.add_parser("filter", help="leave out utterances by length, rate, language or scores, each counted")
+    add.set_defaults(handler="data_filter")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument("out", metavar="OUT", help="folder of the filtered codes dataset")
+    for name in ("min-seconds", "max-seconds", "min-characters-per-second", "max-characters-per-second"):
+        add.add_argument(f"--{name}", type=float, metavar="X")
+    add.add_argument("--language", action="append", dest="languages", help="keep it; may be given several times")
+    add.add_argument("--min-mos", type=float, metavar="X", help="predicted quality, 1 to 5; needs --scores")
+    add.add_argument("--max-wer", type=float, metavar="X", help="word errors over words, 0 to 1; needs --scores")
+    add.add_argument("--scores", metavar="JSONL", help="utterances.jsonl of `llasa evaluate` over these recordings")
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:

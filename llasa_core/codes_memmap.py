@@ -1,24 +1,28 @@
-"""The public memory map, {split}_input_ids.memmap (int32 rows of 2,048) and its {split}_input_ids_shape.npy <-> codes.
+"""The public memory map (format: memmap_rows) <-> codes datasets, streamed: a part of rows in memory at a time.
 
-A row is TEXT_UNDERSTANDING_START text END SPEECH_GENERATION_START codes END, padded with <|eot_id|>. Rows are imported
-whole or not at all: one whose END is cut off, or whose text would come back with other ids, is dropped and counted.
+Rows are imported whole or not at all: one whose END is cut off, or whose text would come back with other ids, is
+dropped and counted. What was imported is exported byte for byte.
 """
 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from llasa_core.codes_dataset import finish, part_info, part_name, read_codes, write_part
+from llasa_core.bulk_text import BulkText
+from llasa_core.codes_dataset import SCHEMA, code_lists, finish, part_info, part_name, read_meta, read_part, write_table
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish
-from llasa_core.tokens import SpeechVocabulary, name_of, text_encoder, vocabulary_of
+from llasa_core.memmap_rows import RowFormat, RowParts, read_shape, row_blocks
 
 WIDTH = 2048
 TEMPLATE_TOKENS = 41  # that public training puts before the END of a row, which it then cuts to its width
+PART_BYTES = 2**27  # of rows at most in one part
 
 
 def import_memmap(
@@ -27,43 +31,122 @@ def import_memmap(
     tokenizer,
     codec: str = "xcodec2",
     frame_rate: float = 50.0,
-    rows_per_part: int = 1000,
+    rows_per_part: int = 10_000,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict]:
     """Each split of a folder of public rows -> the codes dataset out/SPLIT; returns their meta.json by split.
 
     Ids are SPLIT-ROW; speaker and language are empty, seconds those of the codes. Stopped and started again, it goes
-    on with the parts that are not there. Dropped and counted: "no_end" (cut off), "foreign_ids" (an id where it does
-    not belong), "textless", "no_codes", "text_differs" (the decoded text has other ids). InputError for bad files.
+    on with the parts that are not there. Dropped and counted: "cut" (at the width, so without END), "no_end",
+    "foreign_ids" (an id where it does not belong), "textless", "no_codes", "text_differs" (the decoded text has other
+    ids). InputError for bad files.
     """
     folder, out = Path(folder), Path(out)
     splits = sorted(path.name.removesuffix("_input_ids.memmap") for path in folder.glob("*_input_ids.memmap"))
     if not splits:
         raise InputError(f"{folder}: no *_input_ids.memmap in it, expected public memory-mapped rows")
-    rows_of = {split: open_rows(folder, split) for split in splits}
-    reader = _RowReader(tokenizer)
+    shapes = {split: read_shape(folder, split) for split in splits}
+    rows_of, texts = RowFormat(tokenizer), BulkText(tokenizer)
+    size = rows_of.vocabulary.codebook_size
+    if size > 2**16:
+        raise InputError(f"{texts.name}: a codebook of {size} codes, expected at most 65536")
     metas = {}
-    for split, rows in rows_of.items():
+    for split, (rows, width) in shapes.items():
         place = out / split
         place.mkdir(parents=True, exist_ok=True)
-        settings = {"codec": codec, "codebook_size": reader.vocabulary.codebook_size, "frame_rate": frame_rate}
-        starts = range(0, len(rows), rows_per_part)
-        for number, start in enumerate(starts):
-            chunk = np.array(rows[start : start + rows_per_part])
-            path = place / part_name(number)
-            source = hashlib.sha256(chunk.tobytes() + repr(settings).encode()).hexdigest()[:16]
-            if not path.exists():
-                names = [f"{split}-{start + offset:08d}" for offset in range(len(chunk))]
-                utterances, dropped = reader.read(chunk, names)
-                for utterance in utterances:
-                    utterance["seconds"] = len(utterance["codes"]) / frame_rate
-                write_part(path, utterances, {**settings, "source": source, "dropped": dropped})
-            elif part_info(path).get("source") != source:
-                raise InputError(f"{path}: made from other rows; choose another folder")
-            if progress:
-                progress(len(chunk))
-        metas[split] = finish(place, len(starts), {**settings, "memmap_width": rows.shape[1]})
+        settings = {"codec": codec, "codebook_size": size, "frame_rate": frame_rate}
+        parts = _parts(folder / f"{split}_input_ids.memmap", rows, width, rows_per_part, rows_of)
+        numbers = 0
+        with ThreadPoolExecutor(1) as writer:
+            written: Future | None = None
+            for number, (first, count, blocks) in enumerate(parts):
+                path = place / part_name(number)
+                source = _source(blocks, settings)
+                if path.exists():
+                    if part_info(path).get("source") != source:
+                        raise InputError(f"{path}: made from other rows; choose another folder")
+                else:
+                    table, dropped = _table(blocks, texts, split, first, count, frame_rate)
+                    if written is not None:
+                        written.result()  # one part is written while the next is read: no more wait in memory
+                    written = writer.submit(
+                        write_table, path, table, {**settings, "source": source, "dropped": dropped}
+                    )
+                numbers += 1
+                if progress:
+                    progress(count)
+            if written is not None:
+                written.result()
+        metas[split] = finish(place, numbers, {**settings, "memmap_width": width})
     return metas
+
+
+def _parts(
+    path: Path, rows: int, width: int, rows_per_part: int, rows_of: RowFormat
+) -> Iterator[tuple[int, int, list[RowParts]]]:
+    """(first row, number of rows, their parsed blocks), for each part."""
+    most = min(rows_per_part, max(1, PART_BYTES // (4 * width)))
+    first, count, blocks = 0, 0, []
+    for block in row_blocks(path, rows, width):
+        while len(block):
+            taken, block = block[: most - count], block[most - count :]
+            blocks.append(rows_of.parse(taken))
+            count += len(taken)
+            if count == most:
+                yield first, count, blocks
+                first, count, blocks = first + count, 0, []
+    if count:
+        yield first, count, blocks
+
+
+def _source(blocks: list[RowParts], settings: dict) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for block in blocks:
+        for values in (block.text_ids, block.text_sizes, block.codes, block.code_sizes):
+            digest.update(values)
+        digest.update(repr(block.reasons).encode())
+    return digest.hexdigest()[:16]
+
+
+def _table(
+    blocks: list[RowParts], texts: BulkText, split: str, first: int, count: int, frame_rate: float
+) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """The utterances of a part, and (id, reason) of the rows that are none."""
+    reasons: dict[int, str] = {}
+    done = 0
+    for block in blocks:
+        reasons |= {done + row: reason for row, reason in block.reasons.items()}
+        done += len(block.text_sizes) + len(block.reasons)
+    numbers = np.delete(np.arange(count), sorted(reasons))
+    text_ids, codes = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("text_ids", "codes"))
+    text_borders, code_borders = (
+        np.concatenate([[0], np.cumsum(np.concatenate([getattr(block, name) for block in blocks]))])
+        for name in ("text_sizes", "code_sizes")
+    )
+    strings, fine = texts.decode(text_ids, text_borders)
+    fine &= texts.matches(text_ids, text_borders, strings) if len(strings) else True
+    sizes = np.diff(code_borders)
+    if not fine.all():
+        reasons |= dict.fromkeys(numbers[~fine].tolist(), "text_differs")
+        codes, numbers, strings = codes[np.repeat(fine, sizes)], numbers[fine], strings.filter(pa.array(fine))
+        sizes = sizes[fine]
+    empty = pa.array(np.full(len(numbers), ""), pa.string())
+    columns = {"id": _names(split, first + numbers), "text": strings, "speaker": empty, "language": empty}
+    columns["codes"] = code_lists(np.concatenate([[0], np.cumsum(sizes)]), codes)
+    columns["seconds"] = pa.array((sizes / frame_rate).astype(np.float32))
+    dropped = [(f"{split}-{first + row:08d}", reasons[row]) for row in sorted(reasons)]
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA), dropped
+
+
+def _names(split: str, numbers: np.ndarray) -> pa.Array:
+    """SPLIT-00000000 .. for each number, of 8 digits or as many as the largest needs."""
+    if len(numbers) and numbers.max() >= 10**8:
+        return pa.array([f"{split}-{number:08d}" for number in numbers.tolist()], pa.string())
+    prefix = np.frombuffer(f"{split}-".encode(), np.uint8)
+    digits = numbers[:, None] // 10 ** np.arange(7, -1, -1) % 10 + ord("0")
+    letters = np.concatenate([np.tile(prefix, (len(numbers), 1)), digits.astype(np.uint8)], axis=1)
+    borders = np.arange(len(numbers) + 1, dtype=np.int32) * letters.shape[1]
+    return pa.StringArray.from_buffers(len(numbers), pa.py_buffer(borders), pa.py_buffer(letters.tobytes()))
 
 
 def export_memmap(
@@ -80,129 +163,84 @@ def export_memmap(
     END falls off in public training, which adds a template and cuts. InputError for a tokenizer of another codebook.
     """
     codes, folder = Path(codes), Path(folder)
-    vocabulary, end_of_turn = vocabulary_of(tokenizer), _end_of_turn(tokenizer)
-    parts = {path.parent.name: path.parent for path in sorted(codes.glob("*/meta.json"))}
-    datasets = {split: read_codes(place) for split, place in ({} if (codes / "meta.json").exists() else parts).items()}
-    datasets = datasets or {"train": read_codes(codes)}
-    encode = text_encoder(tokenizer)
+    rows_of, texts = RowFormat(tokenizer), BulkText(tokenizer)
+    places = {path.parent.name: path.parent for path in sorted(codes.glob("*/meta.json"))}
+    places = {"train": codes} if (codes / "meta.json").exists() or not places else places
+    metas = {split: read_meta(place) for split, place in places.items()}
+    for meta in metas.values():
+        if meta["codebook_size"] != rows_of.vocabulary.codebook_size:
+            found = f"{meta['codebook_size']} codes, {texts.name} {rows_of.vocabulary.codebook_size}"
+            raise InputError(f"{codes}: {found}; expected a tokenizer of the same codec")
     folder.mkdir(parents=True, exist_ok=True)
     reports = {}
-    for split, dataset in datasets.items():
-        if dataset.meta["codebook_size"] != vocabulary.codebook_size:
-            found = f"{dataset.meta['codebook_size']} codes, {name_of(tokenizer)} {vocabulary.codebook_size}"
-            raise InputError(f"{codes}: {found}; expected a tokenizer of the same codec")
-        columns = width or dataset.meta.get("memmap_width", WIDTH)
+    for split, place in places.items():
+        meta = metas[split]
+        columns = width or meta.get("memmap_width", WIDTH)
         path, shape = folder / f"{split}_input_ids.memmap", folder / f"{split}_input_ids_shape.npy"
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         rows = overlong = robbed = 0
-        with temporary.open("wb") as file:
-            for index in range(len(dataset)):
-                row = _row(dataset[index], vocabulary, encode, end_of_turn, columns)
-                if row is None:
-                    overlong += 1
-                else:
-                    rows += 1
-                    robbed += bool(row[max(columns - TEMPLATE_TOKENS, 0) :].max() >= vocabulary.text_size)
-                    file.write(row.tobytes())
-                if progress:
-                    progress(1)
-        shape.unlink(missing_ok=True)
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as aside:
+                for table in _ahead(place, meta, aside):
+                    lengths = _write_rows(file, table, rows_of, texts, columns, aside)
+                    fitting = lengths <= columns
+                    rows, overlong = rows + int(fitting.sum()), overlong + int((~fitting).sum())
+                    robbed += int((fitting & (lengths > max(columns - TEMPLATE_TOKENS, 0))).sum())
+                    if progress:
+                        progress(len(lengths))
+            shape.unlink(missing_ok=True)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         _publish_shape(shape, (rows, columns))
-        reports[split] = {
-            "rows": rows,
-            "width": columns,
-            "dropped": {"overlong": overlong},
-            "end_lost_in_public": robbed,
-        }
+        reports[split] = {"rows": rows, "width": columns, "dropped": {"overlong": overlong}}
+        reports[split]["end_lost_in_public"] = robbed
     return reports
 
 
-def open_rows(folder: Path, split: str) -> np.ndarray:
-    """The rows of one split, int32 (N, width), memory-mapped read-only. InputError if the two files disagree."""
-    path, shape_path = folder / f"{split}_input_ids.memmap", folder / f"{split}_input_ids_shape.npy"
-    try:
-        shape = np.load(shape_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise InputError(f"{shape_path}: cannot be read ({reason}), expected a NumPy file of two integers") from None
-    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1:
-        raise InputError(f"{shape_path}: holds {shape.tolist()!r}, expected rows and width, both at least 1")
-    rows, width = (int(value) for value in shape)
-    if path.stat().st_size != rows * width * 4:
-        raise InputError(
-            f"{path}: {path.stat().st_size} bytes, expected {rows} rows of {width} int32 = {rows * width * 4}"
-        )
-    return np.memmap(path, np.int32, "r", shape=(rows, width))
+def _ahead(place: Path, meta: dict, aside: ThreadPoolExecutor) -> Iterator[pa.Table]:
+    """The parts of a dataset, each read while the one before is used."""
+    following = None
+    for shard in meta["shards"]:
+        reading = aside.submit(read_part, place, shard, meta["codebook_size"])
+        if following is not None:
+            yield following.result()
+        following = reading
+    if following is not None:
+        yield following.result()
 
 
-class _RowReader:
-    """Rows -> utterances, for one tokenizer."""
-
-    def __init__(self, tokenizer):
-        self.vocabulary, self.end_of_turn = vocabulary_of(tokenizer), _end_of_turn(tokenizer)
-        self._backend, self._encoder = tokenizer.backend_tokenizer, text_encoder(tokenizer)
-
-    def read(self, rows: np.ndarray, names: Sequence[str]) -> tuple[list[dict], list[tuple[str, str]]]:
-        """Rows (R, width) -> utterances without seconds, and (name, reason) of the dropped ones."""
-        found, reasons = [], {}
-        for name, row in zip(names, rows, strict=True):
-            parts = self._split(row)
-            if isinstance(parts, str):
-                reasons[name] = parts
-            else:
-                found.append((name, *parts))
-        texts = self._backend.decode_batch([ids.tolist() for _, ids, _ in found], skip_special_tokens=False)
-        encoded = self._encoder.encode_batch(texts, add_special_tokens=False)
-        utterances = []
-        for (name, ids, codes), text, again in zip(found, texts, encoded, strict=True):
-            if again.ids != ids.tolist():
-                reasons[name] = "text_differs"
-            else:
-                utterances.append({"id": name, "text": text, "codes": codes, "speaker": "", "language": ""})
-        return utterances, [(name, reasons[name]) for name in names if name in reasons]
-
-    def _split(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
-        """Text ids and codes of a row, or the reason why it is none."""
-        ids = self.vocabulary
-        ends = np.flatnonzero(row == ids.speech_generation_end)
-        if not len(ends):
-            return "no_end"
-        markers = np.flatnonzero((row >= ids.text_size) & (row < ids.first_code))
-        order = [ids.text_understanding_start, ids.text_understanding_end]
-        order += [ids.speech_generation_start, ids.speech_generation_end]
-        if row[markers].tolist() != order or markers[0] != 0 or markers[2] != markers[1] + 1:
-            return "foreign_ids"
-        text, speech, padding = row[1 : markers[1]], row[markers[2] + 1 : ends[0]], row[ends[0] + 1 :]
-        texts_are_text = ((text >= 0) & (text < ids.text_size)).all()
-        if not texts_are_text or not ids.is_code(speech).all() or (padding != self.end_of_turn).any():
-            return "foreign_ids"
-        if not len(speech):
-            return "no_codes"
-        return (text, ids.ids_to_codes(speech)) if len(text) else "textless"
+def _write_rows(
+    file, table: pa.Table, rows_of: RowFormat, texts: BulkText, width: int, aside: ThreadPoolExecutor
+) -> np.ndarray:
+    """Append the rows of a part to a file; int64 (N,): their lengths, of which those above the width are left out."""
+    ids, at = texts.encode(table["text"].chunk(0))
+    lists = table["codes"].chunk(0)
+    borders = lists.offsets.to_numpy().astype(np.int64)
+    code_ids = lists.values.to_numpy().astype(np.int32) + rows_of.vocabulary.first_code
+    lengths = np.diff(at) + np.diff(borders) + 4
+    if (lengths > width).any():
+        fits = lengths <= width
+        ids, code_ids = ids[np.repeat(fits, np.diff(at))], code_ids[np.repeat(fits, np.diff(borders))]
+        at, borders = (np.concatenate([[0], np.cumsum(np.diff(each)[fits])]) for each in (at, borders))
+    step = max(1, 2**21 // (4 * width))
+    blocks, writing = np.empty((2, step, width), np.int32), None
+    for number, first in enumerate(range(0, len(at) - 1, step)):
+        end = min(first + step, len(at) - 1)
+        block = blocks[number % 2, : end - first]
+        rows_of.build(block, ids, at[first : end + 1], code_ids, borders[first : end + 1])
+        if writing is not None:
+            writing.result()  # of the other block, which is built anew next
+        writing = aside.submit(_write_all, file, block)
+    if writing is not None:
+        writing.result()
+    return lengths
 
 
-def _row(utterance: dict, vocabulary: SpeechVocabulary, encoder, padding: int, width: int) -> np.ndarray | None:
-    """The public row int32 (width,) of an utterance, or None where it is longer."""
-    text = encoder.encode(utterance["text"], add_special_tokens=False).ids
-    codes = vocabulary.codes_to_ids(utterance["codes"])
-    if len(text) + len(codes) + 4 > width:
-        return None
-    row = np.full(width, padding, np.int32)
-    middle, end = len(text) + 1, len(text) + len(codes) + 3
-    row[0], row[1:middle], row[middle] = vocabulary.text_understanding_start, text, vocabulary.text_understanding_end
-    row[middle + 1], row[middle + 2 : end] = vocabulary.speech_generation_start, codes
-    row[end] = vocabulary.speech_generation_end
-    return row
-
-
-def _end_of_turn(tokenizer) -> int:
-    found = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
-    if found is None:
-        raise InputError(
-            f"{name_of(tokenizer)}: no <|eot_id|> in it, expected a tokenizer with Llama-3's special tokens"
-        )
-    return found
+def _write_all(file, block: np.ndarray) -> None:
+    data = memoryview(block.reshape(-1).view(np.uint8))
+    while len(data):
+        data = data[file.write(data) :]
 
 
 def _publish_shape(path: Path, shape: tuple[int, int]) -> None:

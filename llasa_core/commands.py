@@ -58,20 +58,34 @@ def prepare(options: Namespace) -> None:
 
 def encode(options: Namespace) -> int | None:
     """Print meta.json, or that other shards still have work."""
+    from llasa_core.audio_sources import open_source
     from llasa_core.codecs import load_codec
     from llasa_core.codes import encode_manifest
-    from llasa_core.manifest import read_manifest
 
     if options.shard >= options.shards:
         raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
-    total = len(read_manifest(options.manifest)) // options.shards
+    source = open_source(options.manifest, options.rows_per_part)
     if options.slurm is not None:
         from llasa_core import slurm_commands
 
         return slurm_commands.encode(options)
-    codec = load_codec(options.codec, options.device)
+    codec, segmenter = load_codec(options.codec, options.device), None
+    if options.bf16:
+        from llasa_core.codecs.bf16 import Bf16Codec
+
+        codec = Bf16Codec(codec, options.device)
+    if options.segment_asr:
+        from llasa_core.judges import load_transcriber
+        from llasa_core.segments import Segmenter
+
+        segmenter = Segmenter(load_transcriber(options.segment_asr))
+    settings = {"rows_per_part": options.rows_per_part, "segmenter": segmenter}
+    settings["workers"] = options.workers if source.parts > 1 else 0
+    total = source.rows and source.rows // options.shards
     with progress_bar(total, "utterance") as bar:
-        meta = encode_manifest(options.manifest, options.out, codec, options.shards, options.shard, progress=bar.update)
+        meta = encode_manifest(
+            options.manifest, options.out, codec, options.shards, options.shard, progress=bar.update, **settings
+        )
     if meta is None:
         print(f"shard {options.shard} of {options.shards} is done, others are not", file=sys.stderr)
     else:
@@ -98,6 +112,28 @@ def export_memmap(options: Namespace) -> None:
     with progress_bar(None, "row") as bar:
         reports = codes_memmap.export_memmap(options.codes, options.out, tokenizer, progress=bar.update)
     print_counts(reports)
+
+
+def data_report(options: Namespace) -> None:
+    """Print the path of the page."""
+    from llasa_core.data_report import data_report as report
+
+    with progress_bar(None, "utterance") as bar:
+        report(options.codes, options.out, progress=bar.update)
+    print(Path(options.out) / "index.html")
+
+
+def data_filter(options: Namespace) -> None:
+    """Print meta.json of what is left."""
+    from dataclasses import fields
+
+    from llasa_core.data_filter import Filters, filter_codes
+
+    values = {one.name: getattr(options, one.name) for one in fields(Filters)}
+    values["languages"] = values["languages"] and tuple(values["languages"])
+    with progress_bar(None, "utterance") as bar:
+        meta = filter_codes(options.codes, options.out, Filters(**values), options.scores, progress=bar.update)
+    print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
 
 
 def train(options: Namespace) -> int | None:
@@ -196,25 +232,23 @@ def transcribe(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print the summary."""
-    from llasa_core import judges
-    from llasa_core.evaluate import evaluate_manifest
+    from llasa_core import evaluation_commands
 
-    for path in (options.manifest, options.references, options.reference_audio):
-        if path is not None:
-            require(path)
-    speaker = options.speaker if options.references else "none"  # similarity needs the originals
-    _, summary = evaluate_manifest(
-        options.manifest,
-        options.out,
-        transcriber=None if options.asr == "none" else judges.load_transcriber(options.asr),
-        embedder=None if speaker == "none" else judges.load_speaker_embedder(speaker),
-        quality=None if options.quality == "none" else judges.load_quality_predictor(options.quality),
-        references=options.references if speaker != "none" else None,
-        reference_audio=options.reference_audio,
-        seed=options.seed,
-        progress=True,
-    )
-    print_counts(summary)
+    evaluation_commands.evaluate(options)
+
+
+def protocol(options: Namespace) -> None:
+    """Print what protocol.json says."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.protocol(options)
+
+
+def compare(options: Namespace) -> None:
+    """Print the differences, b minus a."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.compare(options)
 
 
 def run(options: Namespace) -> int:

@@ -14,7 +14,7 @@ from llasa_core.manifest import SPLITS, Utterance, manifest_lines, text_lines
 
 LAYOUTS = ("auto", "ljspeech", "libritts", "jsonl", "hf")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-_COLUMNS = {
+COLUMNS = {
     "id": ("id", "utterance_id", "file_id", "segment_id"),
     "text": ("text", "normalized_text", "text_normalized", "transcription", "transcript", "sentence"),
     "speaker": ("speaker", "speaker_id", "speaker_name", "client_id"),
@@ -161,11 +161,11 @@ def _hugging_face_part(part, name: str, source: str) -> Iterator[Utterance]:
     import datasets
 
     there = part.column_names
-    columns = {key: next((name for name in names if name in there), None) for key, names in _COLUMNS.items()}
+    columns = {key: next((name for name in names if name in there), None) for key, names in COLUMNS.items()}
     audio = next((key for key, feature in part.features.items() if isinstance(feature, datasets.Audio)), None)
     audio = "audio" if audio is None and "audio" in there else audio
     if audio is None or columns["text"] is None:
-        raise InputError(f"{source}: columns {', '.join(there)}, expected audio and {'/'.join(_COLUMNS['text'])}")
+        raise InputError(f"{source}: columns {', '.join(there)}, expected audio and {'/'.join(COLUMNS['text'])}")
     if isinstance(part.features[audio], datasets.Audio):
         part = part.cast_column(audio, datasets.Audio(decode=False))  # our own decoder reads it, as everywhere
     split = {"validation": "dev", "valid": "dev", "val": "dev"}.get(name.split(".")[0], name.split(".")[0])

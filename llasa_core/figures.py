@@ -40,7 +40,8 @@ class Drawing(Figure):
         return picture.getvalue()
 
 
-def _axes(columns: int = 1, width: float = 4.2, height: float = 3.0) -> tuple[Figure, list]:
+def new_axes(columns: int = 1, width: float = 4.2, height: float = 3.0) -> tuple[Figure, list]:
+    """A figure in our style and its axes side by side; width and height in inches of each."""
     with matplotlib.rc_context(STYLE):
         figure = Drawing(figsize=(width * columns, height), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)[0]
@@ -50,7 +51,7 @@ def _axes(columns: int = 1, width: float = 4.2, height: float = 3.0) -> tuple[Fi
 def codec_training(log: pd.DataFrame) -> Figure:
     """Codec losses by step; columns `step`, `mel` (mean |log mel| difference, nats), `ctc` (nats a character)."""
     with matplotlib.rc_context(STYLE):
-        figure, (left, right) = _axes(2)
+        figure, (left, right) = new_axes(2)
         left.plot(log["step"], log["mel"], color=COLOURS[0])
         left.set(xlabel="step", ylabel="log-mel distance (nats)", title="reconstruction")
         right.plot(log["step"], log["ctc"], color=COLOURS[1], linestyle=LINES[1])
@@ -64,7 +65,7 @@ def lm_training(log: pd.DataFrame) -> Figure:
     Columns `step`, `loss`; rows of held-out evaluations carry `eval_loss`.
     """
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.2)
+        figure, (axis,) = new_axes(1, width=5.2)
         if "loss" in log:
             train = log.dropna(subset=["loss"])
             axis.plot(train["step"], train["loss"], color=COLOURS[0], linewidth=0.9, label="training")
@@ -93,7 +94,7 @@ def score_panels(table: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -
     """
     with matplotlib.rc_context(STYLE):
         width = 5.6 if len(panels) == 1 else 4.4
-        figure, axes = _axes(len(panels), width=width, height=0.7 + 0.42 * len(table))
+        figure, axes = new_axes(len(panels), width=width, height=0.7 + 0.42 * len(table))
         for axis, (metric, (label, factor)) in zip(axes, panels.items(), strict=True):
             scored = [(style, row) for style, (_, row) in enumerate(table.iterrows()) if np.isfinite(row[metric])]
             for place, (style, row) in enumerate(scored):
@@ -117,7 +118,7 @@ def score_panels(table: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -
 def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
     """Each utterance under two systems; columns `before`, `after`. Above the diagonal the second one scores higher."""
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=3.8, height=3.8)
+        figure, (axis,) = new_axes(1, width=3.8, height=3.8)
         low, high = pairs[["before", "after"]].min().min(), pairs[["before", "after"]].max().max()
         axis.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle=LINES[1])
         axis.scatter(pairs["before"], pairs["after"], s=14, color=COLOURS[0], alpha=0.6, linewidths=0)
@@ -128,7 +129,7 @@ def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
 def similarity_by_speaker(rows: pd.DataFrame) -> Figure:
     """Similarity to the own speaker's recordings, one box a speaker; columns `speaker`, `similarity` (cosine)."""
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=6.0)
+        figure, (axis,) = new_axes(1, width=6.0)
         names = sorted(rows["speaker"].unique())
         axis.boxplot([rows.loc[rows["speaker"] == name, "similarity"] for name in names], tick_labels=names, widths=0.6)
         axis.set(ylabel="cosine similarity to the speaker", xlabel="speaker")
@@ -138,7 +139,7 @@ def similarity_by_speaker(rows: pd.DataFrame) -> Figure:
 def spectrogram(wave: np.ndarray, sample_rate: int = 16_000, title: str = "") -> Figure:
     """Log-magnitude spectrogram of a mono wave (T,), 0 to 8 kHz, 60 dB of range."""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure, (axis,) = _axes(1, width=4.6, height=1.9)
+        figure, (axis,) = new_axes(1, width=4.6, height=1.9)
         if len(wave) < 512:
             wave = np.pad(wave, (0, 512 - len(wave)))
         frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
@@ -162,7 +163,7 @@ def scaling_curve(points: pd.DataFrame, fit: pd.DataFrame | None, x_label: str, 
     `fit` holds `x`, `y`, `y_low`, `y_high`.
     """
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.2)
+        figure, (axis,) = new_axes(1, width=5.2)
         for place, (name, series) in enumerate(points.groupby("series", sort=True)):
             style = place % len(COLOURS)
             error = [(series["y"] - series["y_low"]).clip(lower=0), (series["y_high"] - series["y"]).clip(lower=0)]
@@ -196,7 +197,7 @@ def learning_curve(
     when every code is equally likely, drawn as a line.
     """
     with matplotlib.rc_context(STYLE):
-        figure, (left, right) = _axes(2)
+        figure, (left, right) = new_axes(2)
         left.plot(
             held_out["tokens"], held_out["eval_loss"], "o", color=COLOURS[0], ms=4, label="held-out loss, one run"
         )
@@ -235,7 +236,7 @@ def by_model(
     the same columns, drawn as level lines where they have a value.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(panels), width=3.4)
+        figure, axes = new_axes(len(panels), width=3.4)
         for axis, (column, label) in zip(axes, panels.items(), strict=True):
             for place, (name, rows) in enumerate(table.groupby("search", sort=False)):
                 style = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": LINES[place], "ms": 4}
@@ -261,7 +262,7 @@ def search_frontier(
     one, verifier_METRIC by the models that searched: drawn hollow, so that the gap is seen.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(panels), width=4.6, height=3.6)
+        figure, axes = new_axes(len(panels), width=4.6, height=3.6)
         for axis, (metric, (label, factor)) in zip(axes, panels.items(), strict=True):
             own = f"verifier_{metric.removeprefix('corpus_')}"
             for place, (name, rows) in enumerate(table.groupby("strategy", sort=False)):
@@ -285,7 +286,7 @@ def search_frontier(
 def length_histogram(utterances: pd.DataFrame) -> Figure:
     """Utterances by length, stacked by split; columns `split`, `seconds`."""
     with matplotlib.rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.2)
+        figure, (axis,) = new_axes(1, width=5.2)
         names = [name for name in ("train", "dev", "test") if (utterances["split"] == name).any()]
         lengths = [utterances.loc[utterances["split"] == name, "seconds"] for name in names]
         axis.hist(lengths, bins=40, stacked=True, color=COLOURS[: len(names)], label=names)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from llasa_core.errors import InputError
 
-BLOCK = 2**25  # logits held at a time: 128 MB in fp32
+BLOCK = 2**27  # bytes of logits held at a time
 CACHED = 2**18  # logits worked on at a time on a CPU: they stay in its cache
 
 
@@ -62,8 +62,13 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: to
 
 
 def _of_torch(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    blocks = nn.LinearCrossEntropyOptions(batch_chunk_size=max(1, BLOCK // len(weight)))
+    blocks = nn.LinearCrossEntropyOptions(batch_chunk_size=rows_of_a_block(hidden, weight))
     return F.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=blocks).float()
+
+
+def rows_of_a_block(hidden: torch.Tensor, weight: torch.Tensor) -> int:
+    """Rows whose logits, in the type of `hidden`, are held at a time."""
+    return max(1, BLOCK // (len(weight) * hidden.element_size()))
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -75,8 +80,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32)
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        size = max(1, min(len(hidden), BLOCK // len(weight)))
-        buffer = hidden.new_empty(size, len(weight))
+        size = rows_of_a_block(hidden, weight)
+        buffer = hidden.new_empty(min(size, len(hidden)), len(weight))
         for start in range(0, len(hidden), size):
             rows = hidden[start : start + size]
             logits = torch.mm(rows, matrix.t(), out=buffer[: len(rows)])

@@ -3,15 +3,18 @@
 In memory audio paths are absolute; in a file they are relative to its folder, so a corpus can be moved as a whole.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llasa_core.errors import InputError
+from llasa_core.remote import is_url, join, open_binary
 
 SPLITS = ("train", "dev", "test")
 _EXPECTED = "expected a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
@@ -21,7 +24,7 @@ _EXPECTED = "expected a JSON object with id, audio, text and perhaps speaker, la
 class Utterance:
     """One utterance of a corpus.
 
-    audio: the path of its file (or, where a dataset holds files inside itself, the bytes of one).
+    audio: the path or URL of its file (or, where a dataset holds files inside itself, the bytes of one).
     seconds: its length, where known. split: "train", "dev" or "test", where the corpus says so; None: by hash.
     """
 
@@ -51,7 +54,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
     """Line numbers (from 1) and utterances of a manifest, repeated ids included; errors as in `read_manifest`."""
-    folder = Path(path).parent.resolve()
+    folder = path.rpartition("/")[0] if is_url(path) else Path(path).parent.resolve()
     for number, line in text_lines(path, "a manifest of JSON lines"):
         yield number, _parse(line, f"{path}:{number}", folder)
 
@@ -59,7 +62,7 @@ def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
 def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
     """Numbers (from 1) and text of the lines that are not blank. InputError if there is no such UTF-8 file."""
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             for number, raw in enumerate(file, start=1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -81,9 +84,21 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
 def publish(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in its folder and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise full_disk(error, path) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def full_disk(error: OSError, path: Path) -> Exception:
+    """InputError in place of an error that says the disk is full; any other error as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return InputError(f"{path}: no space left on the disk; what is finished is kept, free some and run again")
+    return error
 
 
 def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)) -> str:
@@ -100,11 +115,13 @@ def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)
     return "dev" if value < test + dev else "train"
 
 
-def _parse(line: str, where: str, folder: Path) -> Utterance:
+def _parse(line: str, where: str, folder: Path | str) -> Utterance:
     try:
         item = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno}), {_EXPECTED}") from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands
+        raise InputError(f"{where}: JSON that no manifest holds, {_EXPECTED}") from None
     if not isinstance(item, dict):
         raise InputError(f"{where}: a JSON {type(item).__name__}, {_EXPECTED}")
     for key in ("id", "audio", "text"):
@@ -124,7 +141,8 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         raise InputError(f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number from 0 on")
     if split not in (None, *SPLITS):
         raise InputError(f"{where}: split is {split!r}, expected train, dev or test")
-    audio = Path(os.path.normpath(folder / item["audio"]))
+    audio = item["audio"] if is_url(item["audio"]) else join(folder, item["audio"])
+    audio = Path(os.path.normpath(audio)) if isinstance(audio, Path) else audio
     speaker, language = item.get("speaker") or "", item.get("language") or "en"
     return Utterance(item["id"], audio, item["text"], speaker, language, seconds, split)
 
@@ -132,10 +150,11 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
 def _line(utterance: Utterance, folder: Path) -> str:
     if isinstance(utterance.audio, bytes):
         raise InputError(f"utterance {utterance.id!r}: its audio is not a file, expected one (prepare writes it)")
-    audio = Path(utterance.audio)
-    if audio.is_absolute():
+    audio = utterance.audio if is_url(utterance.audio) else Path(utterance.audio)
+    if isinstance(audio, Path):
         # The name itself may be a link (into a cache) and stays as it is.
-        audio = Path(os.path.relpath(audio.parent.resolve() / audio.name, folder))
-    fields = {"id": utterance.id, "audio": audio.as_posix(), "text": utterance.text, "speaker": utterance.speaker}
+        there = Path(os.path.relpath(audio.parent.resolve() / audio.name, folder)) if audio.is_absolute() else audio
+        audio = there.as_posix()
+    fields = {"id": utterance.id, "audio": audio, "text": utterance.text, "speaker": utterance.speaker}
     fields |= {"language": utterance.language, "seconds": utterance.seconds, "split": utterance.split}
     return json.dumps({key: value for key, value in fields.items() if value is not None}, ensure_ascii=False) + "\n"

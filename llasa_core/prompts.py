@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: what was said, and its speech codes (F,)."""
+    """A voice to continue: what was said, and its speech codes (F,). No text: the text to speak begins with it."""
 
     text: str
     codes: np.ndarray
@@ -75,12 +75,8 @@ class Prompt:
                 f"{name_of(tokenizer)}: its chat template's assistant header melts into the words after it"
             )
         eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
-        eot = tokenizer.eos_token_id if eot is None else eot
-        self._eots = {
-            piece.tobytes(): np.flatnonzero(piece == eot).tolist()
-            for piece in (self._before_tts, self._before_asr, self._between, self._after)
-        }
-        self._tags = {}
+        self._eot = tokenizer.eos_token_id if eot is None else eot
+        self._tags, self._frames = {}, {}
 
     def text_ids(self, text: str) -> np.ndarray:
         """int32 (T,): the ids of a text, which never hold a control token. InputError if it is empty."""
@@ -132,13 +128,59 @@ class Prompt:
         texts = [row["text"] for row in rows]
         if any(not text.strip() for text in texts):
             self.text_ids("")
-        before = self._before_asr if task == "asr" else self._before_tts
-        template = len(before) + len(self._between) + len(self._after) + 4  # and the four markers
+        template = self.template_length(task)
         spoken = [len(row["codes"]) for row in rows]
         if not all(spoken):
             self._code_ids(np.empty(0, np.int32))
         written = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
         return np.array([len(ids) for ids in written], np.int64) + np.array(spoken, np.int64) + template
+
+    def template_length(self, task: str) -> int:
+        """Tokens of a "tts" or "asr" example that are neither of its text nor codes: template and four markers."""
+        before = self._before_asr if task == "asr" else self._before_tts
+        return len(before) + len(self._between) + len(self._after) + 4
+
+    def splice(self, task: str, text_ids: np.ndarray, codes: np.ndarray, speaker: str | None = None) -> Example:
+        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that are known to be good, in 5 us."""
+        key = (task, speaker)
+        if key not in self._frames:
+            self._frames[key] = self._frame(task, speaker)
+        opening, middle, closing, eots = self._frames[key]
+        first, second = (len(codes), len(text_ids)) if task == "asr" else (len(text_ids), len(codes))
+        a, b = len(opening) + first, len(opening) + first + len(middle)
+        ids = np.empty(b + second + len(closing), np.int32)
+        ids[: len(opening)], ids[a:b], ids[b + second :] = opening, middle, closing
+        text, spoken = (
+            (ids[b : b + second], ids[len(opening) : a])
+            if task == "asr"
+            else (ids[len(opening) : a], ids[b : b + second])
+        )
+        text[:] = text_ids
+        np.add(codes, self.vocabulary.first_code, out=spoken, dtype=np.int32, casting="same_kind")
+        where = (*eots[0], *(at + first for at in eots[1]), *(at + first + second for at in eots[2]))
+        return Example(ids, ((b - 1, b + second + 1),), where)
+
+    def _frame(self, task: str, speaker: str | None) -> tuple:
+        """What stands before, between and after text and codes, and the places of its end-of-turn tokens by part.
+
+        Found in an example of one text id and one code; the places are those without text and codes.
+        """
+        code = np.zeros(1, np.int64)
+        made = self.asr_example("a", code) if task == "asr" else self.tts_example("a", code, speaker)
+        size = len(self._plain_ids("a"))
+        first, second = (1, size) if task == "asr" else (size, 1)
+        a = len(self._before_asr if task == "asr" else self._before_tts) + 1
+        b = made.spans[0][0] + 1
+        opening, middle, closing = made.input_ids[:a], made.input_ids[a + first : b], made.input_ids[b + second :]
+        eots = ([], [], [])
+        for at in made.eot_positions:
+            if at < a:
+                eots[0].append(at)
+            elif at < b:
+                eots[1].append(at - first)
+            else:
+                eots[2].append(at - first - second)
+        return opening, middle, closing, eots
 
     def speaker_tag_length(self, speaker: str | None) -> int:
         """Tokens that the speaker's tag adds to a "tts" example."""
@@ -147,12 +189,13 @@ class Prompt:
     def tts_prompt(self, text: str, speaker: str | None = None, voice: Voice | None = None) -> np.ndarray:
         """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
 
-        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice.
+        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice; where
+        the voice has no text, `text` holds its words already.
         """
         ids = self.vocabulary
         if voice is not None:
             self.text_ids(text)
-            text = f"{voice.text} {text}"
+            text = f"{voice.text} {text}" if voice.text else text
         question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
         parts = [self._before_tts, question, self._between, self._speaker_tag(speaker), [ids.speech_generation_start]]
         if voice is not None:
@@ -171,7 +214,7 @@ class Prompt:
         ends = np.cumsum([len(part) for part in parts]).tolist()
         starts = [0, *ends[:-1]]
         template = ((starts[0], before), (starts[2], self._between), (starts[5], self._after))
-        eots = tuple(start + at for start, ids in template for at in self._eots[ids.tobytes()])
+        eots = tuple(start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot))
         return Example(np.concatenate(parts, dtype=np.int32), ((starts[4], ends[4]),), eots)
 
     def _wrapped(self, start: int, ids: np.ndarray, end: int) -> np.ndarray:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from llasa_core.codes_reading import CodesDataset
 from llasa_core.errors import InputError
+from llasa_core.text_ids import speakers_of, text_ids
 
 ROLES = ("system", "user", "assistant")
 BLOCK = 4096  # utterances whose texts are tokenized together
@@ -40,6 +42,28 @@ class ExampleSource:
     truncated: int = field(init=False)  # examples that lose their end
 
     def __post_init__(self) -> None:
+        self._text = None  # ids and borders of all texts, where the dataset has them as columns
+        if isinstance(self.dataset, CodesDataset):
+            self._measure()
+        else:
+            self._measure_one_by_one()
+        whole = self.lengths + self.tag_lengths
+        self.truncated = 0 if self.cut is None else int((whole > self.cut).sum())
+
+    def _measure(self) -> None:
+        """Lengths and speakers of a codes dataset, from its columns."""
+        self._text = text_ids(self.dataset, self.prompt.tokenizer)
+        spoken = self.dataset.lengths()
+        if not spoken.all():
+            raise InputError(f"{self.identifier(int(spoken.argmin()))}: codes: expected at least one speech code")
+        self.lengths = np.diff(self._text[1]) + spoken + self.prompt.template_length(self.task)
+        names, numbers = speakers_of(self.dataset)
+        wanted = self.speaker_tags > 0 and self.task == "tts"
+        tags = np.array([self.prompt.speaker_tag_length(name) if wanted else 0 for name in names], np.int64)
+        self.tag_lengths = tags[numbers] if wanted else np.zeros(len(numbers), np.int64)
+        self.speakers = sorted(name for name in names if name)
+
+    def _measure_one_by_one(self) -> None:
         count = len(self.dataset)
         self.lengths, self.tag_lengths = np.zeros(count, np.int64), np.zeros(count, np.int64)
         tags: dict[str, int] = {}
@@ -57,8 +81,6 @@ class ExampleSource:
                     tags[speaker] = self.prompt.speaker_tag_length(speaker) if wanted else 0
                 self.tag_lengths[start + i] = tags[speaker]
         self.speakers = sorted(speaker for speaker in tags if speaker)
-        whole = self.lengths + self.tag_lengths
-        self.truncated = 0 if self.cut is None else int((whole > self.cut).sum())
 
     def longest(self) -> np.ndarray:
         """int64 (N,): tokens of each example with its tag, cut where this source cuts."""
@@ -71,6 +93,8 @@ class ExampleSource:
 
     def frames(self, index: int) -> int:
         """Number of speech codes of example `index`; 0 for chat."""
+        if self._text is not None:
+            return len(self.dataset.codes(index))
         return 0 if self.task == "chat" else len(self.dataset[index]["codes"])
 
     def _assemble(self, row: dict[str, Any], speaker: str | None) -> Any:
@@ -91,6 +115,12 @@ class ExampleSource:
 
     def example(self, index: int, epoch: int) -> Any:
         """Utterance `index` as a prompts.Example."""
+        if self._text is not None:
+            ids, borders = self._text
+            speaker = self.dataset[index]["speaker"] if self.tagged(index, epoch) else None
+            text = ids[borders[index] : borders[index + 1]]
+            made = self.prompt.splice(self.task, text, self.dataset.codes(index), speaker)
+            return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)
         row = self.dataset[index]
         made = self._assemble(row, row["speaker"] if self.task == "tts" and self.tagged(index, epoch) else None)
         return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
-from llasa_core.evaluate import compare_systems, summarise
+from llasa_core.evaluate import summarise
 from llasa_core.results import Result, find_run, published_tables
 
 # Each part of the study and its run: <experiment>/<label>, the label being a run id with or without its hash.
@@ -81,7 +82,7 @@ def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
 
 
 def paired_differences(study: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """`evaluate.compare_systems` of the pairs whose two sides have rows.
+    """`comparison.compare_systems` of the pairs whose two sides have rows.
 
     "synthesized - recordings" and "synthesized - codec" on builtin, "after - before" on human.
     """

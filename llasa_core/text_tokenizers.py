@@ -18,7 +18,7 @@ TTS_INSTRUCTION = "Convert the text to speech:"
 ASR_INSTRUCTION = "Convert the speech to text:"
 
 # How Llama-3 cuts text into words before the byte pairs are merged.
-_WORD_PATTERN = (
+WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -57,7 +57,7 @@ def build_llama3_tokenizer(tiktoken_path):
     Special tokens stand in the order of the Hugging Face checkpoints (`<|eot_id|>` 128009), not of Meta's code.
     """
     ranks = _read_ranks(Path(tiktoken_path))
-    letters = _byte_letters()
+    letters = byte_letters()
     spell = {token: "".join(letters[byte] for byte in token) for token in ranks}
     merges = []
     for token in sorted(ranks, key=ranks.get):
@@ -116,7 +116,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """The printable letter that byte-level BPE files write for each byte: itself, or one from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -126,7 +126,7 @@ def _byte_letters() -> dict[int, str]:
 def _word_splitter():
     from tokenizers import Regex, pre_tokenizers
 
-    words = pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated")
+    words = pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated")
     return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 

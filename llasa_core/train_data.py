@@ -16,6 +16,7 @@ from llasa_core.errors import InputError
 from llasa_core.loss import HeldOut
 from llasa_core.model import SIZES
 from llasa_core.packing import PackedRows
+from llasa_core.remote import is_url
 from llasa_core.sources import ChatDataset, ExampleSource, balance
 from llasa_core.train_config import DataEntry, TrainConfig, read_entry
 
@@ -82,7 +83,7 @@ def _open(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Any:
 
     if entry.task == "chat":
         return ChatDataset(entry.path)
-    if list(Path(entry.path).glob("*_input_ids.memmap")):
+    if not is_url(entry.path) and list(Path(entry.path).glob("*_input_ids.memmap")):
         raise InputError(f"{entry.path}: public memmap rows; first run `llasa import-memmap {entry.path} OUT`")
     folder = entry.path if entry.codec is None else _encoded(entry, config, rank, world)
     return read_codes(folder, cache=config.cache)

@@ -371,7 +371,8 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
 
     two_pieces = mini_tokenizer.convert_tokens_to_ids(["o", "f"])  # the tokenizer itself would write "of" as one
     bad = {
-        "no_end": [public_row(mini_tokenizer, "a", np.arange(50), width), np.full(width, good[-1])],
+        "cut": [public_row(mini_tokenizer, "a", np.arange(50), width)],
+        "no_end": [np.full(width, good[-1]), np.where(np.arange(width) == end, good[-1], good)],
         "foreign_ids": [
             changed(0, good[-1]),
             changed(1, ids.first_code),
@@ -381,11 +382,15 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
             changed(start + 1, ids.speech_understanding_end),
             changed(end + 1, 5),
             changed(end + 2, ids.speech_generation_end),
+            changed(start + 2, good[-1]),
+            changed(1, good[-1]),
+            changed(1, 2**31 - 1),
+            changed(1, -(2**31)),
         ],
         "textless": [np.delete(np.append(good, good[-1]), 1)],
         "no_codes": [public_row(mini_tokenizer, "a", [], width)],
         "text_differs": [
-            changed(1, mini_tokenizer.convert_tokens_to_ids("<|eot_id|>")),
+            changed(1, mini_tokenizer.convert_tokens_to_ids("<|begin_of_text|>")),
             np.concatenate([good[:1], two_pieces, good[2:-1]]),
         ],
     }
@@ -455,7 +460,7 @@ def test_bad_memory_map_is_refused_before_anything_is_written(mini_tokenizer, pu
 def test_tokenizer_of_another_codec_is_refused(codes, llama3_tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"4096 codes, .* 65536"):
         export_memmap(codes, tmp_path / "public", llama3_tokenizer)
-    assert not list((tmp_path / "public").iterdir())
+    assert not (tmp_path / "public").exists()
 
 
 def test_codebook_of_more_than_16_bits_is_refused(tmp_path):

@@ -2,12 +2,15 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
 from test_packing import Codes
 from test_train import settings, workshop  # noqa: F401  (a fixture)
 
+from llasa_core.codes import read_codes
+from llasa_core.codes_dataset import finish, write_part
 from llasa_core.errors import InputError
 from llasa_core.packing import PackedRows, collate
 from llasa_core.prompts import Prompt
@@ -142,3 +145,96 @@ def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):  # noq
     assert metrics[f"eval_loss/{chat}:chat"] < 6.5
     with pytest.raises(InputError, match="chat alone"):
         train(settings(workshop, tmp_path / "run", codes=codes[1:] and [{"path": chat, "task": "chat"}]))
+
+
+def written(folder, rows, rows_per_part=7):
+    settings = {"codec": "fake", "codebook_size": 4096, "frame_rate": 50.0}
+    folder.mkdir()
+    parts = [rows[first : first + rows_per_part] for first in range(0, len(rows), rows_per_part)]
+    for number, part in enumerate(parts):
+        write_part(folder / f"part-{number:05d}.parquet", part, {**settings, "dropped": []})
+    finish(folder, len(parts), settings)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["tts", "asr"])
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
+def test_examples_from_columns_are_those_from_rows(fixture, cached, task, request, tmp_path):
+    prompt, rows = Prompt(request.getfixturevalue(fixture)), Codes(20).rows + Codes(9, "luna").rows
+    folder = written(tmp_path / "codes", rows)
+    dataset = read_codes(folder, cache=tmp_path / "cache" if cached else None)
+    plain = Codes(0)
+    plain.rows = rows
+    for tags in (0.0, 0.5, 1.0):
+        ours = ExampleSource(dataset, prompt, task, speaker_tags=tags, cut=60)
+        theirs = ExampleSource(plain, prompt, task, speaker_tags=tags, cut=60)
+        np.testing.assert_array_equal(ours.lengths, theirs.lengths)
+        np.testing.assert_array_equal(ours.tag_lengths, theirs.tag_lengths)
+        assert (ours.speakers, ours.truncated) == (theirs.speakers, theirs.truncated)
+        for index in range(len(rows)):
+            one, other = ours.example(index, 3), theirs.example(index, 3)
+            np.testing.assert_array_equal(one.input_ids, other.input_ids)
+            assert (one.spans, one.eot_positions) == (other.spans, other.eot_positions)
+            assert ours.frames(index) == theirs.frames(index)
+
+
+def test_text_ids_are_made_once_for_a_tokenizer(mini_tokenizer, llama3_tokenizer, tmp_path, monkeypatch):
+    folder, cache = written(tmp_path / "codes", Codes(20).rows), tmp_path / "cache"
+    lengths = ExampleSource(read_codes(folder, cache=cache), Prompt(mini_tokenizer)).lengths
+    with monkeypatch.context() as patched:
+        patched.setattr("llasa_core.text_ids.BulkText", None)
+        again = ExampleSource(read_codes(folder, cache=cache), Prompt(mini_tokenizer))
+        np.testing.assert_array_equal(again.lengths, lengths)
+    other = ExampleSource(read_codes(folder, cache=cache), Prompt(llama3_tokenizer))
+    assert other.lengths.tolist() != lengths.tolist() and len(list(cache.glob("*.text-borders.npy"))) == 2
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_codes_are_read_by_url(scheme, mini_tokenizer, tmp_path):
+    folder = written(tmp_path / "codes", Codes(20).rows)
+    url = f"file://{folder}"
+    if scheme == "memory":
+        url, system = f"memory://codes-{tmp_path.name}", fsspec.filesystem("memory")
+        for path in folder.iterdir():
+            system.pipe(f"/codes-{tmp_path.name}/{path.name}", path.read_bytes())
+    here, there = read_codes(folder), read_codes(url, cache=tmp_path / "cache")
+    for index in range(len(here)):
+        one, other = here[index], there[index]
+        np.testing.assert_array_equal(one.pop("codes"), other.pop("codes"))
+        assert one == other
+    assert read_codes(url).meta == here.meta
+    assert (
+        ExampleSource(there, Prompt(mini_tokenizer)).lengths.tolist()
+        == ExampleSource(here, Prompt(mini_tokenizer)).lengths.tolist()
+    )
+    (folder / "part-00001.parquet").unlink()
+    if scheme == "file":
+        with pytest.raises(InputError, match=r"part-00001\.parquet: missing"):
+            read_codes(url)
+    with pytest.raises(InputError, match=r"memory://nowhere/meta\.json: not found"):
+        read_codes("memory://nowhere")
+
+
+def test_training_reads_codes_by_url(workshop, tmp_path):  # noqa: F811
+    system = fsspec.filesystem("memory")
+    for path in (workshop / "codes").iterdir():
+        system.pipe(f"/train-{tmp_path.name}/{path.name}", path.read_bytes())
+    far = train(
+        settings(
+            workshop,
+            tmp_path / "far",
+            max_steps=2,
+            codes=[f"memory://train-{tmp_path.name}"],
+            cache=str(tmp_path / "cache"),
+        )
+    )
+    near = train(settings(workshop, tmp_path / "near", max_steps=2))
+    assert far["final_loss"] == near["final_loss"] if "final_loss" in near else far["tokens"] == near["tokens"]
+
+
+def test_a_text_without_words_is_named(mini_tokenizer, tmp_path):
+    rows = Codes(9).rows
+    rows[8]["text"] = " \n"
+    with pytest.raises(InputError, match=r"expected a text with words in it, got ' \\n' \(kore-8\)"):
+        ExampleSource(read_codes(written(tmp_path / "codes", rows)), Prompt(mini_tokenizer))

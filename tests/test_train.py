@@ -248,7 +248,7 @@ def test_bad_settings_name_the_key(workshop, tmp_path, change, message):
 
 
 def test_an_optimizer_that_does_not_exist_is_refused(workshop, tmp_path):
-    with pytest.raises(InputError, match="`optim` is 'adam', expected one of .*adamw_torch_fused"):
+    with pytest.raises(InputError, match=r"`optim` is 'adam', expected one of .*adamw_torch_fused"):
         train(settings(workshop, tmp_path, optim="adam"))
 
 

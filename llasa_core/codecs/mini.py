@@ -88,7 +88,8 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (B, F, width)
         update = self.norm(self.depthwise(hidden.transpose(1, 2)).transpose(1, 2))
         # Pointwise only: bf16 convolutions are slow.
-        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.training):
+        wanted = self.training or torch.is_autocast_enabled(hidden.device.type)
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=wanted):
             update = self.project(nn.functional.gelu(self.expand(update)))
         return hidden + self.scale * update.float()
 

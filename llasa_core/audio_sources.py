@@ -1,0 +1,234 @@
+"""What `llasa encode` reads, in numbered parts: a manifest, tar (WebDataset) shards, or parquet files with audio.
+
+Local or by URL. A part is a slice of the manifest, one tar, or one row group: each is known by a fingerprint before its
+audio is read, so that a stopped extraction knows which it has. The trap avoided: tars and parquet files are streamed, a
+member or a few rows at a time, whatever sizes their headers announce.
+"""
+
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llasa_core.corpus_readers import AUDIO_SUFFIXES, COLUMNS
+from llasa_core.errors import InputError
+from llasa_core.manifest import Utterance, read_manifest
+from llasa_core.remote import expand, is_url, join, listing, open_binary, size_of
+
+MOST_BYTES = 2**30  # of one recording in a tar
+_TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
+
+
+class ManifestSource:
+    """Parts of `rows_per_part` utterances of a manifest."""
+
+    def __init__(self, path: str | Path, rows_per_part: int):
+        self.name = str(path)
+        self._utterances, self._rows = read_manifest(path), rows_per_part
+        if not self._utterances:
+            raise InputError(f"{path}: no utterances, expected at least one")
+        self.rows = len(self._utterances)
+        self.parts = -(-self.rows // rows_per_part)
+
+    def fingerprint(self, part: int) -> str:
+        """16 hex digits over the ids, texts, speakers and languages of a part."""
+        digest = hashlib.sha256()
+        for utterance in self.utterances(part):
+            fields = [utterance.id, utterance.text, utterance.speaker, utterance.language]
+            digest.update(json.dumps(fields).encode())
+        return digest.hexdigest()[:16]
+
+    def utterances(self, part: int) -> Iterator[Utterance]:
+        """The utterances of a part, in order."""
+        return iter(self._utterances[part * self._rows : (part + 1) * self._rows])
+
+
+class TarSource:
+    """One part a tar; members of one name are one utterance, as WebDataset has it.
+
+    audio: .wav, .flac, .mp3, .ogg or .opus; text: .txt, or .json with text and perhaps speaker, language and id.
+    """
+
+    def __init__(self, paths: list[str]):
+        self.name, self._paths, self.parts, self.rows = paths[0], paths, len(paths), None
+
+    def fingerprint(self, part: int) -> str:
+        """16 hex digits over the name and size of a tar."""
+        return _of_file(self._paths[part])
+
+    def utterances(self, part: int) -> Iterator[Utterance]:
+        """The utterances of a tar; InputError, which names it, where it is damaged or an id occurs twice."""
+        path, seen = self._paths[part], set()
+        try:
+            with open_binary(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+                for key, members in _samples(archive, path):
+                    utterance = _tar_utterance(key, members, path)
+                    if utterance.id in seen:
+                        raise InputError(f"{path}: id {utterance.id!r} occurs twice, expected unique ids")
+                    seen.add(utterance.id)
+                    yield utterance
+        except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: no whole tar ({_brief(error)}), expected audio and text members") from None
+
+
+class ParquetSource:
+    """One part a row group of parquet files that hold audio, as Hugging Face datasets are published."""
+
+    def __init__(self, paths: list[str]):
+        self.name = paths[0]
+        self._groups = [(path, group) for path in paths for group in range(self._open(path).metadata.num_row_groups)]
+        self.parts, self.rows = len(self._groups), sum(self._open(path).metadata.num_rows for path in paths)
+        if not self.parts:
+            raise InputError(f"{self.name}: no rows, expected at least one")
+
+    def fingerprint(self, part: int) -> str:
+        """16 hex digits over a file's name and size and the number of the row group."""
+        path, group = self._groups[part]
+        return hashlib.sha256(f"{_of_file(path)}/{group}".encode()).hexdigest()[:16]
+
+    def utterances(self, part: int) -> Iterator[Utterance]:
+        """The utterances of a row group, a few in memory at a time."""
+        import pyarrow as pa
+
+        path, group = self._groups[part]
+        stem, number = PurePosixPath(path).stem, 0
+        try:
+            file = self._open(path)
+            columns = _columns_of(file.schema_arrow, path)
+            wanted = sorted(set(columns.values()))
+            for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=wanted):
+                for row in batch.to_pylist():
+                    yield _parquet_utterance(row, columns, f"{stem}-{group:05d}-{number:08d}", path)
+                    number += 1
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: row group {group} cannot be read ({_brief(error)})") from None
+
+    @staticmethod
+    def _open(path: str):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(open_binary(path), pre_buffer=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: cannot be read as parquet ({_brief(error)})") from None
+
+
+def open_source(spec: str | Path, rows_per_part: int = 1000) -> Any:
+    """The source that a path, URL or pattern names: by suffix .tar or .parquet, a folder of these, else a manifest.
+
+    It has `name`, `parts` (their number), `rows` (None: not known), `fingerprint(part)` and `utterances(part)`.
+    InputError if it cannot be read.
+    """
+    if rows_per_part < 1:
+        raise InputError(f"{rows_per_part} rows a part, expected at least 1")
+    names = [spec] if not is_url(spec) and Path(spec).is_file() else expand(spec)
+    if len(names) == 1 and not re.search(r"\.\w+$", str(names[0])):
+        inside = [listing(names[0], suffix) for suffix in (".tar", ".tar.gz", ".parquet")]
+        names = next((found for found in inside if found), names)
+    names = [str(name) for name in names]
+    if all(_TAR.search(name) for name in names):
+        return TarSource(names)
+    if all(name.endswith(".parquet") for name in names):
+        return ParquetSource(names)
+    if len(names) > 1:
+        raise InputError(f"{spec}: {len(names)} files, {names[0]} first; expected one manifest, tars or parquet files")
+    return ManifestSource(spec, rows_per_part)
+
+
+def _of_file(path: str) -> str:
+    try:
+        size = size_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected a file to encode") from None
+    return hashlib.sha256(f"{PurePosixPath(path).name} {size}".encode()).hexdigest()[:16]
+
+
+def _samples(archive: tarfile.TarFile, path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(name without suffix, {suffix: content}) of neighbouring members of one name."""
+    key, members = None, {}
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if not member.isfile() or name.name.startswith("."):
+            continue
+        stem, _, suffix = name.name.partition(".")
+        here = str(name.with_name(stem)) if stem else str(name)
+        suffix = f".{suffix.lower()}"
+        if suffix not in (*AUDIO_SUFFIXES, ".txt", ".json"):
+            continue
+        if member.size > MOST_BYTES:
+            raise InputError(f"{path}: {member.name} has {member.size} bytes, expected at most {MOST_BYTES}")
+        if here != key:
+            if members:
+                yield key, members
+            key, members = here, {}
+        members[suffix] = archive.extractfile(member).read()
+    if members:
+        yield key, members
+
+
+def _tar_utterance(key: str, members: dict[str, bytes], path: str) -> Utterance:
+    audio = next((members[suffix] for suffix in AUDIO_SUFFIXES if suffix in members), b"")
+    facts: dict[str, Any] = {}
+    try:
+        if ".json" in members:
+            facts = json.loads(members[".json"])
+        if ".txt" in members:
+            facts = {**facts, "text": members[".txt"].decode().strip()}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: {key}: its text cannot be read ({_brief(error)}), expected UTF-8 or JSON") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{path}: {key}.json: a JSON {type(facts).__name__}, expected an object")
+    return _utterance(facts, key, audio)
+
+
+def _columns_of(schema, path: str) -> dict[str, str]:
+    there = schema.names
+    columns = {key: next((name for name in names if name in there), None) for key, names in COLUMNS.items()}
+    audio = [field.name for field in schema if field.name == "audio" or "bytes" in _fields(field.type)]
+    if not audio or columns["text"] is None:
+        raise InputError(f"{path}: columns {', '.join(there)[:80]}, expected audio and {'/'.join(COLUMNS['text'])}")
+    return {"audio": audio[0], **{key: name for key, name in columns.items() if name}}
+
+
+def _fields(kind) -> list[str]:
+    import pyarrow as pa
+
+    return [kind.field(number).name for number in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+
+
+def _parquet_utterance(row: dict, columns: dict[str, str], name: str, path: str) -> Utterance:
+    audio = row[columns["audio"]]
+    if isinstance(audio, dict):
+        audio = audio.get("bytes") or audio.get("path") or b""
+    if isinstance(audio, str):
+        audio = audio if is_url(audio) else join(path.rpartition("/")[0] or ".", audio)
+    elif not isinstance(audio, bytes):
+        raise InputError(f"{path}: column {columns['audio']} holds {type(audio).__name__}, expected bytes or a path")
+    return _utterance({key: row[column] for key, column in columns.items() if key != "audio"}, name, audio)
+
+
+def _utterance(facts: dict, name: str, audio) -> Utterance:
+    text, speaker, language = (facts.get(key) for key in ("text", "speaker", "language"))
+    id = name if facts.get("id") in (None, "") else str(facts["id"])
+    return Utterance(
+        re.sub(r"[^\w.+@=,-]", "_", id),
+        audio,
+        str(text or ""),
+        "" if speaker is None else str(speaker),
+        str(language or "en"),
+    )
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[-120:]

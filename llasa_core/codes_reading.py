@@ -1,0 +1,222 @@
+"""Codes datasets, read: parts by path or URL, checked, in memory or unpacked once into files that are mapped.
+
+The trap avoided: what meta.json does not list, or has another sha256 than it lists, is refused, not skipped. Nothing is
+unpickled.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llasa_core.errors import InputError
+from llasa_core.remote import is_url, join, listing, read_bytes
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("codes", pa.list_(pa.uint16())),
+        ("speaker", pa.string()),
+        ("language", pa.string()),
+        ("seconds", pa.float32()),
+    ]
+)
+_META = {"codec": str, "codebook_size": int, "frame_rate": int | float, "utterances": int, "codes": int, "shards": list}
+
+
+class CodesDataset:
+    """A codes dataset, open for random access by row: `len(dataset)`, `dataset[i]`, `dataset.lengths()`.
+
+    A row is a dict of id, text, codes (uint16 (F,), a read-only view), speaker, language, seconds. `meta` is the
+    content of meta.json. Codes take 2 bytes each, in memory or mapped; processes forked from this one share them.
+    `cache` is the folder of the mapped files, None in memory.
+    """
+
+    def __init__(self, meta: dict, tables: Sequence[pa.Table], cache: Path | None = None):
+        self.meta, self.cache = meta, cache
+        self._columns, self._borders, self._codes = [], [], []
+        for table in tables:
+            lists = joined(table["codes"])
+            self._columns.append({name: joined(table[name]) for name in SCHEMA.names if name != "codes"})
+            self._borders.append(lists.offsets.to_numpy())
+            self._codes.append(lists.values.to_numpy())
+        self._starts = list(accumulate((len(table) for table in tables), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        part, at = self._place(int(index) % len(self))
+        row = {name: column[at].as_py() for name, column in self._columns[part].items()}
+        row["codes"] = self._codes[part][self._borders[part][at] : self._borders[part][at + 1]]
+        return row
+
+    def _place(self, index: int) -> tuple[int, int]:
+        part = bisect_right(self._starts, index) - 1
+        return part, index - self._starts[part]
+
+    def codes(self, index: int) -> np.ndarray:
+        """uint16 (F,): the codes of a row, 0 <= index < len(self), without its other columns."""
+        part, at = self._place(index)
+        borders = self._borders[part]
+        return self._codes[part][borders[at] : borders[at + 1]]
+
+    def column(self, name: str) -> list[pa.Array]:
+        """One of the other columns, an array for each part."""
+        return [columns[name] for columns in self._columns]
+
+    def lengths(self) -> np.ndarray:
+        """int64 (N,): the number of codes of each row."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(borders) for borders in self._borders)]).astype(
+            np.int64
+        )
+
+
+def read_codes(folder: str | Path, verify: bool = True, cache: str | Path | None = None) -> CodesDataset:
+    """Open a codes dataset; `verify` compares the sha256 of every part first.
+
+    The parts are unpacked into memory; with `cache`, once into files of that folder, which are mapped: processes share
+    them, and a dataset larger than memory opens at once. `folder` may be a URL (s3://, ..): parts are then fetched one
+    after the other, with `cache` only once for all processes of a machine.
+
+    Raises InputError, which names the file, where meta.json is missing (an unfinished extraction) or malformed, or a
+    part is missing, damaged, changed, of another schema, unlisted, or holds codes outside the codebook.
+    """
+    meta = read_meta(folder)
+    tables = []
+    for shard in meta["shards"]:
+        unpacked = None if cache is None else Path(cache) / f"{shard['sha256']}.arrow"
+        if unpacked is None:
+            tables.append(read_part(folder, shard, meta["codebook_size"], verify))
+            continue
+        if not unpacked.exists():
+            unpacked.parent.mkdir(parents=True, exist_ok=True)
+            with open(unpacked.parent / "unpack.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not unpacked.exists():  # another process may just have done it
+                    _unpack(read_part(folder, shard, meta["codebook_size"], verify), unpacked)
+        tables.append(_mapped(unpacked))
+    return CodesDataset(meta, tables, None if cache is None else Path(cache))
+
+
+def read_part(folder: str | Path, shard: dict, codebook_size: int, verify: bool = True) -> pa.Table:
+    """One part that meta.json lists, each column in one chunk. InputError as `read_codes`."""
+    path = join(folder, shard["file"])
+    try:
+        content = read_bytes(path) if is_url(path) else None
+        if content is None and not path.is_file():
+            raise FileNotFoundError
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing, expected it as meta.json lists it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({brief(error)})") from None
+    if verify and shard["sha256"] != (sha256(path) if content is None else hashlib.sha256(content).hexdigest()):
+        raise InputError(f"{path}: its sha256 is not that of meta.json, expected the file as it was written")
+    table = read_table(path, content)
+    if len(table) != shard["rows"]:
+        raise InputError(f"{path}: {len(table)} rows, expected {shard['rows']} as in meta.json")
+    table = table.combine_chunks()
+    _refuse_foreign_codes(path, table, codebook_size)
+    return table
+
+
+def _unpack(table: pa.Table, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    os.replace(temporary, path)
+
+
+def _mapped(path: Path) -> pa.Table:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({brief(error)}); delete it, it is made again") from None
+
+
+def read_meta(folder: str | Path) -> dict:
+    """The meta.json of a finished codes dataset; InputError where it is missing or malformed, or a part is unlisted."""
+    path = join(folder, "meta.json")
+    try:
+        meta = json.loads(read_bytes(path, 2**30).decode())
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found, expected the folder of a finished codes dataset") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({brief(error)}), expected JSON") from None
+    for key, kind in _META.items():
+        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
+            raise InputError(f"{path}: {key} is missing or of another type, expected the meta.json of a codes dataset")
+    if not 1 <= meta["codebook_size"] <= 2**16 or not 0 < meta["frame_rate"] < 10**6:
+        sizes = f"codebook_size {meta['codebook_size']:.9g}, frame_rate {meta['frame_rate']:.9g}"
+        raise InputError(f"{path}: {sizes}, expected at most 65536 codes and a positive rate")
+    for shard in meta["shards"]:
+        if (
+            not isinstance(shard, dict)
+            or [type(shard.get(key)) for key in ("file", "rows", "sha256")] != [str, int, str]
+            or not re.fullmatch(r"[\w.-]+", shard["file"])
+            or not re.fullmatch(r"\w+", shard["sha256"])
+        ):
+            raise InputError(f"{path}: shards holds {json.dumps(shard)[:60]}, expected file, rows and sha256")
+    refuse_others(folder, [shard["file"] for shard in meta["shards"]])
+    return meta
+
+
+def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
+    """A parquet file (or its content) as a table of SCHEMA; InputError if it is damaged or of another schema."""
+    try:
+        table = pq.read_table(path, memory_map=True) if content is None else pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as parquet ({brief(error)})") from None
+    found = {field.name: field.type for field in table.schema}
+    for field in SCHEMA:
+        if found.get(field.name) != field.type:
+            raise InputError(f"{path}: column {field.name} is {found.get(field.name)}, expected {field.type}")
+        if table[field.name].null_count:
+            raise InputError(f"{path}: column {field.name} has nulls, expected a value in each row")
+    return table.select(SCHEMA.names)
+
+
+def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> None:
+    lists = joined(table["codes"])
+    codes = lists.values.to_numpy()
+    wrong = np.flatnonzero(codes >= codebook_size)
+    if len(wrong):
+        row = int(np.searchsorted(lists.offsets.to_numpy(), wrong[0], side="right")) - 1
+        name = table["id"][row].as_py()
+        raise InputError(f"{path}: code {codes[wrong[0]]} in row {row} ({name}), expected 0..{codebook_size - 1}")
+
+
+def refuse_others(folder: str | Path, expected: Sequence[str]) -> None:
+    """InputError if a part lies in the folder that is not expected there."""
+    there = {PurePosixPath(name).name for name in listing(folder, ".parquet")}
+    others = sorted(name for name in there - set(expected) if name.startswith("part-"))
+    if others:
+        raise InputError(f"{join(folder, others[0])}: belongs to another dataset; choose another folder or delete it")
+
+
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """One contiguous array, whose offsets start at 0."""
+    return column.combine_chunks() if column.num_chunks != 1 or column.chunk(0).offset else column.chunk(0)
+
+
+def sha256(path: Path) -> str:
+    """Of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def brief(error: Exception) -> str:
+    """One line of at most 120 characters."""
+    return " ".join(str(error).split())[:120]

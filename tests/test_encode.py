@@ -1,0 +1,409 @@
+"""Extraction where the data is: every format, worker processes, kills, full disks, long recordings, bf16."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from llasa_core import cli
+from llasa_core.audio_sources import open_source
+from llasa_core.codecs.bf16 import Bf16Codec
+from llasa_core.codecs.fake import FakeCodec
+from llasa_core.codes import encode_manifest, read_codes
+from llasa_core.corpus import Limits, load_audio
+from llasa_core.encode import chosen_to_compare
+from llasa_core.errors import InputError
+from llasa_core.manifest import Utterance, write_manifest
+from llasa_core.segments import Segmenter, divide, pauses
+
+KILLS = int(os.environ.get("LLASA_TEST_KILLS", 10))
+
+
+def speech(number, seconds=None):
+    """Noise of a length of its own that passes for speech."""
+    generator = np.random.default_rng(number)
+    count = int(16_000 * (seconds or generator.uniform(0.35, 0.9)))
+    return (
+        generator.normal(size=count) * np.repeat(generator.uniform(0.02, 0.1, count // 320 + 1), 320)[:count]
+    ).astype(np.float32)
+
+
+def encoded(wave, kind="FLAC", **settings):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, 16_000, format=kind, **settings)
+    return buffer.getvalue()
+
+
+def corpus(folder, count):
+    folder.mkdir(exist_ok=True)
+    utterances = []
+    for number in range(count):
+        path = folder / f"u{number:03d}.flac"
+        path.write_bytes(encoded(speech(number)))
+        utterances.append(Utterance(f"u{number:03d}", path, f"text {number}", "ab"[number % 2], "en"))
+    write_manifest(folder / "m.jsonl", utterances)
+    return folder / "m.jsonl"
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder):
+    dataset = read_codes(folder)
+    return [dataset[number] for number in range(len(dataset))]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "settings"),
+    [
+        ("wav", "WAV", {}),
+        ("flac", "FLAC", {}),
+        ("mp3", "MP3", {}),
+        ("opus", "OGG", {"subtype": "OPUS"}),
+        ("ogg", "OGG", {"subtype": "VORBIS"}),
+    ],
+)
+def test_every_format_is_encoded_as_it_is_alone(tmp_path, suffix, kind, settings):
+    utterances = []
+    for number in range(3):
+        path = tmp_path / f"u{number}.{suffix}"
+        path.write_bytes(encoded(speech(number), kind, **settings))
+        utterances.append(Utterance(f"u{number}", path, "some words"))
+    write_manifest(tmp_path / "m.jsonl", utterances)
+    encode_manifest(tmp_path / "m.jsonl", tmp_path / "codes", FakeCodec())
+    for row, utterance in zip(rows_of(tmp_path / "codes"), utterances, strict=True):
+        wave = load_audio(utterance.audio)
+        np.testing.assert_array_equal(row["codes"], FakeCodec().encode([wave])[0])
+        assert len(row["codes"]) == len(wave) // 320
+
+
+def test_workers_change_no_byte(tmp_path):
+    manifest = corpus(tmp_path / "in", 40)
+    (tmp_path / "in/u005.flac").write_bytes(b"no audio")
+    encode_manifest(manifest, tmp_path / "one", FakeCodec(), rows_per_part=16)
+    done = []
+    encode_manifest(manifest, tmp_path / "two", FakeCodec(), rows_per_part=16, workers=2, progress=done.append)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two") and sum(done) == 40
+    listed = [json.loads(line) for line in (tmp_path / "one/dropped.jsonl").read_text().splitlines()]
+    assert listed == [{"id": "u005", "reason": "unreadable", "part": "part-00000.parquet"}]
+
+
+def _dies(*_):
+    os.kill(os.getpid(), 9)
+
+
+def test_worker_that_is_killed_ends_in_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
+    manifest = corpus(tmp_path / "in", 12)
+    with monkeypatch.context() as patched:
+        patched.setattr("llasa_core.encode._decode", _dies)
+        with pytest.raises(InputError, match="a process that decoded audio was killed, near u000 and u007"):
+            encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)
+    assert encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)["utterances"] == 12
+
+
+def tar_of(path, samples):
+    with fsspec.open(str(path), "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in samples:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("where", ["folder", "memory://shards"])
+def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
+    place = str(tmp_path) if where == "folder" else f"{where}-{tmp_path.name}"
+    facts = json.dumps({"text": "told by json", "speaker": "kore", "language": "de", "id": "own/id"}).encode()
+    tar_of(
+        f"{place}/s-00.tar",
+        [
+            ("d/a.flac", encoded(speech(1))),
+            ("d/a.txt", b"one"),
+            ("d/b.json", facts),
+            ("d/b.wav", encoded(speech(2), "WAV")),
+        ],
+    )
+    tar_of(f"{place}/s-01.tar", [("c.mp3", encoded(speech(3), "MP3")), ("c.txt", b"three"), ("e.txt", b"no audio")])
+    meta = encode_manifest(f"{place}/s-{{00..01}}.tar", tmp_path / "codes", FakeCodec())
+    rows = rows_of(tmp_path / "codes")
+    assert [(row["id"], row["text"], row["speaker"], row["language"]) for row in rows] == [
+        ("d_a", "one", "", "en"),
+        ("own_id", "told by json", "kore", "de"),
+        ("c", "three", "", "en"),
+    ]
+    np.testing.assert_array_equal(rows[0]["codes"], FakeCodec().encode([load_audio(encoded(speech(1)))])[0])
+    assert meta["dropped"] == {"unreadable": 1} and [shard["rows"] for shard in meta["shards"]] == [2, 1]
+    assert files_of(tmp_path / "codes") == files_of(tmp_path / "codes")
+    again = encode_manifest(f"{place}/*.tar", tmp_path / "again", FakeCodec(), workers=1)
+    assert again == meta and files_of(tmp_path / "again") == files_of(tmp_path / "codes")
+
+
+def test_damaged_tar_is_named_and_nothing_half_is_written(tmp_path):
+    tar_of(
+        tmp_path / "s.tar",
+        [
+            (f"u{i}.{kind}", content)
+            for i in range(4)
+            for kind, content in [("wav", encoded(speech(i), "WAV")), ("txt", b"a")]
+        ],
+    )
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"s\.tar: no whole tar"):
+        encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
+    assert files_of(tmp_path / "codes") == {}
+
+
+def parquet_of(path, count, group, **columns):
+    audio = [{"bytes": encoded(speech(number)), "path": f"{number}.flac"} for number in range(count)]
+    table = pa.table({"audio": audio, "sentence": [f"text {number}" for number in range(count)], **columns})
+    with fsspec.open(str(path), "wb") as file:
+        pq.write_table(table, file, row_group_size=group)
+
+
+@pytest.mark.parametrize("where", ["folder", "memory://rows"])
+def test_parquet_with_audio_is_encoded_by_row_groups(tmp_path, where):
+    place = str(tmp_path / "in") if where == "folder" else f"{where}-{tmp_path.name}"
+    (tmp_path / "in").mkdir()
+    parquet_of(f"{place}/train-0.parquet", 5, 2, speaker_id=[7] * 5)
+    meta = encode_manifest(place, tmp_path / "codes", FakeCodec())
+    rows = rows_of(tmp_path / "codes")
+    assert [row["text"] for row in rows] == [f"text {number}" for number in range(5)]
+    assert rows[0]["speaker"] == "7" and len({row["id"] for row in rows}) == 5 and len(meta["shards"]) == 3
+    np.testing.assert_array_equal(rows[3]["codes"], FakeCodec().encode([load_audio(encoded(speech(3)))])[0])
+
+
+def test_remote_manifest_names_its_audio_by_its_own_folder(tmp_path):
+    system = fsspec.filesystem("memory")
+    for number in range(3):
+        system.pipe(f"/far-{tmp_path.name}/wavs/{number}.wav", encoded(speech(number), "WAV"))
+    lines = [json.dumps({"id": f"u{n}", "audio": f"wavs/{n}.wav", "text": "words"}) for n in range(4)]
+    system.pipe(f"/far-{tmp_path.name}/m.jsonl", "\n".join(lines).encode())
+    meta = encode_manifest(f"memory://far-{tmp_path.name}/m.jsonl", tmp_path / "codes", FakeCodec())
+    assert meta["utterances"] == 3 and meta["dropped"] == {"missing_audio": 1}
+    with pytest.raises(InputError, match=r"memory://nowhere/m\.jsonl"):
+        encode_manifest("memory://nowhere/m.jsonl", tmp_path / "none", FakeCodec())
+    with pytest.raises(InputError, match="notaprotocol"):
+        encode_manifest("notaprotocol://x/m.jsonl", tmp_path / "none", FakeCodec())
+
+
+def _encode(manifest, out):
+    encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
+
+
+def test_killed_at_random_moments_the_union_is_the_uninterrupted_result(tmp_path):
+    manifest, fork = corpus(tmp_path / "in", 60), multiprocessing.get_context("fork")
+    begin = time.perf_counter()
+    encode_manifest(manifest, tmp_path / "whole", FakeCodec(), rows_per_part=3)
+    alone = time.perf_counter() - begin
+    source, killed = random.Random(0), 0
+    for attempt in range(3 * KILLS):
+        process = fork.Process(target=_encode, args=(manifest, tmp_path / "killed"))
+        process.start()
+        process.join(source.uniform(0.02, alone * (0.5 if attempt % 4 else 1.5)))
+        if process.exitcode is None:
+            process.kill()
+            killed += 1
+        process.join()
+        if (tmp_path / "killed/meta.json").exists() and killed < KILLS:  # begin again with some parts missing
+            (tmp_path / "killed/meta.json").unlink()
+            for path in sorted((tmp_path / "killed").glob("*"))[:: source.randint(1, 3)]:
+                path.unlink()
+        if killed >= KILLS:
+            break
+    assert killed >= min(KILLS, 5)
+    _encode(manifest, tmp_path / "killed")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    ids = [row["id"] for row in rows_of(tmp_path / "killed")]
+    assert ids == [f"u{number:03d}" for number in range(60)]
+
+
+def test_two_workers_on_one_shard_do_no_harm(tmp_path):
+    manifest, fork = corpus(tmp_path / "in", 60), multiprocessing.get_context("fork")
+    _encode(manifest, tmp_path / "whole")
+    both = [fork.Process(target=_encode, args=(manifest, tmp_path / "both")) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert files_of(tmp_path / "both") == files_of(tmp_path / "whole")
+
+
+def test_full_disk_is_one_line_and_the_work_goes_on_where_there_is_room(tmp_path, capsys):
+    manifest, small = corpus(tmp_path / "in", 60), tmp_path / "small"
+    small.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(small)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("needs the right to mount a file system of 40 kB")
+    try:
+        encode = [
+            "encode",
+            str(manifest),
+            str(small / "codes"),
+            "--codec",
+            "fake",
+            "--workers",
+            "0",
+            "--rows-per-part",
+            "3",
+        ]
+        assert cli.main(encode) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llasa: ")]
+        assert "no space left on the disk" in line and "run again" in line
+        made = sorted(path.name for path in (small / "codes").iterdir())
+        assert made and all(name.endswith(".parquet") for name in made)
+        subprocess.run(["mount", "-o", "remount,size=10m", str(small)], check=True)
+        assert cli.main(encode) == 0
+        encode_manifest(manifest, tmp_path / "whole", FakeCodec(), rows_per_part=3)
+        assert files_of(small / "codes") == files_of(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_write_that_fails_for_want_of_space_is_told_as_such(tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device")
+
+    manifest = corpus(tmp_path / "in", 3)
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(InputError, match=r"part-00000\.parquet: no space left on the disk"):
+        encode_manifest(manifest, tmp_path / "codes", FakeCodec())
+
+
+# Long recordings
+
+
+class Reader:
+    """Hears in each piece what the bursts in it say: burst number n is the word n of a list."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def transcribe(self, waves, sample_rate, language):
+        heard, done = [], 0
+        for wave in waves:
+            loud = np.abs(wave) > 0.01
+            count = int(np.flatnonzero(np.diff(np.concatenate([[0], loud.astype(int)])) == 1).size)
+            heard.append(" ".join(self.words[done : done + count]))
+            done += count
+        return heard
+
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+def bursts(count, pause):
+    """Words of 0.5 s that stay loud throughout, and pauses between them."""
+    burst = np.where(np.arange(8000) % 2, 0.3, -0.3).astype(np.float32)
+    return np.concatenate([np.concatenate([burst, np.zeros(int(pause * 16_000), np.float32)]) for _ in range(count)])
+
+
+def test_long_recording_is_cut_in_its_pauses_and_its_text_with_it(tmp_path):
+    soundfile.write(tmp_path / "long.wav", bursts(12, 0.5), 16_000)
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [Utterance("long", tmp_path / "long.wav", "One two three four, five six seven eight nine ten eleven twelve.")],
+    )
+    limits = Limits(max_seconds=4.0)
+    assert encode_manifest.__doc__
+    with pytest.raises(InputError, match="too_long 1"):
+        encode_manifest(tmp_path / "m.jsonl", tmp_path / "none", FakeCodec(), limits=limits)
+    meta = encode_manifest(
+        tmp_path / "m.jsonl", tmp_path / "codes", FakeCodec(), limits=limits, segmenter=Segmenter(Reader(WORDS), 4.0)
+    )
+    rows = rows_of(tmp_path / "codes")
+    assert " ".join(row["text"] for row in rows) == "One two three four, five six seven eight nine ten eleven twelve."
+    assert [row["id"] for row in rows] == [f"long-{number:03d}" for number in range(len(rows))] and len(rows) >= 3
+    assert all(row["seconds"] <= 4.0 for row in rows) and meta["dropped"] == {}
+    assert all(len(row["text"].split()) == round(row["seconds"] / 1.0) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "pause", "reason"),
+    [("wholly other words than these", 0.5, "text_not_heard"), (" ".join(WORDS), 0.0, "no_pause")],
+)
+def test_long_recording_whose_text_or_pauses_do_not_fit_is_refused(tmp_path, text, pause, reason):
+    soundfile.write(tmp_path / "long.wav", bursts(12, pause), 16_000)
+    write_manifest(tmp_path / "m.jsonl", [Utterance("long", tmp_path / "long.wav", text)])
+    with pytest.raises(InputError, match=f"{reason} 1"):
+        encode_manifest(
+            tmp_path / "m.jsonl",
+            tmp_path / "none",
+            FakeCodec(),
+            limits=Limits(max_seconds=4.0),
+            segmenter=Segmenter(Reader(WORDS), 4.0),
+        )
+
+
+def test_words_go_to_the_piece_in_which_they_were_heard():
+    assert divide("Mister Smith went, home.", ["mister smith", "went home"], 0.2) == ["Mister Smith", "went, home."]
+    assert divide("a b c d e f", ["a b x", "d e f"], 0.2) == ["a b c", "d e f"]
+    assert divide("a b c d e f", ["a b", "d e f"], 0.2) == ["a b", "c d e f"]
+    assert divide("a b c", ["x y z"], 0.2) is None and divide("", ["a"], 0.2) is None
+    assert divide("a b", ["", "a b"], 0.2) == ["", "a b"]
+
+
+def test_pieces_are_short_enough_and_begin_in_pauses():
+    wave = bursts(20, 0.4)
+    borders = pauses(wave, 16_000, 5.0)
+    assert borders[0] == 0 and borders[-1] == len(wave) and np.diff(borders).max() <= 5 * 16_000
+    assert all(not wave[border - 100 : border + 100].any() for border in borders[1:-1])
+    assert pauses(bursts(20, 0.0), 16_000, 5.0) is None
+
+
+# Precision
+
+
+def test_bf16_says_how_many_codes_it_changes(tmp_path):
+    import torch
+
+    from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
+
+    torch.manual_seed(0)
+    exact = MiniCodec(MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)))
+    manifest = corpus(tmp_path / "in", 60)
+    meta = encode_manifest(manifest, tmp_path / "bf16", Bf16Codec(exact), rows_per_part=30)
+    plain = encode_manifest(manifest, tmp_path / "exact", exact, rows_per_part=30)
+    assert "bf16" not in plain and "precision" not in plain
+    assert meta["precision"] == "bfloat16" and meta["codec"] == "mini"
+    compared = changed = 0
+    for row, other in zip(rows_of(tmp_path / "bf16"), rows_of(tmp_path / "exact"), strict=True):
+        if chosen_to_compare(row["id"]) or row["id"] in ("u000", "u030"):
+            compared += len(row["codes"])
+            changed += int((row["codes"] != other["codes"]).sum())
+    assert meta["bf16"] == {"compared": compared, "changed": changed} and 0 < changed < compared
+    with pytest.raises(InputError, match="precision None, not bfloat16"):
+        encode_manifest(manifest, tmp_path / "exact", Bf16Codec(exact), rows_per_part=30)
+
+
+def test_sources_that_are_none_are_refused(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    for spec, expected in [
+        ("nowhere-*.tar", "no such file"),
+        ("b.parquet", "cannot be read as parquet"),
+        ("{1..99999999}.tar", "a million at most"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            open_source(str(tmp_path / spec))
+    pq.write_table(pa.table({"sound": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="columns sound, expected audio"):
+        list(open_source(tmp_path / "c.parquet").utterances(0))
+    assert Path(tmp_path / "a.tar").exists()
