@@ -5,7 +5,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, _axes
+from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes
 
 
 def loss_by_data_and_size(
@@ -17,7 +17,7 @@ def loss_by_data_and_size(
     at such places; columns `parameters`, `hours`, `loss`, `loss_low`, `loss_high`, drawn as lines with their bands.
     """
     with rc_context(STYLE):
-        figure, axes = _axes(2, width=4.6, height=3.4)
+        figure, axes = new_axes(2, width=4.6, height=3.4)
         sides = (("hours", "parameters", "training speech (h)"), ("parameters", "hours", "parameters"))
         for axis, (x, series, x_label) in zip(axes, sides, strict=True):
             for place, (value, rows) in enumerate(runs.groupby(series, sort=True)):
@@ -42,7 +42,7 @@ def loss_by_data_and_size(
 def fit_residuals(runs: pd.DataFrame) -> Figure:
     """Residuals of a fit (share of the fitted loss) against that loss; columns `model`, `fitted`, `residual`."""
     with rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.0)
+        figure, (axis,) = new_axes(1, width=5.0)
         for place, (name, rows) in enumerate(runs.groupby("model", sort=False)):
             style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
             axis.plot(rows["fitted"], 100 * rows["residual"], linestyle="none", ms=4, label=str(name), **style)
@@ -59,7 +59,7 @@ def iso_flop(curves: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     there, dotted outside). runs: `parameters`, `loss`.
     """
     with rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.4, height=3.4)
+        figure, (axis,) = new_axes(1, width=5.4, height=3.4)
         for place, (flops, rows) in enumerate(curves.groupby("flops", sort=True)):
             rows, style = rows.sort_values("parameters"), {"color": COLOURS[place % len(COLOURS)]}
             axis.plot(rows["parameters"], rows["loss"], linestyle=":", linewidth=1, **style)
@@ -91,7 +91,7 @@ def predicted_run(cells: pd.DataFrame, outcome: dict[str, float], run: dict) -> 
     run: the row of the larger run.
     """
     with rc_context(STYLE):
-        figure, (axis,) = _axes(1, width=5.0, height=3.4)
+        figure, (axis,) = new_axes(1, width=5.0, height=3.4)
         for place, (value, rows) in enumerate(cells.groupby("parameters", sort=True)):
             label = f"{rows['model'].iloc[0]}, {value / 1e6:.2g} M"
             style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "ms": 4}
