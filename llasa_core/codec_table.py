@@ -46,7 +46,7 @@ def score_codec(
     rows, summary = evaluate_manifest(
         pair.resynthesis, out, **judges, references=references, reference_audio=pair.originals, seed=seed
     )
-    rows = [row | {"bits": bits} for row, bits in zip(rows, metered.bits, strict=True)]
+    rows = [row | {"bits": bits} for row, bits in zip(_placeless(rows), metered.bits, strict=True)]
     low, high = metrics.bootstrap_interval(metered.bits, metered.seconds, seed=seed)
     rate = {"bits_per_second": sum(metered.bits) / sum(metered.seconds), "bits_per_second_low": low}
     return rows, summary | rate | {"bits_per_second_high": high, "bits_per_second_n": len(rows)}
@@ -55,8 +55,14 @@ def score_codec(
 def score_originals(
     manifest: str | Path, out: str | Path, judges: Mapping[str, Any], references: SpeakerReferences, seed: int = 0
 ) -> tuple[list[dict], dict[str, float]]:
-    """The recordings themselves, by the same judges; no bits, and nothing to compare a wave with."""
-    return evaluate_manifest(manifest, out, **judges, references=references, seed=seed)
+    """The recordings themselves, by the same judges: rows and summary, without bits and without PESQ and STOI."""
+    rows, summary = evaluate_manifest(manifest, out, **judges, references=references, seed=seed)
+    return _placeless(rows), summary
+
+
+def _placeless(rows: Sequence[dict]) -> list[dict]:
+    """Rows without the file of the wave, which says where a corpus lies on one machine."""
+    return [{key: value for key, value in row.items() if key != "audio"} for row in rows]
 
 
 def measured(summaries: Mapping[str, Mapping[str, float]]) -> list[str]:
