@@ -226,7 +226,7 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
-    requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS * 8)]
+    requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS * 4)]
     guards = Guards(attempts=3, at_once=6, silence_seconds=9.0)
     whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING, guards=guards)
     out, generator, stamps, kills = tmp_path / "killed", np.random.default_rng(0), {}, 0
@@ -244,7 +244,7 @@ def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
                 status = 0
             finally:
                 os._exit(status)
-        enough, gone = len(finished()) + generator.integers(1, 16), 0
+        enough, gone = len(finished()) + generator.integers(1, 6), 0
         while not gone and (kills == 4 or len(finished()) < enough):
             time.sleep(0.002)
             gone, status = os.waitpid(child, os.WNOHANG)
@@ -257,7 +257,7 @@ def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
         for line in finished():
             name = json.loads(line)["audio"]
             stamps.setdefault(name, (out / name).stat().st_mtime_ns)
-    assert kills >= 3 and len(stamps) > 5
+    assert kills >= 2 and len(stamps) > 2
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
     assert (out / "manifest.jsonl").read_bytes() == whole.read_bytes()
     for line in whole.read_text().splitlines():
