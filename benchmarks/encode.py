@@ -25,7 +25,7 @@ from scipy import stats
 from transformers import Xcodec2Config, Xcodec2Model
 
 from llasa_core.audio import load_audio
-from llasa_core.codecs import load_codec
+from llasa_core.codecs import load_codec, snake
 from llasa_core.codecs.xcodec2 import Xcodec2Codec
 from llasa_core.codes import encode_manifest, read_codes
 from llasa_core.experiments import write_json
@@ -63,15 +63,11 @@ def loop_codes(paths: list[Path], codec) -> list[np.ndarray]:
         longest = -(-max(map(len, waves)) // HOP) * HOP
         batch = np.stack([np.pad(wave, (0, longest - len(wave))) for wave in waves])
         if isinstance(codec, Xcodec2Codec):
-            features = [
-                codec._features([np.pad(wave, HOP // 2)], sampling_rate=16_000, return_tensors="np")["input_features"][
-                    0
-                ]
-                for wave in waves
-            ]
+            features = [codec.front(wave) for wave in waves]
             frames = max(longest // HOP, max(map(len, features)))
             padded = np.stack([np.pad(one, ((0, frames - len(one)), (0, 0))) for one in features])
             batch = np.pad(batch, ((0, 0), (0, frames * HOP - longest)))
+            snake.remove(codec.model)  # the loop runs the model as transformers has it
             with torch.inference_mode():
                 found = codec.model.encode(
                     torch.from_numpy(batch[:, None]), torch.from_numpy(padded.astype(np.float32))
@@ -98,6 +94,8 @@ def compare(codec, count: int, scale: float, repeats: int) -> dict:
         paths = sorted((place / "clips").glob("*.flac"))
 
         def ours():
+            if isinstance(codec, Xcodec2Codec):
+                snake.install(codec.model)
             shutil.rmtree(place / "codes", ignore_errors=True)
             return encode_manifest(manifest, place / "codes", codec)
 
@@ -109,6 +107,8 @@ def compare(codec, count: int, scale: float, repeats: int) -> dict:
             runs["ours"].append(timed(ours)[0])
         dataset = read_codes(place / "codes")
         kept = [dataset[number]["codes"] for number in range(len(dataset))]
+        if isinstance(codec, Xcodec2Codec):
+            snake.remove(codec.model)  # each file alone, as transformers has it
         alone = [codec.encode([load_audio(path)])[0] for path in paths]
         hours, padding = sum(soundfile.info(path).duration for path in paths) / 3600, _padding(paths)
     equal = {

@@ -152,6 +152,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_speech_options(add)
     add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+    add.add_argument(
+        "--attempts",
+        type=whole,
+        default=5,
+        help="samples at most until one passes the guards; 0: no guards (default 5)",
+    )
+    add.add_argument("--guards", metavar="JSON", help="bounds of a good utterance (default: those of the checkpoint)")
+    add.add_argument(
+        "--chunk-characters",
+        type=whole,
+        default=200,
+        help="longer texts are spoken in sentences; 0: never (default 200)",
+    )
+    add.add_argument("--normalise", action="store_true", help="write numbers and abbreviations out (English)")
+    add.add_argument(
+        "--stream",
+        action="store_true",
+        help="write TEXT to OUT, a WAV file or - for raw 16-bit samples, as it is spoken",
+    )
+
+    add = command(
+        "learn-guards",
+        "learn from a codes dataset how long, how repetitive and how monotonous speech may be",
+        "llasa learn-guards artifacts/codes/train artifacts/pretrain/model",
+    )
+    add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
+    add.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder that receives guards.json")
 
     add = command(
         "search",

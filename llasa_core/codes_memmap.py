@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from llasa_core.errors import InputError
 from llasa_core.manifest import publish
 from llasa_core.memmap_rows import RowFormat, RowParts, read_shape, row_blocks
 
+T = TypeVar("T")
 WIDTH = 2048
 TEMPLATE_TOKENS = 41  # that public training puts before the END of a row, which it then cuts to its width
 PART_BYTES = 2**27  # of rows at most in one part
@@ -55,13 +57,12 @@ def import_memmap(
         place = out / split
         place.mkdir(parents=True, exist_ok=True)
         settings = {"codec": codec, "codebook_size": size, "frame_rate": frame_rate}
-        parts = _parts(folder / f"{split}_input_ids.memmap", rows, width, rows_per_part, rows_of)
+        parts = _parts(folder / f"{split}_input_ids.memmap", rows, width, rows_per_part, rows_of, settings)
         numbers = 0
-        with ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             written: Future | None = None
-            for number, (first, count, blocks) in enumerate(parts):
+            for number, (first, count, blocks, source) in enumerate(_ahead(parts, reader)):
                 path = place / part_name(number)
-                source = _source(blocks, settings)
                 if path.exists():
                     if part_info(path).get("source") != source:
                         raise InputError(f"{path}: made from other rows; choose another folder")
@@ -82,9 +83,9 @@ def import_memmap(
 
 
 def _parts(
-    path: Path, rows: int, width: int, rows_per_part: int, rows_of: RowFormat
-) -> Iterator[tuple[int, int, list[RowParts]]]:
-    """(first row, number of rows, their parsed blocks), for each part."""
+    path: Path, rows: int, width: int, rows_per_part: int, rows_of: RowFormat, settings: dict
+) -> Iterator[tuple[int, int, list[RowParts], str]]:
+    """(first row, number of rows, their parsed blocks, a hash of what they hold), for each part."""
     most = min(rows_per_part, max(1, PART_BYTES // (4 * width)))
     first, count, blocks = 0, 0, []
     for block in row_blocks(path, rows, width):
@@ -93,10 +94,10 @@ def _parts(
             blocks.append(rows_of.parse(taken))
             count += len(taken)
             if count == most:
-                yield first, count, blocks
+                yield first, count, blocks, _source(blocks, settings)
                 first, count, blocks = first + count, 0, []
     if count:
-        yield first, count, blocks
+        yield first, count, blocks, _source(blocks, settings)
 
 
 def _source(blocks: list[RowParts], settings: dict) -> str:
@@ -180,8 +181,9 @@ def export_memmap(
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         rows = overlong = robbed = 0
         try:
+            parts = (read_part(place, shard, meta["codebook_size"]) for shard in meta["shards"])
             with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as aside:
-                for table in _ahead(place, meta, aside):
+                for table in _ahead(parts, aside):
                     lengths = _write_rows(file, table, rows_of, texts, columns, aside)
                     fitting = lengths <= columns
                     rows, overlong = rows + int(fitting.sum()), overlong + int((~fitting).sum())
@@ -198,16 +200,13 @@ def export_memmap(
     return reports
 
 
-def _ahead(place: Path, meta: dict, aside: ThreadPoolExecutor) -> Iterator[pa.Table]:
-    """The parts of a dataset, each read while the one before is used."""
-    following = None
-    for shard in meta["shards"]:
-        reading = aside.submit(read_part, place, shard, meta["codebook_size"])
-        if following is not None:
-            yield following.result()
-        following = reading
-    if following is not None:
-        yield following.result()
+def _ahead(items: Iterator[T], aside: ThreadPoolExecutor) -> Iterator[T]:
+    """The items of an iterator, each made by a thread while the one before is used."""
+    items = iter(items)
+    following = aside.submit(next, items, None)
+    while (item := following.result()) is not None:
+        following = aside.submit(next, items, None)
+        yield item
 
 
 def _write_rows(

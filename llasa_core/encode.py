@@ -109,7 +109,8 @@ def _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progr
             info["bf16"] = {"compared": part.compared, "changed": part.changed}
         write_part(out / part_name(part.number), [part.rows[name] for name in part.known if name in part.rows], info)
 
-    window: list[tuple[Utterance, np.ndarray]] = []
+    window: list[tuple[Utterance, np.ndarray, np.ndarray | None]] = []
+    front = getattr(codec, "front", None) if workers else None
     samples = 0
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))) if workers and todo else None
@@ -117,9 +118,10 @@ def _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progr
         if pool is not None:
             stack.callback(pool.shutdown, cancel_futures=True)
         writing: Future | None = None
-        decoded = _decoded(source, todo, codec.sample_rate, limits, pool, workers, segmenter is not None)
+        settings_of_workers = (codec.sample_rate, limits, segmenter is not None, front)
+        decoded = _decoded(source, todo, settings_of_workers, pool, workers)
         for part, results, last in decoded:
-            for utterance, wave, reason in results:
+            for utterance, wave, reason, features in results:
                 if reason == "too_long" and segmenter is not None:
                     found = segmenter.cut(utterance, wave, codec.sample_rate, limits)
                 else:
@@ -129,7 +131,8 @@ def _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progr
                         raise InputError(f"{source.name}: id {piece.id!r} occurs twice, expected unique ids")
                     part.known[piece.id] = why
                     if why is None:
-                        window.append((piece, cut))
+                        made = front(cut) if front is not None and features is None else features
+                        window.append((piece, cut, made))
                         samples += len(cut)
             if samples >= WINDOW_SECONDS * codec.sample_rate or last:
                 _encode_window(part, window, codec, batch_seconds * codec.sample_rate)
@@ -144,12 +147,13 @@ def _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progr
             writing.result()
 
 
-def _encode_window(part: _Part, window: list[tuple[Utterance, np.ndarray]], codec: Codec, most_samples: float) -> None:
+def _encode_window(part: _Part, window: list, codec: Codec, most_samples: float) -> None:
     """Codes of the utterances of a window to the rows of their part."""
     first = next(iter(part.known), None)
     for batch in _batches(window, most_samples):
-        found = codec.encode([wave for _, wave in batch])
-        for (utterance, wave), codes in zip(batch, found, strict=True):
+        waves, features = [wave for _, wave, _ in batch], [made for _, _, made in batch]
+        found = codec.encode(waves) if features[0] is None else codec.encode(waves, features=features)
+        for (utterance, wave, _), codes in zip(batch, found, strict=True):
             if not len(codes):
                 part.known[utterance.id] = "too_short"
                 continue
@@ -166,9 +170,9 @@ def chosen_to_compare(id: str) -> bool:
 
 
 def _decoded(
-    source, todo: Sequence[_Part], sample_rate: int, limits: Limits, pool, workers: int, segmented: bool
-) -> Iterator[tuple[_Part, list[tuple[Utterance, np.ndarray, str | None]], bool]]:
-    """(part, its next utterances with wave and reason, whether these were the last) in order, decoded ahead."""
+    source, todo: Sequence[_Part], settings: tuple, pool, workers: int
+) -> Iterator[tuple[_Part, list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]], bool]]:
+    """(part, its next utterances as `_decode` gives them, whether these were the last) in order, decoded ahead."""
     waiting: deque = deque()
 
     def chunks():
@@ -189,12 +193,11 @@ def _decoded(
         except BrokenProcessPool:
             between = f"{chunk[0].id} and {chunk[-1].id}" if chunk else part.source
             raise InputError(
-                f"{source.name}: a process that decoded audio was killed near {between}; out of memory? "
-                "run again to go on"
+                f"{source.name}: a process that decoded audio was killed, near {between}; run again to go on"
             ) from None
 
     for part, chunk, last in chunks():
-        task = (chunk, sample_rate, limits, segmented)
+        task = (chunk, *settings)
         waiting.append((part, chunk, pool.submit(_decode, *task) if pool is not None else _decode(*task), last))
         if len(waiting) > (4 * workers if pool is not None else 0):
             yield answered(*waiting.popleft())
@@ -203,16 +206,16 @@ def _decoded(
 
 
 def _decode(
-    utterances: list[Utterance], sample_rate: int, limits: Limits, segmented: bool
-) -> list[tuple[Utterance, np.ndarray, str | None]]:
-    """Utterances (without the bytes of their audio), waves at `sample_rate`, and why they are left out."""
+    utterances: list[Utterance], sample_rate: int, limits: Limits, segmented: bool, front: Callable | None
+) -> list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]]:
+    """Utterances (without the bytes of their audio), waves at `sample_rate`, why they are left out, and features."""
     found = []
     for utterance in utterances:
         wave, reason = decode_audio(utterance.audio, sample_rate)
         reason = reason or check_utterance(utterance, wave, limits, sample_rate)
         kept = wave if reason is None or (reason == "too_long" and segmented) else wave[:0]
         bare = Utterance(utterance.id, "", utterance.text, utterance.speaker, utterance.language)
-        found.append((bare, kept, reason))
+        found.append((bare, kept, reason, front(kept) if front is not None and reason is None else None))
     return found
 
 

@@ -20,7 +20,8 @@ class Sampling:
     """How tokens are drawn: temperature first, then the `top_k` best, then the smallest set of mass `top_p`.
 
     temperature: 0 is greedy. top_k: 0 takes all codes; 50 is what the public example does without saying so (the
-    default of `generate`). min_codes: END is forbidden at that many first steps. max_seconds: no utterance is longer,
+    default of `generate`). min_codes: END is forbidden at that many first steps; 0 lets an utterance be empty, as the
+    public example does. max_seconds: no utterance is longer,
     whatever its text.
     """
 
@@ -43,10 +44,20 @@ class Sampling:
             raise InputError(f"sampling: top_k must be at least 0 (0: all codes), got {self.top_k}")
         if not number(self.top_p) or not 0 < self.top_p <= 1:
             raise InputError(f"sampling: top_p must be above 0 and at most 1, got {self.top_p!r}")
-        if self.min_codes < 1:
-            raise InputError(f"sampling: min_codes must be at least 1, got {self.min_codes}")
+        if self.min_codes < 0:
+            raise InputError(f"sampling: min_codes must be at least 0, got {self.min_codes}")
         if not number(self.max_seconds) or self.max_seconds <= 0:
             raise InputError(f"sampling: max_seconds must be a finite number above 0, got {self.max_seconds!r}")
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """Seed of sample `index` of one request: sample 0 has the request's own seed, the others are hashed.
+
+    Hashed, because seed + index would share samples between neighbouring seeds.
+    """
+    if index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
 
 
 def row_noise(seed: int, prompt: np.ndarray, count: int) -> np.ndarray:

@@ -180,6 +180,27 @@ CASES = {
         ["evaluate", "found.jsonl", "out", "--asr", "fake", "--quality", "none"],
         "fake chose 'a' as a verifier of the search",
     ),
+    "benchmark that is not there": (None, ["protocol", "asr", "nowhere", "out"], "nowhere"),
+    "benchmark line of three fields": (
+        lambda: Path("meta.lst").write_text("u|words|a.wav\n"),
+        ["protocol", "seed-tts-en", "meta.lst", "out"],
+        "meta.lst:1",
+    ),
+    "benchmark line whose wav is not there": (
+        lambda: Path("meta.lst").write_text("u|words|gone.wav|text\n"),
+        ["protocol", "seed-tts-en", "meta.lst", "out"],
+        "gone.wav",
+    ),
+    "scores of a protocol that was not prepared": (
+        None,
+        ["evaluate", "corpus.jsonl", "out", "--asr", "fake", "--protocol", "codes"],
+        "protocol.json",
+    ),
+    "comparison of different utterances": (
+        lambda: [lines(f"{n}.jsonl", {"id": n, "errors": 0, "words": 1}) for n in ("one", "two")],
+        ["compare", "one.jsonl", "two.jsonl"],
+        "'one' is scored in only one",
+    ),
     "recording that is no audio": (
         lambda: Path("x.wav").write_bytes(b"RIFF"),
         ["transcribe", "--model", "model", "--codec", "fake", "x.wav"],
@@ -213,6 +234,24 @@ CASES = {
         "train_input_ids_shape.npy",
     ),
     "rows for another codebook": (other_codebook, ["export-memmap", "codes", "out", "--tokenizer", "other"], "4096"),
+    "pattern of no file": (None, ["encode", "shards-*.tar", "out", "--codec", "fake"], "shards-*.tar"),
+    "tar that is none": (
+        lambda: Path("shard.tar").write_bytes(b"no tar" * 200),
+        ["encode", "shard.tar", "out", "--codec", "fake"],
+        "shard.tar",
+    ),
+    "parquet without audio": (
+        lambda: Path("rows.parquet").write_bytes(Path("codes/part-00000.parquet").read_bytes()),
+        ["encode", "rows.parquet", "out", "--codec", "fake"],
+        "rows.parquet",
+    ),
+    "filter that filters nothing": (None, ["data", "filter", "codes", "out"], "no filter"),
+    "filter by scores that are not there": (
+        None,
+        ["data", "filter", "codes", "out", "--max-wer", "0.1", "--scores", "nowhere.jsonl"],
+        "nowhere.jsonl",
+    ),
+    "report on no dataset": (None, ["data", "report", "nowhere", "-o", "out"], "nowhere"),
     "tokenizer that is not there": (None, ["check", "./nowhere"], "nowhere"),
     "folder without a tokenizer": (None, ["check", "codes"], "codes"),
     "tokenizer cut off": (lambda: cut("model/tokenizer.json"), ["check", "model"], "model"),

@@ -138,6 +138,9 @@ def test_xcodec2_features_are_those_of_the_models_own_extractor(xcodec2_model):
         def eval(self):
             return self
 
+        def modules(self):
+            return xcodec2_model.modules()
+
         def encode(self, values, features):
             seen.update(values=values.numpy(), features=features.numpy())
             return xcodec2_model.encode(values, features)
@@ -168,6 +171,29 @@ def _kaldi_features(padded):
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     banks = np.log(np.maximum(power @ np.clip(np.minimum(rising, falling), 0, None), 1.192092955078125e-07))
     return ((banks - banks.mean(0)) / np.sqrt(banks.var(0, ddof=1) + 1e-7)).reshape(-1, 160)
+
+
+@pytest.mark.parametrize(("channels", "length"), [(3, 1), (5, 2), (48, 999), (7, 100_000)])
+def test_fast_snake_is_the_models_own_bit_for_bit(channels, length):
+    import torch
+    from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActivation1d, Xcodec2SnakeBeta
+
+    from llasa_core.codecs import snake
+
+    torch.manual_seed(length)
+    module = Xcodec2AntiAliasedActivation1d(Xcodec2SnakeBeta(channels))
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    hidden = torch.randn(2, channels, length)
+    own = module(hidden).detach()
+    snake.install(module)
+    with torch.inference_mode():
+        assert torch.equal(module(hidden), own)
+        strided = torch.randn(2, length, channels).transpose(1, 2)
+        assert torch.equal(module(strided), type(module).forward(module, strided))
+    assert module(hidden).requires_grad
+    snake.remove(module)
+    assert "forward" not in module.__dict__
 
 
 def test_xcodec2_checkpoint_folder_gives_the_same_codes(xcodec2_model, tmp_path):

@@ -227,7 +227,7 @@ def test_draw_inverts_the_distribution_worked_out_by_hand():
         {"top_k": 2.5},
         {"top_p": 0.0},
         {"top_p": 1.1},
-        {"min_codes": 0},
+        {"min_codes": -1},
         {"max_seconds": 0},
     ],
 )

@@ -101,6 +101,29 @@ def test_workers_change_no_byte(tmp_path):
     assert listed == [{"id": "u005", "reason": "unreadable", "part": "part-00000.parquet"}]
 
 
+class Front:
+    """Features that workers make of a wave: here its codes."""
+
+    def __call__(self, wave):
+        return FakeCodec().encode([wave])[0]
+
+
+class Fronted(FakeCodec):
+    front = Front()
+
+    def encode(self, waves, features=None):
+        self.seen = features
+        return super().encode(waves) if features is None else features
+
+
+def test_features_are_made_by_the_workers_and_change_no_code(tmp_path):
+    manifest, codec = corpus(tmp_path / "in", 12), Fronted()
+    encode_manifest(manifest, tmp_path / "one", codec)
+    assert codec.seen is None
+    encode_manifest(manifest, tmp_path / "two", codec, workers=1)
+    assert codec.seen is not None and files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
 def _dies(*_):
     os.kill(os.getpid(), 9)
 

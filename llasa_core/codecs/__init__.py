@@ -25,7 +25,11 @@ class Codec(Protocol):
     frame_rate: float  # codes a second
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
-        """float32 (T,) each, T may differ -> int32 (floor(T / hop),) each, in 0..codebook_size - 1."""
+        """float32 (T,) each, T may differ -> int32 (floor(T / hop),) each, in 0..codebook_size - 1.
+
+        A codec whose features are slow has `front`, a picklable callable that makes those of a wave, and takes a list
+        of them as `features`.
+        """
         ...
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:

@@ -18,11 +18,13 @@ class Bf16Codec:
         self.exact, self._device = exact, torch.device(device).type
         self.name, self.sample_rate = exact.name, exact.sample_rate
         self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
+        if hasattr(exact, "front"):
+            self.front = exact.front
 
-    def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
+    def encode(self, waves: list[np.ndarray], **features: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each, nearly those of `exact`."""
         with torch.autocast(self._device, torch.bfloat16):
-            return self.exact.encode(waves)
+            return self.exact.encode(waves, **features)
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """As `exact` does, in its own precision."""
