@@ -290,7 +290,7 @@ def streaming_error(table: pd.DataFrame) -> Figure:
     """
     codecs = list(dict.fromkeys(table["codec"]))
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(len(codecs), width=3.6)
+        figure, axes = new_axes(len(codecs), width=3.6)
         for axis, codec in zip(axes, codecs, strict=True):
             rows = table[table["codec"] == codec]
             for number, (right, line) in enumerate(rows.groupby("right")):
