@@ -1,6 +1,6 @@
 """Failures per 1,000 utterances of the mini model with and without guards.
 
-    python benchmarks/guards.py [--utterances 1000] [--judged 250]        writes results/benchmarks/guards.json
+    python benchmarks/guards.py [--utterances 1000] [--judged 120]        writes results/benchmarks/guards.json
 
 Without guards: END may come at the first step, as in the public example, and nothing is sampled again; what comes is
 judged by the same detectors. Two things keep that honest: the detectors' false alarms on recordings, and a recogniser
@@ -38,8 +38,9 @@ BAD_WORDS = 0.5  # word error rate of an utterance whose words are lost
 def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--utterances", type=int, default=1000)
-    options.add_argument("--judged", type=int, default=250, help="utterances whose words a recogniser checks; 0: none")
+    options.add_argument("--judged", type=int, default=120, help="utterances whose words a recogniser checks; 0: none")
     options.add_argument("--temperatures", type=float, nargs="+", default=[0.15, 0.8])
+    options.add_argument("--voice-temperatures", type=float, nargs="*", default=[0.8], help="of voice prompts")
     options.add_argument("--attempts", type=int, default=5)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--codec", default=None)
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     voices = {item.speaker: synthesizer.voice(item.audio, item.text) for item in prompts}
     prompted = [replace(one, voice=voices[one.speaker]) for one in requests]
     conditions = [(f"speaker tag, temperature {t:g}", requests, t) for t in options.temperatures]
-    conditions += [(f"voice prompt, temperature {t:g}", prompted, t) for t in options.temperatures]
+    conditions += [(f"voice prompt, temperature {t:g}", prompted, t) for t in options.voice_temperatures]
     rows = []
     for name, asked, temperature in conditions:
         for guarded in (False, True):

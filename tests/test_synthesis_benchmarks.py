@@ -50,7 +50,20 @@ def corpus(mini_tokenizer, tmp_path_factory):
 
 def test_guards_are_counted_with_and_without(corpus, tmp_path):
     out = tmp_path / "guards.json"
-    given = ["--utterances", "8", "--judged", "0", "--temperatures", "1.0", "--attempts", "3", "--out", str(out)]
+    given = [
+        "--utterances",
+        "8",
+        "--judged",
+        "0",
+        "--temperatures",
+        "1.0",
+        "--voice-temperatures",
+        "1.0",
+        "--attempts",
+        "3",
+        "--out",
+        str(out),
+    ]
     given += ["--model", str(corpus / "model"), "--corpus", str(corpus), "--codes", str(corpus / "codes")]
     benchmark("guards").main(given)
     report = json.loads(out.read_text())
