@@ -44,13 +44,15 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--attempts", type=int, default=5)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--codec", default=None)
+    options.add_argument("--guards", help="JSON in place of the checkpoint's")
     options.add_argument("--corpus", default="artifacts/builtin", help="its test and dev sentences are spoken")
     options.add_argument("--codes", default="artifacts/codes/builtin/dev", help="real codes, for false alarms")
     options.add_argument("--out", default="results/benchmarks/guards.json")
     options = options.parse_args(arguments)
     torch.set_num_threads(1)
     synthesizer = Synthesizer.from_folder(options.model, options.codec, slots=64)
-    guards = replace(synthesizer.guards, attempts=options.attempts)
+    guards = Guards.from_file(options.guards) if options.guards else synthesizer.guards
+    guards = replace(guards, attempts=options.attempts)
     texts = read_manifest(Path(options.corpus, "test.jsonl")) + read_manifest(Path(options.corpus, "dev.jsonl"))
     transcriber = judges.load_transcriber("moonshine-tiny.en", threads=1) if options.judged else None
     requests = [
