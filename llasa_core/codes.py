@@ -57,9 +57,9 @@ def nested_subset(
 
     The order is that of a hash of seed and id, so with one seed every smaller subset lies in every larger one, whatever
     the order of the source. Utterances of more than `max_codes` are left out: one that training drops as too long for
-    its context would otherwise be most of a small subset. A finished `out` of the same source, hours and seed is kept. Returns the content of
-    meta.json; raises InputError where the source has less than `hours`, no utterance fits into them, or `out` was made
-    from something else.
+    its context would otherwise be most of a small subset. A finished `out` of the same source, hours and seed is kept.
+    Returns the content of meta.json; raises InputError where the source has less than `hours`, no utterance fits into
+    them, or `out` was made from something else.
     """
     dataset, out = read_codes(source), Path(out)
     fitting = [i for i in range(len(dataset)) if max_codes is None or len(dataset[i]["codes"]) <= max_codes]
