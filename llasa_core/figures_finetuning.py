@@ -16,8 +16,8 @@ APART = 0.02  # of log10 minutes, between the methods, so that their intervals d
 def by_minutes(tunes: pd.DataFrame, levels: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -> Figure:
     """Scores against minutes of the new voice, a line a method, and levels that no amount of speech changes.
 
-    tunes: columns `method`, `minutes`, and METRIC, METRIC_low, METRIC_high for each of `panels` ({metric: (axis label,
-    factor)}). levels: `label` and the same, drawn as level lines with their intervals as bands; a panel leaves out
+    tunes: columns `method`, `minutes`, and METRIC, METRIC_low, METRIC_high, METRIC_n for each of `panels` ({metric: (axis
+    label, factor)}). levels: `label` and the same, drawn as level lines with their intervals as bands; a panel leaves out
     those without its metric.
     """
     with rc_context(STYLE):
@@ -43,10 +43,11 @@ def by_minutes(tunes: pd.DataFrame, levels: pd.DataFrame, panels: Mapping[str, t
                     label=f"fine-tuned, {method}",
                 )
             axis.set_xscale("log")
-            axis.set_xticks(sorted({float(f"{minutes:.2g}") for minutes in tunes["minutes"]}))
+            axis.set_xticks(sorted({round(minutes, 1) for minutes in tunes["minutes"]}))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g}"))
             axis.xaxis.set_minor_locator(NullLocator())
-            axis.set(xlabel="speech of the new voice (min)", ylabel=label)
+            counts = sorted({int(n) for n in tunes[f"{metric}_n"]})
+            axis.set(xlabel="speech of the new voice (min)", ylabel=f"{label}, n = {'/'.join(map(str, counts))}")
         fullest = max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
         figure.legend(*fullest.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
