@@ -16,9 +16,9 @@ APART = 0.02  # of log10 minutes, between the methods, so that their intervals d
 def by_minutes(tunes: pd.DataFrame, levels: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -> Figure:
     """Scores against minutes of the new voice, a line a method, and levels that no amount of speech changes.
 
-    tunes: columns `method`, `minutes`, and METRIC, METRIC_low, METRIC_high, METRIC_n for each of `panels` ({metric: (axis
-    label, factor)}). levels: `label` and the same, drawn as level lines with their intervals as bands; a panel leaves out
-    those without its metric.
+    tunes: columns `method`, `minutes`, and METRIC, METRIC_low, METRIC_high, METRIC_n for each of `panels`, which are
+    {metric: (axis label, factor)}. levels: `label` and the same, drawn as level lines with their intervals as bands; a
+    panel leaves out those without its metric.
     """
     with rc_context(STYLE):
         figure, axes = new_axes(len(panels), width=4.0, height=3.6)
