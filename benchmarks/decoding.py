@@ -2,7 +2,7 @@
 
     python benchmarks/decoding.py                         writes results/benchmarks/decoding.json
 
-Random weights of two shapes: head-heavy (the released vocabulary on a small body) and body-heavy (body to head as in the
+Random weights of two shapes: head-heavy (the released vocabulary, a small body) and body-heavy (body to head as in the
 1B model, 2.6 to 1). Both sides have the same prompts, lengths and sampler (temperature, top_k), run in this process on
 one thread, and take turns; the ratio is of CPU seconds, because the machine is shared. Lengths are fixed: END is not
 allowed before them. The public side samples from the whole vocabulary, ours from the speech codes and END.
@@ -35,7 +35,7 @@ MODELS = {
         "num_key_value_heads": 2,
     },
     "body-heavy": {
-        "vocab_size": 12_000,
+        "vocab_size": 11_424,
         "hidden_size": 512,
         "intermediate_size": 2048,
         "num_hidden_layers": 4,

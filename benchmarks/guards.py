@@ -1,6 +1,6 @@
 """Failures per 1,000 utterances of the mini model with and without guards.
 
-    python benchmarks/guards.py [--utterances 1000] [--judged 250]        writes results/benchmarks/guards.json
+    python benchmarks/guards.py [--utterances 1000] [--judged 120]        writes results/benchmarks/guards.json
 
 Without guards: END may come at the first step, as in the public example, and nothing is sampled again; what comes is
 judged by the same detectors. Two things keep that honest: the detectors' false alarms on recordings, and a recogniser
@@ -38,18 +38,21 @@ BAD_WORDS = 0.5  # word error rate of an utterance whose words are lost
 def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--utterances", type=int, default=1000)
-    options.add_argument("--judged", type=int, default=250, help="utterances whose words a recogniser checks; 0: none")
+    options.add_argument("--judged", type=int, default=120, help="utterances whose words a recogniser checks; 0: none")
     options.add_argument("--temperatures", type=float, nargs="+", default=[0.15, 0.8])
+    options.add_argument("--voice-temperatures", type=float, nargs="*", default=[0.8], help="of voice prompts")
     options.add_argument("--attempts", type=int, default=5)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--codec", default=None)
+    options.add_argument("--guards", help="JSON in place of the checkpoint's")
     options.add_argument("--corpus", default="artifacts/builtin", help="its test and dev sentences are spoken")
     options.add_argument("--codes", default="artifacts/codes/builtin/dev", help="real codes, for false alarms")
     options.add_argument("--out", default="results/benchmarks/guards.json")
     options = options.parse_args(arguments)
     torch.set_num_threads(1)
     synthesizer = Synthesizer.from_folder(options.model, options.codec, slots=64)
-    guards = replace(synthesizer.guards, attempts=options.attempts)
+    guards = Guards.from_file(options.guards) if options.guards else synthesizer.guards
+    guards = replace(guards, attempts=options.attempts)
     texts = read_manifest(Path(options.corpus, "test.jsonl")) + read_manifest(Path(options.corpus, "dev.jsonl"))
     transcriber = judges.load_transcriber("moonshine-tiny.en", threads=1) if options.judged else None
     requests = [
@@ -61,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     voices = {item.speaker: synthesizer.voice(item.audio, item.text) for item in prompts}
     prompted = [replace(one, voice=voices[one.speaker]) for one in requests]
     conditions = [(f"speaker tag, temperature {t:g}", requests, t) for t in options.temperatures]
-    conditions += [(f"voice prompt, temperature {t:g}", prompted, t) for t in options.temperatures]
+    conditions += [(f"voice prompt, temperature {t:g}", prompted, t) for t in options.voice_temperatures]
     rows = []
     for name, asked, temperature in conditions:
         for guarded in (False, True):

@@ -166,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="longer texts are spoken in sentences; 0: never (default 200)",
     )
     add.add_argument("--normalise", action="store_true", help="write numbers and abbreviations out (English)")
+    add.add_argument("--engine", choices=("torch", "vllm"), default="torch", help="what generates (default torch)")
     add.add_argument(
         "--stream",
         action="store_true",

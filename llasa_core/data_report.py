@@ -43,7 +43,8 @@ def data_report(codes: str | Path, out: str | Path, progress: Callable[[int], No
     meta = read_meta(codes)
     usage = np.zeros(meta["codebook_size"], np.int64)
     columns: dict[str, list] = {name: [] for name in ("seconds", "characters", "frames", "run", "sound", "said", "id")}
-    names: dict[str, list[str]] = {"speaker": [], "language": [], "ids": []}
+    coded = {"speaker": Coded(), "language": Coded()}
+    ids: list[pa.Array] = []
     for shard in meta["shards"]:
         table = read_part(codes, shard, meta["codebook_size"])
         if not len(table):
@@ -56,25 +57,37 @@ def data_report(codes: str | Path, out: str | Path, progress: Callable[[int], No
         columns["frames"].append(np.diff(borders))
         columns["run"].append(_longest_runs(values, borders))
         columns["sound"].append(_digests(values[a:b] for a, b in pairwise(borders.tolist())))
-        ids, speakers, texts = (table[name].to_pylist() for name in ("id", "speaker", "text"))
+        speakers, texts = (table[name].to_pylist() for name in ("speaker", "text"))
         columns["said"].append(_digests(f"{one}\0{text}".encode() for one, text in zip(speakers, texts, strict=True)))
-        columns["id"].append(_digests(id.encode() for id in ids))
-        names["speaker"] += speakers
-        names["language"] += table["language"].to_pylist()
-        names["ids"] += ids
+        columns["id"].append(_digests(id.encode() for id in table["id"].to_pylist()))
+        ids += table["id"].chunks
+        for name, one in coded.items():
+            one.add(table[name].combine_chunks())
         if progress:
             progress(len(table))
     frame = pd.DataFrame({name: np.concatenate(arrays) for name, arrays in columns.items()})
-    for name in ("speaker", "language"):
-        frame[name] = pd.Categorical(names[name])
-    ids = pa.array(names.pop("ids"))
+    for name, one in coded.items():
+        frame[name] = pd.Categorical.from_codes(np.concatenate(one.numbers), list(one.names))
     frame["rate"] = frame["characters"] / np.maximum(frame["seconds"], 1e-3)
-    report = _numbers(frame, ids, usage, meta)
+    report = _numbers(frame, pa.chunked_array(ids, pa.string()), usage, meta)
     _publish(Path(out), report, frame, usage, str(codes))
     return report
 
 
-def _numbers(frame: pd.DataFrame, ids: pa.Array, usage: np.ndarray, meta: dict) -> dict:
+class Coded:
+    """A column of names as numbers, part after part."""
+
+    def __init__(self):
+        self.names: dict[str, int] = {}
+        self.numbers: list[np.ndarray] = []
+
+    def add(self, column: pa.Array) -> None:
+        found = column.dictionary_encode()
+        known = [self.names.setdefault(name, len(self.names)) for name in found.dictionary.to_pylist()]
+        self.numbers.append(np.array(known, np.int32)[found.indices.to_numpy()])
+
+
+def _numbers(frame: pd.DataFrame, ids: pa.ChunkedArray, usage: np.ndarray, meta: dict) -> dict:
     far = _outliers(frame)
     expected = frame["frames"] / meta["frame_rate"]
     wrong = np.flatnonzero((frame["seconds"] - expected).abs() > 1.5 / meta["frame_rate"])
@@ -149,7 +162,7 @@ def _outliers(frame: pd.DataFrame) -> np.ndarray:
     return np.flatnonzero(frame["deviation"].abs() > FAR)
 
 
-def _duplicates(digests: pd.Series, ids: pa.Array) -> dict:
+def _duplicates(digests: pd.Series, ids: pa.ChunkedArray) -> dict:
     """Utterances beyond the first of equal digests, and the first groups."""
     again = np.flatnonzero(digests.duplicated())
     wanted = list(dict.fromkeys(digests.iloc[again[: 10 * SHOWN]].tolist()))[:SHOWN]

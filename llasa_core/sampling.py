@@ -79,13 +79,12 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tor
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / sampling.temperature
     columns = None
     if 0 < sampling.top_k < logits.shape[-1]:
-        logits, columns = logits.topk(sampling.top_k, dim=-1)
+        logits, columns = largest(logits, sampling.top_k)
     elif sampling.top_p < 1:
         logits, columns = logits.sort(dim=-1, descending=True)
-    weights = logits.double().softmax(dim=-1)
+    weights = (logits / sampling.temperature).double().softmax(dim=-1)
     if sampling.top_p < 1:
         weights = weights * (weights.cumsum(dim=-1) - weights < sampling.top_p)
     if columns is not None:
@@ -94,3 +93,21 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tor
     mass = weights.cumsum(dim=-1)  # (B, K), non-decreasing; entries of no weight are never the first above a value
     place = torch.searchsorted(mass, (uniform * mass[:, -1] * (1 - 1e-12)).unsqueeze(-1), right=True)
     return place.squeeze(-1) if columns is None else columns.gather(-1, place).squeeze(-1)
+
+
+def largest(logits: torch.Tensor, count: int, block: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and columns (B, count) of the largest logits (B, V), as `topk` gives them, several times faster on a CPU.
+
+    The `count` largest lie in the `count` blocks whose maxima are the largest, and in what is left over of a block.
+    """
+    rows, width = logits.shape
+    blocks = width // block
+    if blocks <= 2 * count:
+        return logits.topk(count, dim=-1)
+    best = logits[:, : blocks * block].unflatten(1, (blocks, block)).amax(-1).topk(count, dim=-1).indices
+    inside = torch.arange(block, device=logits.device)
+    near = (best.unsqueeze(-1) * block + inside).flatten(1)  # (B, count * block)
+    rest = torch.arange(blocks * block, width, device=logits.device).expand(rows, -1)
+    near = torch.cat([near, rest], dim=-1)
+    values, place = logits.gather(-1, near).topk(count, dim=-1)
+    return values, near.gather(-1, place)

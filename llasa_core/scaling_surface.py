@@ -12,6 +12,7 @@ import numpy as np
 from llasa_core.errors import InputError
 from llasa_core.metrics import Interval
 
+STEEPEST = 4.0  # exponent; where a term is steeper, the runs hardly know it and its amplitude overflows
 PARAMETERS = ("irreducible", "size_amplitude", "size_exponent", "data_amplitude", "data_exponent")
 
 
@@ -141,7 +142,7 @@ def _fit(start: np.ndarray, log_size: np.ndarray, log_data: np.ndarray, log_loss
         f_scale=huber_delta,
         x_scale="jac",
         max_nfev=400,
-        bounds=([-np.inf, -np.inf, 0.0, -np.inf, 0.0], np.inf),
+        bounds=([-np.inf, -np.inf, 0.0, -np.inf, 0.0], [np.inf, np.inf, STEEPEST, np.inf, STEEPEST]),
     )
 
 

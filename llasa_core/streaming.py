@@ -33,8 +33,8 @@ class Window:
     of the first chunk, small for an early start."""
 
     chunk: int = 50
-    left: int = 100
-    right: int = 10
+    left: int = 50
+    right: int = 25
     first: int = 15
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
 from llasa_core.results import Result, find_run, published_tables
+from llasa_core.speed import HEADER, speed_rows
 
 # Each part of the study and its run: <experiment>/<label>, the label being a run id with or without its hash.
 ROLES = {
@@ -139,6 +140,11 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
         ]
         parts.append("**Training**\n\n" + markdown(header, training))
     runs = {f"{item.experiment}/{item.run}": item for item in study.values()}
+    if rows := speed_rows(results_dir):
+        parts.append(
+            "**Speed.** Ours beside the public way in one process; CPU seconds on one thread, on a shared machine.\n\n"
+            + markdown(HEADER, rows)
+        )
     beside = beside_the_paper(scores, published_tables(results_dir), runs)
     if beside := beside_markdown(beside):
         parts.append(f"**Beside the paper's numbers**, to show what corresponds to what\n\n{beside}")

@@ -79,7 +79,8 @@ class Synthesizer:
     `speakers` are the tags that the model was trained with: any other is refused; none at all (an empty list) means
     that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag. With a
     voice prompt the request's speaker only names whose voice it is, and no tag is written.
-    `guards` are what the checkpoint brings; they act where a call asks for them.
+    `guards` are what the checkpoint brings; they act where a call asks for them. `engine` (`vllm_backend`) generates in
+    place of our loop, in `speak` and `generate_codes`; search and streaming always use the loop.
     A LoRA model must be merged first: the loop reads the weight of the output embedding.
     """
 
@@ -96,6 +97,7 @@ class Synthesizer:
         seconds_per_character: float = 0.08,
         slots: int = 32,
         guards: Guards | None = None,
+        engine=None,
     ) -> None:
         self.vocabulary = vocabulary_of(tokenizer)
         if codec.codebook_size != self.vocabulary.codebook_size:
@@ -113,9 +115,12 @@ class Synthesizer:
         self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
         if mask_eot and self._eot is None:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
+        self.engine = engine
+        if engine is not None and mask_eot:
+            raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
     @classmethod
-    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32) -> Synthesizer:
+    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
 
         Weights are float32 on a CPU, bfloat16 on CUDA.
@@ -135,7 +140,7 @@ class Synthesizer:
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
         learnt = Path(model_dir) / GUARDS
         guards = Guards.from_file(learnt) if learnt.is_file() else None
-        return cls(model, tokenizer, codec, device, slots=slots, guards=guards, **settings)
+        return cls(model, tokenizer, codec, device, slots=slots, guards=guards, engine=engine, **settings)
 
     @property
     def hop(self) -> int:
@@ -158,6 +163,7 @@ class Synthesizer:
     def settings(self) -> dict:
         """What, besides sampling and request, decides how a request sounds; JSON values."""
         return {
+            **({"engine": self.engine.name} if self.engine is not None else {}),
             "codec": self.codec.name,
             "model": self.fingerprint(),
             "date": self.prompt.date,
@@ -212,6 +218,8 @@ class Synthesizer:
             yield index, Generated(codes, row.reason == "end", row.reason, row.log_prob, row.steps)
 
     def _decode(self, prompts, limits, seeds, sampling, answers):
+        if self.engine is not None:
+            return self.engine.decode(prompts, limits, seeds, sampling, answers)
         return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, self.hidden(prompts))
 
     def speak(
