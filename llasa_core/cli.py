@@ -266,6 +266,32 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
 
     add = command(
+        "rating-page",
+        "write a blinded page on which raters score systems 1 to 3, by keyboard and without a network",
+        "llasa rating-page mini=artifacts/a/manifest.jsonl tuned=artifacts/b/manifest.jsonl \\\n"
+        "             --sentences experiments/text_understanding/en.jsonl -o artifacts/rating",
+    )
+    add.add_argument(
+        "manifests", metavar="MANIFEST", nargs="+", help="NAME=MANIFEST of speech; default name: its folder"
+    )
+    add.add_argument("--sentences", action="append", required=True, metavar="JSONL", help="what they speak; may repeat")
+    add.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help="folder for page (for raters) and key.json (not)"
+    )
+    add.add_argument("--title", default="Text understanding", help="heading of the page (default %(default)s)")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the orders (default 0)")
+
+    add = command(
+        "rating-scores",
+        "average the score files of raters: means with intervals by system and category, agreement",
+        "llasa rating-scores scores-*.json --key artifacts/rating/key.json -o artifacts/rating/scores",
+    )
+    add.add_argument("scores", metavar="SCORES", nargs="+", help="files that raters saved from the page")
+    add.add_argument("--key", required=True, metavar="JSON", help="key.json of llasa rating-page")
+    add.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for utterances.jsonl and summary.json")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
+
+    add = command(
         "run",
         "execute the runs of an experiment file that have no result yet",
         "llasa run experiments/pretrain.yaml --dry-run",

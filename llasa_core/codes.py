@@ -45,16 +45,27 @@ def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part
     return _write(out, dataset, (_joined_row(*pair) for pair in rows), len(pairs), made_from, rows_per_part)
 
 
-def nested_subset(source: str | Path, out: str | Path, hours: float, seed: int = 0, rows_per_part: int = 1000) -> dict:
+def nested_subset(
+    source: str | Path,
+    out: str | Path,
+    hours: float,
+    seed: int = 0,
+    rows_per_part: int = 1000,
+    max_codes: int | None = None,
+) -> dict:
     """The first `hours` of speech of a codes dataset, in an order drawn by `seed`, as a codes dataset of their own.
 
     The order is that of a hash of seed and id, so with one seed every smaller subset lies in every larger one, whatever
-    the order of the source. A finished `out` of the same source, hours and seed is kept. Returns the content of
-    meta.json; raises InputError where the source has less than `hours`, no utterance fits into them, or `out` was made
-    from something else.
+    the order of the source. Utterances of more than `max_codes` are left out: one that training drops as too long for
+    its context would otherwise be most of a small subset. A finished `out` of the same source, hours and seed is kept.
+    Returns the content of meta.json; raises InputError where the source has less than `hours`, no utterance fits into
+    them, or `out` was made from something else.
     """
     dataset, out = read_codes(source), Path(out)
-    rows = [(hashlib.sha256(f"{seed}/{dataset[i]['id']}".encode()).digest(), i) for i in range(len(dataset))]
+    fitting = [i for i in range(len(dataset)) if max_codes is None or len(dataset[i]["codes"]) <= max_codes]
+    if not fitting:
+        raise InputError(f"{source}: every utterance has more than {max_codes} codes, expected at least one that fits")
+    rows = [(hashlib.sha256(f"{seed}/{dataset[i]['id']}".encode()).digest(), i) for i in fitting]
     order = [index for _, index in sorted(rows)]
     heard = np.cumsum([dataset[index]["seconds"] for index in order])
     if not 0 < hours * 3600 <= heard[-1] + 1e-3:
@@ -63,7 +74,8 @@ def nested_subset(source: str | Path, out: str | Path, hours: float, seed: int =
     if not members:
         raise InputError(f"{source}: no utterance fits into {hours:g} hours, expected at least one")
     shards = [shard["sha256"] for shard in dataset.meta["shards"]]
-    made_from = hashlib.sha256(json.dumps(["subset", hours, seed, rows_per_part, *shards]).encode()).hexdigest()[:16]
+    wanted = ["subset", hours, seed, rows_per_part, *([max_codes] if len(fitting) < len(dataset) else []), *shards]
+    made_from = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     return _write(out, dataset, (dataset[index] for index in members), len(members), made_from, rows_per_part)
 
 

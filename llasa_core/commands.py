@@ -256,6 +256,20 @@ def compare(options: Namespace) -> None:
     evaluation_commands.compare(options)
 
 
+def rating_page(options: Namespace) -> None:
+    """Print hash and counts of the page."""
+    from llasa_core import rating_commands
+
+    rating_commands.rating_page(options)
+
+
+def rating_scores(options: Namespace) -> None:
+    """Print means and agreement."""
+    from llasa_core import rating_commands
+
+    rating_commands.rating_scores(options)
+
+
 def run(options: Namespace) -> int:
     """Show the table of runs; status 1 if one failed."""
     from llasa_core.experiments import load_experiment, run_experiment

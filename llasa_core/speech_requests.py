@@ -61,12 +61,13 @@ def parse_object(line: str, where: str) -> dict:
 def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:
     """Requests from JSON lines (keys: see the head of this module).
 
-    A corpus manifest is such a file (its audio, language, seconds and split say nothing about what to speak).
+    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, language, seconds,
+    split, category and expected say nothing about what to speak.
     `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
     known = {"id", "text", "speaker", "seed", "voice", "voice_text", "voice_in_text"}
-    known |= {"audio", "language", "seconds", "split"}
+    known |= {"audio", "language", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
     for number, line in text_lines(path, "requests as JSON lines"):

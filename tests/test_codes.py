@@ -519,3 +519,19 @@ def test_subset_is_kept_and_what_cannot_be_given_is_refused(codes, tmp_path):
         nested_subset(codes, tmp_path / "large", 5.0)
     with pytest.raises(InputError, match="no utterance fits"):
         nested_subset(codes, tmp_path / "none", 1e-7)
+
+
+def test_subset_without_overlong_utterances_still_has_the_hours_and_is_the_same_where_all_fit(codes, tmp_path):
+    dataset = read_codes(codes)
+    lengths = sorted({len(dataset[i]["codes"]) for i in range(COUNT)})
+    total = sum(dataset[i]["seconds"] for i in range(COUNT) if len(dataset[i]["codes"]) <= lengths[-2])
+    nested_subset(codes, tmp_path / "fitting", total / 3600, max_codes=lengths[-2])
+    fitting = read_codes(tmp_path / "fitting")
+    assert max(len(fitting[i]["codes"]) for i in range(len(fitting))) == lengths[-2]
+    assert sum(fitting[i]["seconds"] for i in range(len(fitting))) == pytest.approx(total)
+    nested_subset(codes, tmp_path / "all", 0.0005)
+    before = files_of(tmp_path / "all")
+    nested_subset(codes, tmp_path / "all", 0.0005, max_codes=lengths[-1])
+    assert files_of(tmp_path / "all") == before
+    with pytest.raises(InputError, match="more than 1 codes"):
+        nested_subset(codes, tmp_path / "none", 0.0005, max_codes=1)
