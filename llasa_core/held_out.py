@@ -45,7 +45,7 @@ def held_out_rows(checkpoint: str | Path, codes: str | Path, task: str = "tts", 
     rows: list[dict] = []
     for packed in pack_lengths(source.longest()[fitting], max(ROW_TOKENS, card["training"]["context"])):
         indices = [int(fitting[i]) for i in packed]
-        batch = collate([source.example(index, 0) for index in indices], mask_eot=card["mask_eot"])
+        batch = collate([source.example(index, 0) for index in indices], mask_eot=card.get("mask_eot", False))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             nats, labels = utterance_losses(model, batch)
         for index, total, count in zip(indices, nats, labels, strict=True):
