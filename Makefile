@@ -14,7 +14,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do 
 	&& echo "$$candidate" && break; done)
 TORCH_INDEX ?=
 BIN := .venv/bin
-CODE := llasa_core notebooks tests
+CODE := llasa_core notebooks tests benchmarks
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile

@@ -21,6 +21,7 @@ from scipy import stats
 
 from llasa_core.codes import read_codes
 from llasa_core.experiments import write_json
+from llasa_core.head_loss import use_head_loss
 from llasa_core.loss import labelled_loss
 from llasa_core.model import model_config, resize_vocabulary, use_packed_attention
 from llasa_core.packing import PackedRows, collate
@@ -90,14 +91,14 @@ def main():
         config = model_config(options.size, prompt.vocabulary.text_size)
         config.tie_word_embeddings = tied
         torch.manual_seed(0)
-        base = use_packed_attention(transformers.LlamaForCausalLM(config))
+        base = use_head_loss(use_packed_attention(transformers.LlamaForCausalLM(config)))
         text_loss = steps(base, PackedRows([chat], 2048, 0), options.text_steps, 2e-3, 0)[-20:]
         for seed in range(options.seeds):
             rows = PackedRows([speech], 2048, seed)
             for noise in NOISES:
                 begin = time.process_time()
-                model = use_packed_attention(copy.deepcopy(base))
-                resize_vocabulary(model, prompt.vocabulary.size, noise, seed)
+                model = resize_vocabulary(copy.deepcopy(base), prompt.vocabulary.size, noise, seed)
+                use_head_loss(model)
                 losses = steps(model, rows, options.steps, options.peak_lr, seed)
                 run = {"tied": tied, "noise": noise, "seed": seed, "text_loss": float(np.mean(text_loss))}
                 run |= {"cpu_seconds": round(time.process_time() - begin, 1), "losses": [round(x, 4) for x in losses]}

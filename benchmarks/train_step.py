@@ -9,12 +9,14 @@ Variants take turns, so that a busy machine slows all of them; CPU seconds of th
 """
 
 import argparse
+import copy
 import ctypes
 import gc
 import json
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,10 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.experiments import write_json
+from llasa_core.head_loss import use_head_loss
 from llasa_core.loss import labelled_loss
 from llasa_core.model import parameter_count, use_packed_attention
-from llasa_core.packing import NO_LABEL, collate, pack_shuffled
+from llasa_core.packing import NO_LABEL, collate, pack_lengths, pack_shuffled
 from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokens import merge_tokenizer
@@ -56,17 +59,22 @@ class Samples:
         lengths = np.minimum((generator.permutation(seconds_of(count)) * 50).astype(int), CONTEXT - 100)
         texts = [TEXT[i % 7 :][:130].strip() for i in range(count)]
         self.rows = [(text, generator.integers(0, 65_536, n)) for text, n in zip(texts, lengths, strict=True)]
-        self.text_ids = {text: prompt.text_ids(text).tolist() for text in texts}  # the public rows hold ids
+        self.text_ids = {text: prompt.text_ids(text) for text in texts}  # public rows hold them, ours are mapped
         self.prompt, self.folded = prompt, folded
         self.eot = prompt.tokenizer.convert_tokens_to_ids("<|eot_id|>")
 
     def fold(self, ids: torch.Tensor) -> torch.Tensor:
         return ids if self.folded is None else torch.where(ids >= 0, ids % self.folded, ids)
 
-    def packed(self, mask_eot: bool) -> dict:
-        """All utterances as one flat batch of ours."""
-        batch = collate([self.prompt.tts_example(*row) for row in self.rows], mask_eot=mask_eot)
-        return {**batch, "input_ids": self.fold(batch["input_ids"]), "labels": self.fold(batch["labels"])}
+    def packed(self, mask_eot: bool) -> Iterator[tuple[list[int], dict]]:
+        """Rows of ours as flat batches, each with the numbers of its utterances."""
+        made = [self.prompt.splice("tts", self.text_ids[text], codes) for text, codes in self.rows]
+        for members in pack_lengths(np.array([len(one.input_ids) for one in made]), CONTEXT):
+            batch = collate([made[i] for i in members], mask_eot=mask_eot)
+            yield (
+                list(members),
+                {**batch, "input_ids": self.fold(batch["input_ids"]), "labels": self.fold(batch["labels"])},
+            )
 
     def public(self, index: int) -> dict:
         """One utterance as the public script loads it: the template through the tokenizer, lists of 0-d tensors.
@@ -95,10 +103,15 @@ class Samples:
                 whole += list(row[said:length])
             else:
                 whole.append(torch.tensor(token))
-        whole += [torch.tensor(self.eot)] * (CONTEXT - len(whole))
-        begin, end = whole.index(ids.speech_generation_start), whole.index(ids.speech_generation_end) + 1
-        labels = [torch.tensor(NO_LABEL)] * begin + whole[begin:end] + [torch.tensor(NO_LABEL)] * (CONTEXT - end)
-        return {"input_ids": whole, "labels": labels, "attention_mask": [int(one != self.eot) for one in whole]}
+        whole = torch.tensor(whole + [self.eot] * (CONTEXT - len(whole)))
+        (begin,), (end,) = (
+            torch.where(whole == ids.speech_generation_start),
+            torch.where(whole == ids.speech_generation_end),
+        )
+        labels = torch.full_like(whole, NO_LABEL)
+        labels[begin : end + 1] = whole[begin : end + 1]
+        # It hands over lists of 0-d tensors, not tensors.
+        return {"input_ids": list(whole), "labels": list(labels), "attention_mask": list((whole != self.eot).long())}
 
     def grouped(self, size: int) -> list[dict]:
         """Batches of `size` utterances of like length, each padded to its longest; lengths decide the mask."""
@@ -152,28 +165,31 @@ def grouped_step(model, samples, batch_size, labelled, bf16):
 
 
 def packed_step(model, samples, mask_eot, labelled, bf16):
-    """Ours: packed, the head at labelled positions only."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        total, _ = labelled_loss(model, samples.packed(mask_eot))
-    (total / labelled).backward()
+    """Ours, a packed row at a time as the trainer's default is."""
+    for _, batch in samples.packed(mask_eot):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            total, _ = labelled_loss(model, batch)
+        (total / labelled).backward()
 
 
 def utterance_losses(model, samples, mask_eot):
-    """Each utterance's summed loss out of one packed batch, fp32, no gradient."""
-    batch = samples.packed(mask_eot)
-    following = batch["labels"][0, 1:]
-    kept = (following != NO_LABEL).nonzero()[:, 0]
-    with torch.no_grad():
-        logits = model(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            document_lengths=batch["cu_seqlens"].diff().tolist(),
-            logits_to_keep=kept,
-            use_cache=False,
-        ).logits[0]
-        each = F.cross_entropy(logits.float(), following[kept], reduction="none")
-    document = torch.bucketize(kept, batch["cu_seqlens"][1:].long(), right=True)
-    return torch.zeros(len(samples.rows)).index_add(0, document, each).tolist()
+    """Each utterance's summed loss out of packed rows, fp32, no gradient."""
+    losses = torch.zeros(len(samples.rows))
+    for members, batch in samples.packed(mask_eot):
+        following = batch["labels"][0, 1:]
+        kept = (following != NO_LABEL).nonzero()[:, 0]
+        with torch.no_grad():
+            logits = model(
+                input_ids=batch["input_ids"],
+                position_ids=batch["position_ids"],
+                document_lengths=batch["cu_seqlens"].diff().tolist(),
+                logits_to_keep=kept,
+                use_cache=False,
+            ).logits[0]
+            each = F.cross_entropy(logits, following[kept], reduction="none")
+        document = torch.bucketize(kept, batch["cu_seqlens"][1:].long(), right=True)
+        losses.index_add_(0, torch.tensor(members)[document], each)
+    return losses.tolist()
 
 
 def high_water(reset: bool = False) -> float:
@@ -215,8 +231,8 @@ def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
         eos_token_id=None,
     )
     torch.manual_seed(0)
-    public = LlamaForCausalLM(config).train()
-    ours = use_packed_attention(LlamaForCausalLM(config)).train()
+    public = LlamaForCausalLM(copy.deepcopy(config)).train()  # the attention in use is kept in the config
+    ours = use_head_loss(use_packed_attention(LlamaForCausalLM(copy.deepcopy(config)))).train()
     ours.load_state_dict(public.state_dict())
     return public, ours
 
@@ -225,9 +241,9 @@ def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
     """Every variant `repeats` times in turn; ratios of CPU seconds with the least and most of the repeats."""
     public, ours = build(shape)
     samples = Samples(prompt, utterances, SHAPES[shape][4])
-    packed = samples.packed(False)
-    labelled = int((packed["labels"][0, 1:] != NO_LABEL).sum())
-    tokens = packed["input_ids"].shape[1]
+    rows = [batch for _, batch in samples.packed(False)]
+    labelled = sum(int((row["labels"][0, 1:] != NO_LABEL).sum()) for row in rows)
+    tokens = sum(row["input_ids"].shape[1] for row in rows)
     size = 1 if SHAPES[shape][4] is None else 4  # whole-vocabulary logits of 4 x 2048 positions take 6 GB, twice
     plain = build(shape)[0]
     public.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -287,20 +303,15 @@ def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
 def data_loading(prompt: Prompt, count: int) -> dict:
     """CPU seconds a sample to assemble it, both ways, and how full packed rows get."""
     samples = Samples(prompt, count, None)
-    samples.public(0), samples.packed(False)
+    samples.public(0), list(samples.packed(False))
     begin = time.process_time()
     for index in range(count):
         collated([samples.public(index)])
     theirs = (time.process_time() - begin) / count
-    spoken, codes = prompt.text_ids, prompt.vocabulary.codes_to_ids
     begin = time.process_time()
     for _ in range(10):
-        samples.packed(False)
+        list(samples.packed(False))
     ours = (time.process_time() - begin) / (10 * count)
-    begin = time.process_time()
-    for text, spoken_codes in samples.rows:
-        spoken(text), codes(spoken_codes)
-    shared = (time.process_time() - begin) / count
     generator = np.random.default_rng(1)
     lengths = (generator.permutation(seconds_of(20_000)) * 50).astype(int) + 75
     kept = lengths[lengths <= CONTEXT]
@@ -308,7 +319,6 @@ def data_loading(prompt: Prompt, count: int) -> dict:
     return {
         "public_seconds_per_sample": theirs,
         "ours_seconds_per_sample": ours,
-        "of_which_text_and_ids": shared,
         "ratio": theirs / ours,
         "samples": count,
         "packing_fill": float(kept.sum() / (len(rows) * CONTEXT)),

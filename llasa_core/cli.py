@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from llasa_core.errors import InputError
+from llasa_core.protocols import PROTOCOLS, help_text
 
 BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -151,6 +152,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_speech_options(add)
     add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+    add.add_argument(
+        "--attempts",
+        type=whole,
+        default=5,
+        help="samples at most until one passes the guards; 0: no guards (default 5)",
+    )
+    add.add_argument("--guards", metavar="JSON", help="bounds of a good utterance (default: those of the checkpoint)")
+    add.add_argument(
+        "--chunk-characters",
+        type=whole,
+        default=200,
+        help="longer texts are spoken in sentences; 0: never (default 200)",
+    )
+    add.add_argument("--normalise", action="store_true", help="write numbers and abbreviations out (English)")
+    add.add_argument("--engine", choices=("torch", "vllm"), default="torch", help="what generates (default torch)")
+    add.add_argument(
+        "--stream",
+        action="store_true",
+        help="write TEXT to OUT, a WAV file or - for raw 16-bit samples, as it is spoken",
+    )
+
+    add = command(
+        "learn-guards",
+        "learn from a codes dataset how long, how repetitive and how monotonous speech may be",
+        "llasa learn-guards artifacts/codes/train artifacts/pretrain/model",
+    )
+    add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
+    add.add_argument("checkpoint", metavar="CHECKPOINT", help="model folder that receives guards.json")
 
     add = command(
         "search",
@@ -194,7 +223,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = command(
         "evaluate",
         "score a manifest of wavs: words, voice, quality, with intervals",
-        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references artifacts/builtin/test.jsonl\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en",
     )
     add.add_argument("manifest", metavar="MANIFEST", help="JSON lines with id, audio, text and speaker")
     add.add_argument("out", metavar="OUT", help="folder for utterances.jsonl and summary.json")
@@ -202,7 +232,63 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_argument("--speaker", default="wespeaker", help="wespeaker, resemblyzer, wavlm or none; needs --references")
     add.add_argument("--quality", default="distillmos", help="distillmos or none (default %(default)s)")
     add.add_argument("--references", help="manifest of originals, for the similarity to each speaker")
+    add.add_argument("--protocol", metavar="PREPARED", help="folder of llasa protocol: its public metric beside ours")
+    add.add_argument("--emotion", default="none", help="protocol: emotion2vec_plus_large or a folder (default none)")
     add.add_argument("--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
+
+    add = command(
+        "protocol",
+        "turn a public benchmark's folder into requests to synthesize and manifests to score by",
+        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n"
+        "         llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl -o artifacts/spoken\n"
+        "         llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --protocol artifacts/seed-en\n\n"
+        f"protocols:\n{help_text()}",
+    )
+    add.add_argument("name", metavar="NAME", choices=tuple(PROTOCOLS), help=", ".join(PROTOCOLS))
+    add.add_argument("folder", metavar="DIR", help="the benchmark as it is distributed")
+    add.add_argument(
+        "out", metavar="OUT", help="folder for requests.jsonl, references.jsonl, trials.jsonl, protocol.json"
+    )
+    add.add_argument("--codec", help="codec for prompts (sim-r) and references after a round trip; default none")
+    add.add_argument("--seeds", type=count, default=1, help="how often each text is asked for (default 1)")
+    add.add_argument("--limit", type=whole, default=0, help="texts taken, spread evenly; 0 (default) takes all")
+    add.add_argument("--device", default="cpu", help="of the codec: cpu or cuda (default cpu)")
+
+    add = command(
+        "compare",
+        "compare two systems on the same utterances: paired differences, intervals, two tests",
+        "llasa compare artifacts/plain/utterances.jsonl artifacts/searched/utterances.jsonl",
+    )
+    add.add_argument("a", metavar="A", help="utterances.jsonl of llasa evaluate")
+    add.add_argument("b", metavar="B", help="the same of the other system, over the same ids")
+    add.add_argument("-o", "--out", metavar="FILE", help="JSON file that receives the comparison too")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
+
+    add = command(
+        "rating-page",
+        "write a blinded page on which raters score systems 1 to 3, by keyboard and without a network",
+        "llasa rating-page mini=artifacts/a/manifest.jsonl tuned=artifacts/b/manifest.jsonl \\\n"
+        "             --sentences experiments/text_understanding/en.jsonl -o artifacts/rating",
+    )
+    add.add_argument(
+        "manifests", metavar="MANIFEST", nargs="+", help="NAME=MANIFEST of speech; default name: its folder"
+    )
+    add.add_argument("--sentences", action="append", required=True, metavar="JSONL", help="what they speak; may repeat")
+    add.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help="folder for page (for raters) and key.json (not)"
+    )
+    add.add_argument("--title", default="Text understanding", help="heading of the page (default %(default)s)")
+    add.add_argument("--seed", type=whole, default=0, help="seed of the orders (default 0)")
+
+    add = command(
+        "rating-scores",
+        "average the score files of raters: means with intervals by system and category, agreement",
+        "llasa rating-scores scores-*.json --key artifacts/rating/key.json -o artifacts/rating/scores",
+    )
+    add.add_argument("scores", metavar="SCORES", nargs="+", help="files that raters saved from the page")
+    add.add_argument("--key", required=True, metavar="JSON", help="key.json of llasa rating-page")
+    add.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for utterances.jsonl and summary.json")
     add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
 
     add = command(

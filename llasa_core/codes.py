@@ -1,7 +1,9 @@
 """Codes datasets (format: codes_dataset): made from audio or memory maps, read, and their utterances joined."""
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,15 @@ from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.encode import encode_manifest, refuse_another
 from llasa_core.errors import InputError
 
-__all__ = ["CodesDataset", "encode_manifest", "export_memmap", "import_memmap", "join_pairs", "read_codes"]
+__all__ = [
+    "CodesDataset",
+    "encode_manifest",
+    "export_memmap",
+    "import_memmap",
+    "join_pairs",
+    "nested_subset",
+    "read_codes",
+]
 
 
 def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part: int = 1000) -> dict:
@@ -31,17 +41,59 @@ def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part
     pairs = sorted(pair for members in speakers.values() for pair in zip(members[::2], members[1::2], strict=False))
     if not pairs:
         raise InputError(f"{source}: no speaker has two utterances, expected at least two to join")
+    rows = ((dataset[first], dataset[second]) for first, second in pairs)
+    return _write(out, dataset, (_joined_row(*pair) for pair in rows), len(pairs), made_from, rows_per_part)
+
+
+def nested_subset(
+    source: str | Path,
+    out: str | Path,
+    hours: float,
+    seed: int = 0,
+    rows_per_part: int = 1000,
+    max_codes: int | None = None,
+) -> dict:
+    """The first `hours` of speech of a codes dataset, in an order drawn by `seed`, as a codes dataset of their own.
+
+    The order is that of a hash of seed and id, so with one seed every smaller subset lies in every larger one, whatever
+    the order of the source. Utterances of more than `max_codes` are left out: one that training drops as too long for
+    its context would otherwise be most of a small subset. A finished `out` of the same source, hours and seed is kept.
+    Returns the content of meta.json; raises InputError where the source has less than `hours`, no utterance fits into
+    them, or `out` was made from something else.
+    """
+    dataset, out = read_codes(source), Path(out)
+    fitting = [i for i in range(len(dataset)) if max_codes is None or len(dataset[i]["codes"]) <= max_codes]
+    if not fitting:
+        raise InputError(f"{source}: every utterance has more than {max_codes} codes, expected at least one that fits")
+    rows = [(hashlib.sha256(f"{seed}/{dataset[i]['id']}".encode()).digest(), i) for i in fitting]
+    order = [index for _, index in sorted(rows)]
+    heard = np.cumsum([dataset[index]["seconds"] for index in order])
+    if not 0 < hours * 3600 <= heard[-1] + 1e-3:
+        raise InputError(f"{source}: has {heard[-1] / 3600:.3f} hours, cannot give {hours:g} of them")
+    members = sorted(order[: int(np.searchsorted(heard, hours * 3600 + 1e-3, side="right"))])
+    if not members:
+        raise InputError(f"{source}: no utterance fits into {hours:g} hours, expected at least one")
+    shards = [shard["sha256"] for shard in dataset.meta["shards"]]
+    wanted = ["subset", hours, seed, rows_per_part, *([max_codes] if len(fitting) < len(dataset) else []), *shards]
+    made_from = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
+    return _write(out, dataset, (dataset[index] for index in members), len(members), made_from, rows_per_part)
+
+
+def _write(
+    out: Path, dataset: CodesDataset, rows: Iterable[dict], count: int, made_from: str, rows_per_part: int
+) -> dict:
+    """`count` rows made from `dataset` as a codes dataset of their own; parts that are there already are kept."""
     settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
-    starts = range(0, len(pairs), rows_per_part)
+    rows, parts = iter(rows), -(-count // rows_per_part)
     out.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(starts):
+    for number in range(parts):
         path, info = out / part_name(number), {**settings, "source": made_from}
+        chosen = list(itertools.islice(rows, rows_per_part))
         if path.exists():
             refuse_another(path, info)
-            continue
-        rows = [_joined_row(dataset[first], dataset[second]) for first, second in pairs[start : start + rows_per_part]]
-        write_part(path, rows, {**info, "dropped": []})
-    return finish(out, len(starts), settings)
+        else:
+            write_part(path, chosen, {**info, "dropped": []})
+    return finish(out, parts, settings)
 
 
 def _joined_row(first: dict, second: dict) -> dict:

@@ -153,12 +153,17 @@ def train(options: Namespace) -> int | None:
 
 
 def synthesize(options: Namespace) -> None:
-    """Print the manifest's path."""
-    from llasa_core.speech_manifest import synthesize_manifest
+    """Print the path of the manifest, or of the file that was streamed."""
+    from llasa_core import speech_commands
 
-    synthesizer, requests, sampling = speech(options)
-    with progress_bar(len(requests), "utterance") as bar:
-        print(synthesize_manifest(synthesizer, requests, options.out, sampling, progress=bar.update))
+    speech_commands.synthesize(options)
+
+
+def learn_guards(options: Namespace) -> None:
+    """Print the path of guards.json."""
+    from llasa_core import speech_commands
+
+    speech_commands.learn_guards(options)
 
 
 def search(options: Namespace) -> None:
@@ -232,25 +237,37 @@ def transcribe(options: Namespace) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print the summary."""
-    from llasa_core import judges
-    from llasa_core.evaluate import evaluate_manifest
+    from llasa_core import evaluation_commands
 
-    for path in (options.manifest, options.references, options.reference_audio):
-        if path is not None:
-            require(path)
-    speaker = options.speaker if options.references else "none"  # similarity needs the originals
-    _, summary = evaluate_manifest(
-        options.manifest,
-        options.out,
-        transcriber=None if options.asr == "none" else judges.load_transcriber(options.asr),
-        embedder=None if speaker == "none" else judges.load_speaker_embedder(speaker),
-        quality=None if options.quality == "none" else judges.load_quality_predictor(options.quality),
-        references=options.references if speaker != "none" else None,
-        reference_audio=options.reference_audio,
-        seed=options.seed,
-        progress=True,
-    )
-    print_counts(summary)
+    evaluation_commands.evaluate(options)
+
+
+def protocol(options: Namespace) -> None:
+    """Print what protocol.json says."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.protocol(options)
+
+
+def compare(options: Namespace) -> None:
+    """Print the differences, b minus a."""
+    from llasa_core import evaluation_commands
+
+    evaluation_commands.compare(options)
+
+
+def rating_page(options: Namespace) -> None:
+    """Print hash and counts of the page."""
+    from llasa_core import rating_commands
+
+    rating_commands.rating_page(options)
+
+
+def rating_scores(options: Namespace) -> None:
+    """Print means and agreement."""
+    from llasa_core import rating_commands
+
+    rating_commands.rating_scores(options)
 
 
 def run(options: Namespace) -> int:
@@ -296,7 +313,12 @@ def speech(options: Namespace) -> tuple:
     sampling = Sampling(options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds)
     if options.text is not None:
         requests = [Request("utterance", options.text, options.speaker, seed=options.seed)]
-    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device)
+    engine = None
+    if getattr(options, "engine", "torch") == "vllm":
+        from llasa_core.vllm_backend import VllmEngine
+
+        engine = VllmEngine(options.model)
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine)
     if options.manifest is not None:
         requests = read_requests(options.manifest, synthesizer.voice, options.seed)
     elif options.voice is not None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llasa_core import data_figures
+from llasa_core import figures_data
 from llasa_core.codes_reading import read_meta, read_part
 from llasa_core.manifest import publish
 
@@ -197,10 +197,10 @@ def _longest_runs(values: np.ndarray, borders: np.ndarray) -> np.ndarray:
 def _publish(out: Path, report: dict, frame: pd.DataFrame, usage: np.ndarray, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "hours.png": data_figures.hours(report["by_language"], report["by_speaker"]),
-        "lengths.png": data_figures.lengths(frame["seconds"], frame["rate"]),
-        "codes.png": data_figures.code_usage(usage),
-        "rates.png": data_figures.rates(frame),
+        "hours.png": figures_data.hours(report["by_language"], report["by_speaker"]),
+        "lengths.png": figures_data.lengths(frame["seconds"], frame["rate"]),
+        "codes.png": figures_data.code_usage(usage),
+        "rates.png": figures_data.rates(frame),
     }
     for file, figure in drawn.items():
         figure.savefig(out / file)

@@ -279,7 +279,9 @@ class Loop:
             logits[torch.from_numpy(early).to(self.device), self.end] = -torch.inf
         now = torch.from_numpy(self.steps[:live]).to(self.device)
         column = draw(logits, self.uniform[rows, now], self.sampling)
-        self.log_prob[:live] += (logits[rows, column] - logits.logsumexp(dim=-1)).double()
+        peak, drawn = logits.amax(dim=-1), logits[rows, column]
+        mass = logits.sub_(peak.unsqueeze(-1)).exp_().sum(dim=-1)  # in place: these are the widest tensors there are
+        self.log_prob[:live] += (drawn - peak - mass.log()).double()
         self.token[:live] = column + self.answers.head.start
         self.output[rows, now] = self.token[:live]
         self.length[:live] += 1

@@ -14,13 +14,13 @@ import numpy as np
 
 from llasa_core import metrics
 from llasa_core.audio import load_audio
+from llasa_core.comparison import CLUSTER
 from llasa_core.errors import InputError
 from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import publish, read_manifest, text_lines
+from llasa_core.summary import DIGITS, summarise
 
 BLOCK = 16  # utterances a call of a judge: one step of the progress bar
-ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
-DIGITS = 6  # decimals kept of a score, the same in the rows and in what is computed from them
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,41 @@ def evaluate_manifest(
     references: manifest of originals (or `embed_references` of it) for the cosine to the centroid of the own speaker's
         recordings and for the nearest centroid; a recording with the utterance's own id is left out, so originals are
         scored by the same protocol.
-    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ and STOI.
+    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ, STOI and (with an
+        embedder) the cosine of each utterance to its own original, the similarity of codec papers.
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text, a non-finite score,
     and a judge that chose the speech as the verifier of a search (key `verifiers` of the manifest's lines).
     """
-    utterances = _read_manifest(manifest)
+    utterances = read_utterances(manifest)
+    if transcriber is None and embedder is None and quality is None and reference_audio is None:
+        raise InputError(f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor")
+    if references is not None and embedder is None:
+        raise InputError("references belong together with a speaker embedder, got only one of them")
+    if embedder is not None and references is None and reference_audio is None:
+        raise InputError("a speaker embedder and references or reference audio belong together, got only one of them")
+    rows = score_utterances(
+        manifest, utterances, transcriber, embedder, quality, references, reference_audio, seed, progress
+    )
+    summary = summarise(rows, seed=seed)
+    report = {"metrics": summary, "judges": judge_versions(transcriber, embedder, quality), "seed": seed}
+    publish_scores(out, rows, report)
+    return rows, summary
+
+
+def score_utterances(
+    manifest: str | Path,
+    utterances: list[dict],
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+    references: str | Path | SpeakerReferences | None = None,
+    reference_audio: str | Path | Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict]:
+    """Scored rows of utterances as `read_utterances` gives them; `manifest` names them in messages. Writes nothing."""
     refuse_verifiers(manifest, utterances, transcriber, embedder, quality)
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
-    if transcriber is None and embedder is None and quality is None and not originals:
-        raise InputError(f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor")
-    if (embedder is None) != (references is None):
-        raise InputError("a speaker embedder and references belong together, got only one of them")
     if transcriber is not None:
         for utterance in utterances:
             metrics.word_errors(utterance["text"], "", utterance["language"])
@@ -81,31 +105,35 @@ def evaluate_manifest(
                     f"{manifest}: utterance {utterance['id']!r} by {utterance['speaker']!r} has no reference recording "
                     "of that speaker besides itself, expected at least one"
                 )
-
     rows = []
-    for block in _blocks(utterances, "utterances", progress):
+    for block in blocks_of(utterances, "utterances", progress):
         waves = [load_audio(utterance["file"]) for utterance in block]
         scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
         if transcriber is not None:
             _score_words(scored, waves, transcriber)
+        embeddings = None if embedder is None else embedder.embed(waves, SAMPLE_RATE)
         if references is not None:
-            _score_speakers(scored, embedder.embed(waves, SAMPLE_RATE), references)
+            _score_speakers(scored, embeddings, references)
         if quality is not None:
             for row, value in zip(scored, quality.score(waves, SAMPLE_RATE), strict=True):
                 row["quality"] = _finite(value, row, "quality")
         if originals:
-            for row, wave in zip(scored, waves, strict=True):
-                _score_resynthesis(row, wave, load_audio(originals[row["id"]]))
+            before = [load_audio(originals[row["id"]]) for row in scored]
+            for row, wave, original in zip(scored, waves, before, strict=True):
+                _score_resynthesis(row, wave, original)
+            if embedder is not None:
+                score_similarity(scored, embeddings, embedder.embed(before, SAMPLE_RATE), "similarity_to_original")
         rows.extend(scored)
+    return rows
 
-    summary = summarise(rows, seed=seed)
+
+def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) -> None:
+    """Writes OUT/utterances.jsonl and OUT/summary.json, each whole."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     publish(out / "utterances.jsonl", lines.encode())
-    report = {"metrics": summary, "judges": judge_versions(transcriber, embedder, quality), "seed": seed}
     publish(out / "summary.json", (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
-    return rows, summary
 
 
 def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], *judges: object) -> None:
@@ -138,7 +166,7 @@ def embed_references(
 ) -> SpeakerReferences:
     """Embed at most `per_speaker` recordings, drawn by seed, of each speaker of a manifest of originals."""
     by_speaker: dict[str, list[dict]] = {}
-    for utterance in _read_manifest(manifest):
+    for utterance in read_utterances(manifest):
         by_speaker.setdefault(utterance["speaker"], []).append(utterance)
     rng = np.random.default_rng(seed)
     chosen = [
@@ -148,90 +176,13 @@ def embed_references(
     ]
     embeddings = [
         embedder.embed([load_audio(utterance["file"]) for utterance in block], SAMPLE_RATE)
-        for block in _blocks(chosen, "references", progress)
+        for block in blocks_of(chosen, "references", progress)
     ]
     return SpeakerReferences(
         tuple(utterance["id"] for utterance in chosen),
         tuple(utterance["speaker"] for utterance in chosen),
         np.concatenate(embeddings),
     )
-
-
-def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
-    """Flat metrics of scored rows: NAME, NAME_low, NAME_high (95 %) and NAME_n; a metric without rows is left out.
-
-    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, quality, pesq_wb, stoi:
-    percentile bootstrap over utterances. nearest_speaker_share, never_ended_share, ended_at_once_share: Wilson.
-    Also utterances, seconds (of audio), pesq_wb_unscored and stoi_unscored. Raises InputError when there are no rows.
-    """
-    if not rows:
-        raise InputError("no scored utterances, expected at least one")
-    summary: dict[str, float] = {
-        "utterances": len(rows),
-        "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
-    }
-
-    def add(name: str, value: float, interval: metrics.Interval, n: int) -> None:
-        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_n": n})
-
-    for name, errors_key, words_key in (
-        ("corpus_wer", "errors", "words"),
-        ("corpus_wer_spoken_digits", "digit_errors", "digit_words"),
-        ("corpus_cer", "character_errors", "characters"),
-    ):
-        counted = [row for row in rows if errors_key in row]
-        if counted:
-            errors, words = [row[errors_key] for row in counted], [row[words_key] for row in counted]
-            interval = metrics.bootstrap_interval(errors, words, seed=seed)
-            add(name, metrics.corpus_wer(errors, words), interval, len(counted))
-            if name == "corpus_wer":
-                rates = np.asarray(errors) / np.asarray(words)
-                interval = metrics.bootstrap_interval(rates, seed=seed)
-                add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, len(counted))
-    for name, key in (
-        ("speaker_similarity", "similarity"),
-        ("quality", "quality"),
-        ("pesq_wb", "pesq_wb"),
-        ("stoi", "stoi"),
-    ):
-        values = [row[key] for row in rows if row.get(key) is not None]
-        if values:
-            add(name, float(np.mean(values)), metrics.bootstrap_interval(values, seed=seed), len(values))
-        unscored = sum(key in row and row[key] is None for row in rows)
-        if key in ("pesq_wb", "stoi") and (values or unscored):
-            summary[f"{name}_unscored"] = unscored
-    outcomes = {
-        "nearest_speaker_share": [row["nearest_speaker"] == row["speaker"] for row in rows if "nearest_speaker" in row],
-        "never_ended_share": [not row["ended"] for row in rows if "ended" in row],
-        "ended_at_once_share": [row["seconds"] < ENDED_AT_ONCE_SECONDS for row in rows if "ended" in row],
-    }
-    for name, hits in outcomes.items():
-        if hits:
-            add(name, sum(hits) / len(hits), metrics.wilson_interval(sum(hits), len(hits)), len(hits))
-    return summary
-
-
-def compare_systems(rows_a: Sequence[Mapping], rows_b: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
-    """Paired bootstrap of system b minus system a over the same utterance ids, in the keys of `summarise`.
-
-    NAME_difference, NAME_difference_low, NAME_difference_high, NAME_difference_p, NAME_difference_n for corpus_wer,
-    speaker_similarity and quality where both have them. Raises InputError when the ids differ.
-    """
-    by_id_a, by_id_b = ({row["id"]: row for row in rows} for rows in (rows_a, rows_b))
-    if by_id_a.keys() != by_id_b.keys():
-        example = min(by_id_a.keys() ^ by_id_b.keys())
-        raise InputError(f"utterance {example!r} is scored in only one of the two systems, expected the same ids")
-    pairs = [(by_id_a[id_], by_id_b[id_]) for id_ in by_id_a]
-    result: dict[str, float] = {}
-    for name, key in (("corpus_wer", "errors"), ("speaker_similarity", "similarity"), ("quality", "quality")):
-        both = [(a, b) for a, b in pairs if key in a and key in b]
-        if not both:
-            continue
-        weights = [a["words"] for a, _ in both] if name == "corpus_wer" else None
-        change = metrics.paired_bootstrap([a[key] for a, _ in both], [b[key] for _, b in both], weights, seed=seed)
-        for suffix, value in zip(("", "_low", "_high", "_p", "_n"), change, strict=True):
-            result[f"{name}_difference{suffix}"] = value
-    return result
 
 
 def read_rows(path: str | Path) -> list[dict]:
@@ -248,8 +199,9 @@ def read_rows(path: str | Path) -> list[dict]:
     return rows
 
 
-def _read_manifest(path: str | Path) -> list[dict]:
-    """One dict an utterance: id, audio (as written), text, speaker, language, file (that exists), perhaps ended."""
+def read_utterances(path: str | Path) -> list[dict]:
+    """What a manifest says of each utterance: id, audio (as written), text, speaker, language, file (that exists) and
+    perhaps ended, verifiers. InputError for a missing wav and for a manifest of none."""
     utterances = []
     for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
         if not utterance.audio.is_file():
@@ -270,7 +222,7 @@ def _reference_files(source: str | Path | Mapping[str, str | Path], utterances: 
     if isinstance(source, Mapping):
         files = {id_: Path(file) for id_, file in source.items()}
     else:
-        files = {row["id"]: row["file"] for row in _read_manifest(source)}
+        files = {row["id"]: row["file"] for row in read_utterances(source)}
     for utterance in utterances:
         file = files.get(utterance["id"])
         if file is None or not file.is_file():
@@ -279,7 +231,7 @@ def _reference_files(source: str | Path | Mapping[str, str | Path], utterances: 
 
 
 def _described(utterance: dict, wave: np.ndarray) -> dict:
-    row = {key: utterance[key] for key in ("id", "audio", "speaker", "language", "text")}
+    row = {key: utterance[key] for key in ("id", "audio", "speaker", "language", "text", CLUSTER) if key in utterance}
     row["seconds"] = round(len(wave) / SAMPLE_RATE, DIGITS)
     if "ended" in utterance:
         row["ended"] = utterance["ended"]
@@ -291,11 +243,16 @@ def _score_words(rows: list[dict], waves: list[np.ndarray], transcriber: Transcr
         chosen = [i for i, row in enumerate(rows) if row["language"] == language]
         heard = transcriber.transcribe([waves[i] for i in chosen], SAMPLE_RATE, language)
         for i, hypothesis in zip(chosen, heard, strict=True):
-            row, pair = rows[i], (rows[i]["text"], hypothesis, language)
-            row["hypothesis"] = hypothesis
-            row["errors"], row["words"] = metrics.word_errors(*pair)
-            row["digit_errors"], row["digit_words"] = metrics.word_errors(*pair, spoken_digits=True)
-            row["character_errors"], row["characters"] = metrics.character_errors(*pair)
+            count_words(rows[i], hypothesis)
+
+
+def count_words(row: dict, hypothesis: str) -> None:
+    """Writes what was heard and its errors into a row with text and language."""
+    pair = (row["text"], hypothesis, row["language"])
+    row["hypothesis"] = hypothesis
+    row["errors"], row["words"] = metrics.word_errors(*pair)
+    row["digit_errors"], row["digit_words"] = metrics.word_errors(*pair, spoken_digits=True)
+    row["character_errors"], row["characters"] = metrics.character_errors(*pair)
 
 
 def _score_speakers(rows: list[dict], embeddings: np.ndarray, references: SpeakerReferences) -> None:
@@ -307,11 +264,21 @@ def _score_speakers(rows: list[dict], embeddings: np.ndarray, references: Speake
             row["nearest_speaker"] = metrics.nearest_speaker(embedding, centroids)
 
 
+def score_similarity(rows: Sequence[dict], embeddings: np.ndarray, others: np.ndarray, key: str) -> None:
+    """Writes the cosine of each row's embedding (N, D) with the other one (N, D) under `key`."""
+    for row, value in zip(rows, metrics.speaker_similarity(embeddings, others), strict=True):
+        row[key] = _finite(value, row, key)
+
+
 def _score_resynthesis(row: dict, wave: np.ndarray, original: np.ndarray) -> None:
     """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech for the measure."""
     from llasa_core.judges import quality
 
-    for key, measure in (("pesq_wb", quality.pesq_wideband), ("stoi", quality.stoi)):
+    for key, measure in (
+        ("pesq_wb", quality.pesq_wideband),
+        ("pesq_nb", quality.pesq_narrowband),
+        ("stoi", quality.stoi),
+    ):
         try:
             row[key] = _finite(measure(original, wave, SAMPLE_RATE), row, key)
         except quality.TooLittleSpeechError:
@@ -324,7 +291,7 @@ def _finite(value: float, row: dict, key: str) -> float:
     return round(float(value), DIGITS)
 
 
-def _blocks(utterances: list[dict], what: str, progress: bool):
+def blocks_of(utterances: list[dict], what: str, progress: bool):
     from tqdm.auto import tqdm
 
     with tqdm(total=len(utterances), desc=what, unit="utt", disable=not progress) as bar:

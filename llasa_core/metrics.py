@@ -171,6 +171,39 @@ def paired_bootstrap(
     return PairedDifference(float(change.sum() / weights.sum()), float(low), float(high), p_value, len(change))
 
 
+def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> np.ndarray:
+    """Sums (C,) of values (N,) by cluster label (N,), clusters in the order in which they first occur.
+
+    Sums of values and of weights, given to `bootstrap_interval` or `paired_bootstrap`, make it resample clusters.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) != len(clusters) or not len(values):
+        raise InputError(f"{len(values)} values in {len(clusters)} cluster labels, expected as many, not none")
+    place: dict[str, int] = {}
+    index = [place.setdefault(label, len(place)) for label in clusters]
+    return np.bincount(index, weights=values)
+
+
+def sign_flip_test(changes: Sequence[float], n_flips: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p-value of a paired permutation test on changes (N,), b minus a (Fisher 1935).
+
+    Without a difference between the systems every change could as well have the other sign: p is the share of sign
+    patterns whose |sum| is at least that observed. All 2^N patterns where there are at most `n_flips`, else that many
+    drawn ones with the observed one added. For the corpus WER give changes of error counts: its weights are the same.
+    """
+    changes, _ = _weighted(changes, None)
+    changes = changes[changes != 0]  # a zero has no sign
+    observed = abs(changes.sum()) * (1 - 1e-12)  # equal sums in another order of addition count as equal
+    if 2 ** min(len(changes), 62) <= n_flips:
+        patterns = np.arange(2 ** len(changes))[:, None] >> np.arange(len(changes)) & 1
+        return float(np.mean(np.abs((1 - 2 * patterns) @ changes) >= observed))
+    rng, hits, block = np.random.default_rng(seed), 0, max(1, 4_000_000 // len(changes))
+    for start in range(0, n_flips, block):
+        signs = rng.integers(2, size=(min(block, n_flips - start), len(changes)), dtype=np.int8) * 2 - 1
+        hits += int((np.abs(signs @ changes) >= observed).sum())
+    return (hits + 1) / (n_flips + 1)
+
+
 def _weighted(values, weights) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)

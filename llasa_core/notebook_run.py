@@ -167,7 +167,9 @@ def limited_notebook(notebook: dict[str, Any], root: Path, limit: int = NOTEBOOK
 
     def text() -> str:
         written = nbformat.writes(notebook) + "\n"
-        return written.replace(f"{root}/", "").replace(str(root), ".").replace(str(Path.home()), "~")
+        for local in (str(root), sys.prefix):  # the environment may stand outside the repository
+            written = written.replace(f"{local}/", "").replace(local, ".")
+        return written.replace(str(Path.home()), "~")
 
     while len(text().encode()) > limit:
         outputs = [(cell.outputs, index) for cell in notebook.cells for index in range(len(cell.get("outputs", ())))]

@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: what was said, and its speech codes (F,)."""
+    """A voice to continue: what was said, and its speech codes (F,). No text: the text to speak begins with it."""
 
     text: str
     codes: np.ndarray
@@ -189,12 +189,13 @@ class Prompt:
     def tts_prompt(self, text: str, speaker: str | None = None, voice: Voice | None = None) -> np.ndarray:
         """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
 
-        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice.
+        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice; where
+        the voice has no text, `text` holds its words already.
         """
         ids = self.vocabulary
         if voice is not None:
             self.text_ids(text)
-            text = f"{voice.text} {text}"
+            text = f"{voice.text} {text}" if voice.text else text
         question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
         parts = [self._before_tts, question, self._between, self._speaker_tag(speaker), [ids.speech_generation_start]]
         if voice is not None:

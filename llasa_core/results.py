@@ -16,6 +16,7 @@ import pandas as pd
 from llasa_core.errors import InputError
 from llasa_core.evaluate import read_rows
 
+DESCRIPTIVE = ("tokens_per_second", "codebook_size", "layers", "frame_rate")  # columns that say what a system is
 KEYS = ("artifacts", "experiment", "metrics", "notebook", "params", "provenance", "run", "schema")
 
 
@@ -68,6 +69,25 @@ class Result:
         if not rows:
             raise InputError(f"{path}: empty, expected a training log")
         return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """One table of the paper. columns: {column: unit}; judges: {column: what measured it}; rows name their source."""
+
+    name: str
+    title: str
+    protocol: str
+    test_set: str
+    judges: dict[str, str]
+    columns: dict[str, str]
+    rows: list[dict[str, Any]]
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a table, numbers as floats, no number as NaN."""
+        frame = pd.DataFrame(self.rows)
+        numbers = [column for column in self.columns if column != "codebook_size"]
+        return frame.astype({column: float for column in numbers})
 
 
 def read_result(path: str | Path) -> Result:
@@ -124,16 +144,40 @@ def find_run(results_dir: str | Path, place: str) -> Result | None:
     return read_result(found[0] / "result.json") if found else None
 
 
-def published_tables(results_dir: str | Path = "results") -> dict[str, pd.DataFrame]:
-    """The paper's tables in published/paper_tables.json: name -> rows; each row names its `system` and its `source`."""
+def published_tables(results_dir: str | Path = "results") -> dict[str, PublishedTable]:
+    """The paper's tables in published/paper_tables.json; InputError names the table and the row that is malformed."""
     path = Path(results_dir, "published", "paper_tables.json")
     tables = {}
     for name, table in _json_object(path).get("tables", {}).items():
+        where = f"{path}: table `{name}`"
+        for key, kind in (("title", str), ("protocol", str), ("test_set", str), ("judges", dict), ("columns", dict)):
+            if not isinstance(table.get(key), kind):
+                raise InputError(f"{where}: `{key}` is {table.get(key)!r}, expected a {kind.__name__}")
+        seen = set()
         for row in table["rows"]:
             if not row.get("system") or not row.get("source"):
-                raise InputError(f"{path}: table `{name}`: row {row}, expected a system and a source")
-        tables[name] = pd.DataFrame(table["rows"])
+                raise InputError(f"{where}: row {row}, expected a system and a source")
+            _check_published(row, table["columns"], where)
+            identity = tuple(row.get(key) for key in ("system", "model", "search", *DESCRIPTIVE))
+            if identity in seen:
+                raise InputError(f"{where}: row {row}, expected no system twice")
+            seen.add(identity)
+        tables[name] = PublishedTable(
+            name, **{key: table[key] for key in PublishedTable.__dataclass_fields__ if key in table}
+        )
     return tables
+
+
+def _check_published(row: dict, columns: dict, where: str) -> None:
+    """Every column is a finite number, a name such as 32768/8192, or null; nothing else is in the row."""
+    if unknown := set(row) - {*columns, "system", "model", "search", "source", "note"}:
+        raise InputError(f"{where}: row {row}: key `{min(unknown)}` is no column of the table")
+    for column in columns:
+        if column not in row:
+            raise InputError(f"{where}: row {row}: column `{column}` is missing, expected a number or null")
+        value = row[column]
+        if isinstance(value, bool) or (not isinstance(value, int | float | None) and column != "codebook_size"):
+            raise InputError(f"{where}: row {row}: column `{column}` is {value!r}, expected a number or null")
 
 
 def file_sha256(path: Path) -> str:

@@ -20,7 +20,8 @@ class Sampling:
     """How tokens are drawn: temperature first, then the `top_k` best, then the smallest set of mass `top_p`.
 
     temperature: 0 is greedy. top_k: 0 takes all codes; 50 is what the public example does without saying so (the
-    default of `generate`). min_codes: END is forbidden at that many first steps. max_seconds: no utterance is longer,
+    default of `generate`). min_codes: END is forbidden at that many first steps; 0 lets an utterance be empty, as the
+    public example does. max_seconds: no utterance is longer,
     whatever its text.
     """
 
@@ -43,10 +44,20 @@ class Sampling:
             raise InputError(f"sampling: top_k must be at least 0 (0: all codes), got {self.top_k}")
         if not number(self.top_p) or not 0 < self.top_p <= 1:
             raise InputError(f"sampling: top_p must be above 0 and at most 1, got {self.top_p!r}")
-        if self.min_codes < 1:
-            raise InputError(f"sampling: min_codes must be at least 1, got {self.min_codes}")
+        if self.min_codes < 0:
+            raise InputError(f"sampling: min_codes must be at least 0, got {self.min_codes}")
         if not number(self.max_seconds) or self.max_seconds <= 0:
             raise InputError(f"sampling: max_seconds must be a finite number above 0, got {self.max_seconds!r}")
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """Seed of sample `index` of one request: sample 0 has the request's own seed, the others are hashed.
+
+    Hashed, because seed + index would share samples between neighbouring seeds.
+    """
+    if index == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
 
 
 def row_noise(seed: int, prompt: np.ndarray, count: int) -> np.ndarray:
@@ -68,13 +79,12 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tor
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / sampling.temperature
     columns = None
     if 0 < sampling.top_k < logits.shape[-1]:
-        logits, columns = logits.topk(sampling.top_k, dim=-1)
+        logits, columns = largest(logits, sampling.top_k)
     elif sampling.top_p < 1:
         logits, columns = logits.sort(dim=-1, descending=True)
-    weights = logits.double().softmax(dim=-1)
+    weights = (logits / sampling.temperature).double().softmax(dim=-1)
     if sampling.top_p < 1:
         weights = weights * (weights.cumsum(dim=-1) - weights < sampling.top_p)
     if columns is not None:
@@ -83,3 +93,21 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> tor
     mass = weights.cumsum(dim=-1)  # (B, K), non-decreasing; entries of no weight are never the first above a value
     place = torch.searchsorted(mass, (uniform * mass[:, -1] * (1 - 1e-12)).unsqueeze(-1), right=True)
     return place.squeeze(-1) if columns is None else columns.gather(-1, place).squeeze(-1)
+
+
+def largest(logits: torch.Tensor, count: int, block: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and columns (B, count) of the largest logits (B, V), as `topk` gives them, several times faster on a CPU.
+
+    The `count` largest lie in the `count` blocks whose maxima are the largest, and in what is left over of a block.
+    """
+    rows, width = logits.shape
+    blocks = width // block
+    if blocks <= 2 * count:
+        return logits.topk(count, dim=-1)
+    best = logits[:, : blocks * block].unflatten(1, (blocks, block)).amax(-1).topk(count, dim=-1).indices
+    inside = torch.arange(block, device=logits.device)
+    near = (best.unsqueeze(-1) * block + inside).flatten(1)  # (B, count * block)
+    rest = torch.arange(blocks * block, width, device=logits.device).expand(rows, -1)
+    near = torch.cat([near, rest], dim=-1)
+    values, place = logits.gather(-1, near).topk(count, dim=-1)
+    return values, near.gather(-1, place)

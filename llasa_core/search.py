@@ -7,7 +7,6 @@ number, higher is better; it must not be the judge that the result is reported w
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling
+from llasa_core.sampling import Sampling, candidate_seed
 from llasa_core.search_cost import Clock, Cost, attended_keys, generation_flops
 from llasa_core.speech_requests import Request
 from llasa_core.synthesize import Spoken, Synthesizer
@@ -113,16 +112,6 @@ class Chosen:
     tokens: tuple[int, ...]
     seeds: tuple[int, ...]
     cost: Cost
-
-
-def candidate_seed(seed: int, index: int) -> int:
-    """Seed of candidate `index`: candidate 0 is plain sampling with the request's own seed, the others are hashed.
-
-    Hashed, because seed + index would share candidates between neighbouring seeds.
-    """
-    if index == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7], "big")
 
 
 def search(

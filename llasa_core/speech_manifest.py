@@ -18,6 +18,7 @@ import numpy as np
 
 from llasa_core.audio import write_wav
 from llasa_core.errors import InputError
+from llasa_core.guards import Guards
 from llasa_core.manifest import publish
 from llasa_core.sampling import Sampling
 from llasa_core.speech_requests import Request, parse_object
@@ -32,13 +33,17 @@ def synthesize_manifest(
     out,
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
+    guards: Guards | None = None,
+    keep_codes: bool = False,
 ) -> Path:
     """Speak requests into OUT/wavs/ID.wav (16 bit) and OUT/manifest.jsonl, one line a request, in their order.
 
     A line: id, audio (relative to OUT), text, speaker, seed, codes (count), ended, reason, seconds; with a voice
-    prompt also voice, the hash of it. Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells)
-    and ends with the manifest of an uninterrupted run; a request whose text, speaker, seed or voice has changed is
-    spoken again. `progress` is called with the number of utterances just finished. Returns the manifest's path.
+    prompt also voice, the hash of it; with guards also attempts (count), guard (why each rejected attempt was
+    rejected) and failed (what is wrong with the one kept; [] if it is good); with `keep_codes` code_list, the codes.
+    Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells) and ends with the manifest of an
+    uninterrupted run; a request whose text, speaker, seed or voice has changed is spoken again. `progress` is called
+    with the number of utterances just finished. Returns the manifest's path.
     Raises InputError for a repeated id, bad requests, or an OUT made with another model, codec or sampling.
     """
     sampling, out = sampling or Sampling(), Path(out)
@@ -47,6 +52,8 @@ def synthesize_manifest(
     if (out / "manifest.jsonl").exists() and not (out / "synthesis.json").exists():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by synthesis; choose another folder")
     settings = {**synthesizer.settings(), **asdict(sampling)}
+    if guards is not None:
+        settings["guards"] = json.loads(json.dumps(asdict(guards)))
     _same_settings(out / "synthesis.json", settings)
     journal = out / "finished.jsonl"
     wanted = {request.id: _identity(request) for request in requests}
@@ -56,7 +63,8 @@ def synthesize_manifest(
         if same and (out / line["audio"]).is_file():
             finished[line["id"]] = line
     # Checks what is left to speak, before anything is written.
-    speech = synthesizer.speak([request for request in requests if request.id not in finished], sampling)
+    left = [request for request in requests if request.id not in finished]
+    speech = synthesizer.speak(left, sampling, guards) if guards is not None else synthesizer.speak(left, sampling)
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     for torn in (out / "wavs").glob("*.part"):
         torn.unlink()
@@ -74,6 +82,10 @@ def synthesize_manifest(
             line = {"id": request.id, "audio": audio, **{k: v for k, v in wanted[request.id].items() if v is not None}}
             line |= {"codes": len(generated.codes), "ended": generated.ended, "reason": generated.reason}
             line["seconds"] = round(len(spoken.wave) / synthesizer.codec.sample_rate, 4)
+            if guards is not None:
+                line |= {"attempts": spoken.attempts, "guard": spoken.rejected, "failed": spoken.failed}
+            if keep_codes:
+                line["code_list"] = generated.codes.tolist()
             append.write(_line(line))
             append.flush()
             finished[request.id] = line

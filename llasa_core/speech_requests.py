@@ -1,6 +1,7 @@
 """What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
 
-A line of the file has id and text, and may have speaker, seed, voice (audio, relative to the file) and voice_text.
+A line of the file has id and text, and may have speaker, seed, voice (audio, relative to the file) and voice_text, or
+voice_in_text: true where the text begins with the words of the voice (speech is continued within an utterance).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,13 @@ def parse_object(line: str, where: str) -> dict:
 def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:
     """Requests from JSON lines (keys: see the head of this module).
 
-    A corpus manifest is such a file (its audio, language, seconds and split say nothing about what to speak).
+    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, language, seconds,
+    split, category and expected say nothing about what to speak.
     `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
-    known = {"id", "text", "speaker", "seed", "voice", "voice_text", "audio", "language", "seconds", "split"}
+    known = {"id", "text", "speaker", "seed", "voice", "voice_text", "voice_in_text"}
+    known |= {"audio", "language", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
     for number, line in text_lines(path, "requests as JSON lines"):
@@ -76,12 +79,13 @@ def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed:
             raise InputError(f"{where}: the key {missing[0]!r} is missing")
         prompt = None
         if item.get("voice"):
-            if voice is None or not item.get("voice_text"):
-                raise InputError(f"{where}: a voice needs its words in voice_text")
-            key = (str(item["voice"]), str(item["voice_text"]))
+            within = item.get("voice_in_text") is True
+            if voice is None or bool(item.get("voice_text")) == within:
+                raise InputError(f"{where}: a voice needs its words in voice_text, or voice_in_text: true, not both")
+            key = (str(item["voice"]), str(item["text"] if within else item["voice_text"]))
             if key not in voices:
                 voices[key] = voice(path.parent / key[0], key[1])
-            prompt = voices[key]
+            prompt = replace(voices[key], text="") if within else voices[key]
         try:
             requests.append(
                 Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed))

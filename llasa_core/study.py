@@ -3,16 +3,18 @@
 Averages are recomputed from scored utterances; the README's numbers are made here, so that none is written by hand.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from llasa_core.beside_paper import beside_markdown, beside_the_paper, markdown, with_interval
+from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
-from llasa_core.evaluate import compare_systems, summarise
+from llasa_core.evaluate import summarise
 from llasa_core.results import Result, find_run, published_tables
+from llasa_core.speed import HEADER, speed_rows
 
 # Each part of the study and its run: <experiment>/<label>, the label being a run id with or without its hash.
 ROLES = {
@@ -21,8 +23,12 @@ ROLES = {
     "builtin": "evaluation/builtin",
     "finetune": "human_finetune/run",
     "human": "evaluation/human",
+    "resynthesis": "codec_resynthesis/run",
+    "search": "inference_time_scaling/open",
 }
 HUMAN_SYSTEMS = {"recordings": "originals", "codec": "codec", "before": "before", "after": "utterances"}  # name: rows
+RESYNTHESIS_SYSTEMS = {"recordings": "originals", "codec": "utterances"}
+SEARCH_ARMS = ("plain", "partial-prm")  # rows of the study of search that the paper has a counterpart of
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SCORES = (  # metric, its name in a table, factor, decimals
     ("corpus_wer", "corpus WER, %", 100, 1),
@@ -34,14 +40,6 @@ SCORES = (  # metric, its name in a table, factor, decimals
     ("stoi", "STOI", 1, 3),
     ("never_ended_share", "never ended, % of utterances", 100, 1),
     ("ended_at_once_share", "ended at once, % of utterances", 100, 1),
-)
-# What is asked, the published table with its row and column, our corpus, system and metric, factor, decimals.
-COMPARED = (
-    ("WER of recordings, %", "codec", "Ground truth", "wer", "builtin", "recordings", "corpus_wer", 100, 2),
-    ("WER after the codec, %", "codec", "X-codec2", "wer", "builtin", "codec", "corpus_wer", 100, 2),
-    ("PESQ, wide band, after the codec", "codec", "X-codec2", "pesq_wb", "builtin", "codec", "pesq_wb", 1, 2),
-    ("STOI after the codec", "codec", "X-codec2", "stoi", "builtin", "codec", "stoi", 1, 2),
-    ("WER of speech, %", "seed_tts_eval", "llasa 1b 250k", "en_wer", "builtin", "synthesized", "corpus_wer", 100, 2),
 )
 
 
@@ -60,8 +58,10 @@ def read_study(
 def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
     """One row a system: `corpus`, `system`, `run`, and the metrics of `evaluate.summarise`.
 
-    Corpus builtin: recordings, codec, synthesized. Corpus human: recordings, codec, before, after. Recomputed from the
-    scored utterances; the averages of builtin's recordings are taken as mini_codec recorded them if it kept no rows.
+    Corpus builtin: recordings, codec, synthesized. Corpus human: recordings, codec, before, after. Corpus resynthesis:
+    recordings and codec with every score of the codec protocol. Corpus search: the arms of the study of search that
+    `SEARCH_ARMS` names, by held-out judges, intervals over texts. Recomputed from the scored utterances; the averages
+    of builtin's recordings are taken as mini_codec recorded them if it kept no rows.
     """
     rows: list[dict[str, Any]] = []
 
@@ -77,11 +77,15 @@ def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
         add("builtin", "synthesized", study["builtin"], summarise(study["builtin"].rows()))
     for system, name in HUMAN_SYSTEMS.items() if "human" in study else ():
         add("human", system, study["human"], summarise(study["human"].rows(name)))
+    for system, name in RESYNTHESIS_SYSTEMS.items() if "resynthesis" in study else ():
+        add("resynthesis", system, study["resynthesis"], summarise(study["resynthesis"].rows(name)))
+    for name in SEARCH_ARMS if "search" in study else ():
+        add("search", name, study["search"], summarise(study["search"].rows(name)))
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["corpus", "system", "run"])
 
 
 def paired_differences(study: Mapping[str, Result]) -> dict[str, dict[str, float]]:
-    """`evaluate.compare_systems` of the pairs whose two sides have rows.
+    """`comparison.compare_systems` of the pairs whose two sides have rows.
 
     "synthesized - recordings" and "synthesized - codec" on builtin, "after - before" on human.
     """
@@ -98,33 +102,6 @@ def paired_differences(study: Mapping[str, Result]) -> dict[str, dict[str, float
 
 def _keeps_originals(codec: Result) -> bool:
     return (codec.folder / "originals.jsonl").is_file()
-
-
-def beside_the_paper(scores: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Published numbers and ours where they answer the same question; other data, judges and sizes: not comparable.
-
-    scores: of `system_scores`. Columns quantity, published, system, source, mini_scale, n: ours as text with its
-    interval, empty where there is no run.
-    """
-    rows = []
-    for quantity, table, system, column, corpus, ours, metric, factor, decimals in COMPARED:
-        published = tables[table]
-        line = published[published["system"] == system]
-        line = (line[line["search"].isin(("", "none"))] if "search" in line else line).iloc[0]
-        own = scores[(scores["corpus"] == corpus) & (scores["system"] == ours)].to_dict("records")
-        row = {"quantity": quantity, "published": line[column], "system": system, "source": line["source"]}
-        row["mini_scale"] = with_interval(own[0], metric, factor, decimals) if own else ""
-        rows.append(row | {"n": own[0].get(f"{metric}_n") if own else None})
-    return pd.DataFrame(rows)
-
-
-def with_interval(row: Mapping[str, float], metric: str, factor: float = 1, decimals: int = 2) -> str:
-    """`12.3 [11.0, 13.5]` of a row with METRIC, METRIC_low and METRIC_high; empty where the row has no such metric."""
-    values = [factor * row.get(f"{metric}{end}", math.nan) for end in ("", "_low", "_high")]
-    if not math.isfinite(values[0]):
-        return ""
-    value, low, high = (f"{number:z.{decimals}f}" for number in values)
-    return f"{value} [{low}, {high}]"
 
 
 def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] = ROLES) -> str:
@@ -162,17 +139,15 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
             "min",
         ]
         parts.append("**Training**\n\n" + markdown(header, training))
-    beside = beside_the_paper(scores, published_tables(results_dir))
-    beside = beside[beside["mini_scale"] != ""]
-    if len(beside):
-        lines = [
-            [row.quantity, f"{row.published:g} ({row.system}; {row.source})", f"{row.mini_scale} (n = {row.n:.0f})"]
-            for row in beside.itertuples()
-        ]
+    runs = {f"{item.experiment}/{item.run}": item for item in study.values()}
+    if rows := speed_rows(results_dir):
         parts.append(
-            "**Beside the paper's numbers.** Mini scale, other test sentences, other judges: not comparable, "
-            "here to show what corresponds to what.\n\n" + markdown(["", "paper", "mini scale"], lines)
+            "**Speed.** Ours beside the public way in one process; CPU seconds on one thread, on a shared machine.\n\n"
+            + markdown(HEADER, rows)
         )
+    beside = beside_the_paper(scores, published_tables(results_dir), runs)
+    if beside := beside_markdown(beside):
+        parts.append(f"**Beside the paper's numbers**, to show what corresponds to what\n\n{beside}")
     if missing:
         parts.append("Without a finished run: " + ", ".join(f"`{place}`" for place in missing.values()) + ".")
     parts.append("Runs: " + ", ".join(f"`{item.experiment}/{item.run}`" for item in study.values()) + ".")
@@ -189,12 +164,6 @@ def section(text: str, replacement: str | None = None) -> str:
     before, rest = text.split(BEGIN)
     inside, after = rest.split(END)
     return inside.removeprefix("\n") if replacement is None else f"{before}{BEGIN}\n{replacement}{END}{after}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; an empty cell becomes a dash, save in the first column."""
-    lines = [header, ["---"] * len(header), *([row[0], *(cell or "–" for cell in row[1:])] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _scores_markdown(scores: pd.DataFrame, corpus: str, names: Mapping[str, str]) -> str:

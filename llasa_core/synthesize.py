@@ -17,10 +17,12 @@ import torch
 
 from llasa_core.decoding import Answers, decode
 from llasa_core.errors import InputError
+from llasa_core.guards import GUARDS, Guards
 from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_manifest import synthesize_manifest
-from llasa_core.speech_requests import Request, length_limit, parse_object, read_requests
+from llasa_core.speech_requests import Request, length_limit, read_requests
+from llasa_core.speech_settings import SETTINGS, read_settings
 from llasa_core.tokens import load_tokenizer, vocabulary_of
 
 __all__ = [
@@ -31,11 +33,10 @@ __all__ = [
     "Synthesizer",
     "length_limit",
     "read_requests",
+    "read_settings",
     "synthesize_manifest",
 ]
 
-SETTINGS = "llasa.json"  # written next to a checkpoint by training
-SETTINGS_KEYS = {"codec": str, "date": str, "speakers": list, "mask_eot": bool, "seconds_per_character": int | float}
 DECODE_TOGETHER = 16  # finished utterances handed to the codec at once; more are lost when a run is killed
 
 
@@ -56,12 +57,18 @@ class Generated:
 
 @dataclass(frozen=True)
 class Spoken:
-    """One spoken request: wave float32 (L * hop,) at the codec's rate, without the voice prompt."""
+    """One spoken request: wave float32 (L * hop,) at the codec's rate, without the voice prompt.
+
+    attempts: samples drawn under guards; rejected: why the others were not kept; failed: what is wrong with this one.
+    """
 
     request: Request
     wave: np.ndarray
     generated: Generated
     prompt_tokens: int
+    attempts: int = 1
+    rejected: tuple[tuple[str, ...], ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 class Synthesizer:
@@ -72,6 +79,8 @@ class Synthesizer:
     `speakers` are the tags that the model was trained with: any other is refused; none at all (an empty list) means
     that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag. With a
     voice prompt the request's speaker only names whose voice it is, and no tag is written.
+    `guards` are what the checkpoint brings; they act where a call asks for them. `engine` (`vllm_backend`) generates in
+    place of our loop, in `speak` and `generate_codes`; search and streaming always use the loop.
     A LoRA model must be merged first: the loop reads the weight of the output embedding.
     """
 
@@ -87,6 +96,8 @@ class Synthesizer:
         mask_eot: bool = False,
         seconds_per_character: float = 0.08,
         slots: int = 32,
+        guards: Guards | None = None,
+        engine=None,
     ) -> None:
         self.vocabulary = vocabulary_of(tokenizer)
         if codec.codebook_size != self.vocabulary.codebook_size:
@@ -100,13 +111,16 @@ class Synthesizer:
         self.model, self.tokenizer, self.codec, self.slots = model.to(device).eval(), tokenizer, codec, slots
         self.prompt = Prompt(tokenizer, self.vocabulary, date=date)
         self.speakers, self.mask_eot = speakers if speakers is None else tuple(speakers), mask_eot
-        self.seconds_per_character = seconds_per_character
+        self.seconds_per_character, self.guards = seconds_per_character, guards or Guards()
         self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
         if mask_eot and self._eot is None:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
+        self.engine = engine
+        if engine is not None and mask_eot:
+            raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
     @classmethod
-    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32) -> Synthesizer:
+    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
 
         Weights are float32 on a CPU, bfloat16 on CUDA.
@@ -124,7 +138,9 @@ class Synthesizer:
             raise InputError(f"{Path(model_dir) / SETTINGS}: the model was trained on codec {named}, not {codec.name}")
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
-        return cls(model, tokenizer, codec, device, slots=slots, **settings)
+        learnt = Path(model_dir) / GUARDS
+        guards = Guards.from_file(learnt) if learnt.is_file() else None
+        return cls(model, tokenizer, codec, device, slots=slots, guards=guards, engine=engine, **settings)
 
     @property
     def hop(self) -> int:
@@ -147,6 +163,7 @@ class Synthesizer:
     def settings(self) -> dict:
         """What, besides sampling and request, decides how a request sounds; JSON values."""
         return {
+            **({"engine": self.engine.name} if self.engine is not None else {}),
             "codec": self.codec.name,
             "model": self.fingerprint(),
             "date": self.prompt.date,
@@ -166,14 +183,16 @@ class Synthesizer:
             raise InputError(f"{audio}: shorter than one code ({self.hop} samples)")
         return Voice(text, codes)
 
-    def limit(self, request: Request, prompt_tokens: int, sampling: Sampling) -> int:
-        """The most codes for a request: by its text, by `sampling.max_seconds`, by the room left in the context.
+    def limit(self, request: Request, prompt_tokens: int, sampling: Sampling, guards: Guards | None = None) -> int:
+        """The most codes for a request: by text, guards, `sampling.max_seconds` and the room left in the context.
 
         Raises InputError where the prompt leaves no room for the text at its normal pace.
         """
         rate = self.codec.frame_rate
         by_text = length_limit(request.text, self.seconds_per_character, frame_rate=rate)
         least = length_limit(request.text, self.seconds_per_character / 2, 1.0, 0.0, rate)
+        if guards is not None and guards.longest is not None:
+            by_text = min(by_text, guards.bounds(request, rate)[1])
         room = self.context - prompt_tokens
         if room < least:
             raise InputError(
@@ -199,19 +218,33 @@ class Synthesizer:
             yield index, Generated(codes, row.reason == "end", row.reason, row.log_prob, row.steps)
 
     def _decode(self, prompts, limits, seeds, sampling, answers):
+        if self.engine is not None:
+            return self.engine.decode(prompts, limits, seeds, sampling, answers)
         return decode(self.model, prompts, limits, seeds, sampling, answers, self.slots, self.hidden(prompts))
 
-    def speak(self, requests: Sequence[Request], sampling: Sampling | None = None) -> Iterator[Spoken]:
+    def speak(
+        self, requests: Sequence[Request], sampling: Sampling | None = None, guards: Guards | None = None
+    ) -> Iterator[Spoken]:
         """Speak every request; results come as they finish, not in order. The call itself checks all requests.
+
+        With guards what fails is sampled again after all others, and every utterance says what happened to it.
 
         With a voice prompt the codec decodes prompt and answer together and the prompt is cut off, so that the
         utterance begins as a continuation and not with the codec's start-up.
         """
         sampling = sampling or Sampling()
-        prompts, limits = self.prepare(requests, sampling)
-        return self._spoken(requests, prompts, limits, sampling)
+        prompts, limits = self.prepare(requests, sampling, guards)
+        if guards is None:
+            return self._spoken(requests, prompts, limits, sampling)
 
-    def prepare(self, requests: Sequence[Request], sampling: Sampling) -> tuple[list[np.ndarray], list[int]]:
+        def again(numbers, seeded):
+            return self._spoken(seeded, [prompts[n] for n in numbers], [limits[n] for n in numbers], sampling)
+
+        return guards.resample(requests, again, self.codec.sample_rate, self.codec.frame_rate)
+
+    def prepare(
+        self, requests: Sequence[Request], sampling: Sampling, guards: Guards | None = None
+    ) -> tuple[list[np.ndarray], list[int]]:
         """Prompts int32 (T,) and the most codes of every request; InputError for a request that cannot be spoken."""
         prompts, limits = [], []
         for request in requests:
@@ -220,7 +253,7 @@ class Synthesizer:
                 known = ", ".join(self.speakers)
                 raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
             prompts.append(self.prompt.tts_prompt(request.text, tag, request.voice))
-            limits.append(self.limit(request, len(prompts[-1]), sampling))
+            limits.append(self.limit(request, len(prompts[-1]), sampling, guards))
         return prompts, limits
 
     def hidden(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
@@ -266,16 +299,3 @@ class Synthesizer:
         done = dict(self._decode(prompts, limits, [0] * len(prompts), Sampling(temperature=0.0), answers))
         rows = [done[index].ids.tolist() for index in range(len(prompts))]
         return [self.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in rows]
-
-
-def read_settings(path: Path) -> dict:
-    """What llasa.json says of SETTINGS_KEYS; {} without the file. Speakers of a model without tags are left out."""
-    if not path.is_file():
-        return {}
-    settings = parse_object(path.read_text(encoding="utf-8"), str(path))
-    if settings.get("speaker_tags") == 0:
-        settings["speakers"] = []
-    for key, kind in SETTINGS_KEYS.items():
-        if settings.get(key) is not None and not isinstance(settings[key], kind):
-            raise InputError(f"{path}: {key} must be of type {getattr(kind, '__name__', kind)}, got {settings[key]!r}")
-    return {key: settings[key] for key in SETTINGS_KEYS if settings.get(key) is not None}

@@ -19,17 +19,22 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 from transformers.utils import logging as transformers_logging
 
 from llasa_core.engines import engine_arguments, leave, whole_state
 from llasa_core.errors import InputError
+from llasa_core.head_loss import use_head_loss
+from llasa_core.manifest import publish
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
 from llasa_core.packing import PackedRows
 from llasa_core.train_config import TrainConfig
 from llasa_core.train_data import TrainingData, open_data
-from llasa_core.trainer import PackedTrainer, RunLog, StepBatches
+from llasa_core.trainer import DivergedError, PackedTrainer, RunLog, StepBatches
 
-__all__ = ["TrainConfig", "launch", "train"]
+__all__ = ["TrainConfig", "launch", "publish_checkpoint", "train"]
+
+DIVERGED = "diverged.json"  # in output_dir: at which step the loss stopped being finite
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     if config.lora is not None:
         model = _add_lora(model, config.lora, config.seed)
 
+    if config.optim not in set(OptimizerNames):
+        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(sorted(OptimizerNames))}")
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -70,7 +77,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         weight_decay=config.weight_decay,
         adam_beta2=config.beta2,
         max_grad_norm=config.clip,
-        optim="adamw_torch_fused",
+        optim=config.optim,
         seed=config.seed,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and world > 1 else None,
@@ -98,7 +105,13 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     trainer.remove_callback(PrinterCallback)
     with _progress_bars(progress):
         if start < max_steps:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            except DivergedError as error:
+                note = {"diverged": 1, "diverged_at_step": error.step, "steps": max_steps}
+                note |= {"tokens": rows.tokens_before((error.step - 1) * per_step), "parameters": counts["total"]}
+                publish(output / DIVERGED, json.dumps(note | {"parameters_body": counts["body"]}).encode())
+                raise
         else:  # the run had reached its last step before it ended
             trainer._load_from_checkpoint(checkpoint)
 
@@ -132,15 +145,27 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     return metrics
 
 
-def launch(config: TrainConfig, processes: int = 1) -> dict[str, float]:
+def launch(config: TrainConfig, processes: int = 1, keep_diverged: bool = False) -> dict[str, float]:
     """`train` in this process, or by torchrun in `processes` local ones that share every step; returns its metrics.
 
     The settings go to `output_dir/train_config.json`. Raises InputError if a process fails, after its own message.
+    keep_diverged: a loss that is not finite is an outcome, not an error. No model is written, and the metrics are
+    diverged (1), diverged_at_step, steps (planned), tokens (before that step), parameters and parameters_body.
     """
-    if processes == 1:
-        return train(config, progress=True)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    (output / DIVERGED).unlink(missing_ok=True)
+    try:
+        return _launch(config, output, processes)
+    except (DivergedError, InputError):
+        if not (keep_diverged and (output / DIVERGED).is_file()):
+            raise
+        return json.loads((output / DIVERGED).read_text())
+
+
+def _launch(config: TrainConfig, output: Path, processes: int) -> dict[str, float]:
+    if processes == 1:
+        return train(config, progress=True)
     settings = {name: value for name, value in asdict(config).items() if name != "notes" and value is not None}
     path = output / "train_config.json"
     path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
@@ -168,7 +193,8 @@ def _progress_bars(shown: bool) -> Iterator[None]:
 def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
     tokenizer, vocabulary = data.tokenizer, data.vocabulary
     if config.model in SIZES:
-        model = build_model(config.model, vocabulary.size, config.context, config.seed)
+        zero = config.zero_init_residual
+        model = build_model(config.model, vocabulary.size, config.context, config.seed, zero_init_residual=zero)
         model.config.bos_token_id, model.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     else:
         model = load_model(config.model)
@@ -179,7 +205,7 @@ def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
                 f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
                 f"the tokenizer of {vocabulary.size}"
             )
-    return use_packed_attention(model)
+    return use_head_loss(use_packed_attention(model))
 
 
 def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:
@@ -248,6 +274,27 @@ def _publish(model: Any, tokenizer: Any, config: TrainConfig, output: Path, card
     for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
         os.replace(entry, output / entry.name)
     temporary.rmdir()
+
+
+def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
+    """Copy a finished checkpoint of `train` into `folder` (empty: leave it where it is).
+
+    Returns what a result records: weights, config and tokenizer, each with its file.
+    """
+    output, folder = Path(output), Path(folder or output)
+    if folder != output:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+        for name in [*files, "chat_template.jinja", "llasa.json"]:  # llasa.json last: it is what "whole" means
+            shutil.copyfile(output / name, folder / name)
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    return {name: folder / file for name, file in names.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

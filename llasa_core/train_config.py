@@ -68,6 +68,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     beta2: float = 0.95
     clip: float = 1.0
+    optim: str = "adamw_torch_fused"  # Hugging Face's name; "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes)
     bf16: bool = True  # autocast; master weights stay fp32
     seed: int = 0
     date: str = DEFAULT_DATE  # date line of the chat template
@@ -83,7 +84,8 @@ class TrainConfig:
     activation_checkpointing: bool = False
     fsdp: bool = False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
     deepspeed: str | dict[str, Any] | None = None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
-    init_noise: float = 0.1  # new vocabulary rows: mean of the old + this many of their standard deviations (public: 0)
+    zero_init_residual: bool = False  # size names: attention and feed-forward start silent (model.build_model)
+    init_noise: float | None = None  # of new rows around the old ones' mean (public: 0); default 1 if tied, else 0.1
     lora: dict[str, Any] | None = None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
     threads: int | None = None  # CPU threads; default: torch's
     report_to: str = "tensorboard"  # below output_dir/runs; "none", "wandb" or another of Hugging Face's
@@ -104,7 +106,7 @@ class TrainConfig:
         for name in ("peak_lr", "clip"):
             self._demand(name, getattr(self, name) > 0, "above 0")
         for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
-            self._demand(name, getattr(self, name) >= 0, "at least 0")
+            self._demand(name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
         self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
         if self.fsdp and self.deepspeed is not None:
             raise InputError("config: `fsdp` and `deepspeed` are two ways to shard, expected one of them")

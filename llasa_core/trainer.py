@@ -72,6 +72,14 @@ class StepBatches(IterableDataset):
         return [name for number in range(first, first + share) for name in self.rows.identifiers(number)]
 
 
+class DivergedError(FloatingPointError):
+    """The loss of `step` (1 is the first) is not finite."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class PackedTrainer(Trainer):
     """HF Trainer with our loss and our data order; its checkpoints keep no pickled arguments."""
 
@@ -108,8 +116,8 @@ class PackedTrainer(Trainer):
         if not torch.isfinite(total):
             step = self.state.global_step
             utterances = " ".join(self.batches.utterances(step))
-            raise FloatingPointError(
-                f"the loss is {total.item()} at step {step + 1}, lower peak_lr; read: {utterances}"
+            raise DivergedError(
+                f"the loss is {total.item()} at step {step + 1}, lower peak_lr; read: {utterances}", step + 1
             )
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         return loss * self.accelerator.num_processes  # DDP averages gradients over processes

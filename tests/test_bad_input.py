@@ -180,6 +180,27 @@ CASES = {
         ["evaluate", "found.jsonl", "out", "--asr", "fake", "--quality", "none"],
         "fake chose 'a' as a verifier of the search",
     ),
+    "benchmark that is not there": (None, ["protocol", "asr", "nowhere", "out"], "nowhere"),
+    "benchmark line of three fields": (
+        lambda: Path("meta.lst").write_text("u|words|a.wav\n"),
+        ["protocol", "seed-tts-en", "meta.lst", "out"],
+        "meta.lst:1",
+    ),
+    "benchmark line whose wav is not there": (
+        lambda: Path("meta.lst").write_text("u|words|gone.wav|text\n"),
+        ["protocol", "seed-tts-en", "meta.lst", "out"],
+        "gone.wav",
+    ),
+    "scores of a protocol that was not prepared": (
+        None,
+        ["evaluate", "corpus.jsonl", "out", "--asr", "fake", "--protocol", "codes"],
+        "protocol.json",
+    ),
+    "comparison of different utterances": (
+        lambda: [lines(f"{n}.jsonl", {"id": n, "errors": 0, "words": 1}) for n in ("one", "two")],
+        ["compare", "one.jsonl", "two.jsonl"],
+        "'one' is scored in only one",
+    ),
     "recording that is no audio": (
         lambda: Path("x.wav").write_bytes(b"RIFF"),
         ["transcribe", "--model", "model", "--codec", "fake", "x.wav"],

@@ -8,7 +8,7 @@ from llasa_core.errors import InputError
 
 SUBCOMMANDS = (
     *("check", "prepare", "encode", "import-memmap", "export-memmap", "train"),
-    *("synthesize", "search", "transcribe", "evaluate", "run"),
+    *("synthesize", "search", "transcribe", "evaluate", "protocol", "compare", "rating-page", "rating-scores", "run"),
 )
 
 

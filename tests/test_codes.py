@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, read_codes
+from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, nested_subset, read_codes
 from llasa_core.codes_dataset import finish, write_part
 from llasa_core.corpus import Limits, Utterance, load_audio, write_manifest
 from llasa_core.errors import InputError
@@ -500,3 +500,46 @@ def test_pairs_are_kept_when_finished_and_refused_for_another_seed(codes, tmp_pa
     assert files_of(tmp_path / "pairs") == before
     with pytest.raises(InputError, match="choose another folder"):
         join_pairs(codes, tmp_path / "pairs", seed=2, rows_per_part=2)
+
+
+def test_subset_holds_the_hours_and_lies_in_every_larger_one(codes, tmp_path):
+    total = sum(row["seconds"] for row in map(read_codes(codes).__getitem__, range(COUNT)))
+    members = []
+    for share in (0.3, 0.6, 1.0):
+        meta = nested_subset(codes, tmp_path / f"{share}", share * total / 3600, rows_per_part=3)
+        subset = read_codes(tmp_path / f"{share}")
+        assert share * total - 0.5 < meta["seconds"] <= share * total + 1e-3
+        assert meta["codec"] == "fake" and len(subset) == meta["utterances"]
+        members.append({subset[i]["id"]: subset[i]["codes"].tolist() for i in range(len(subset))})
+    assert members[0].items() <= members[1].items() <= members[2].items() and len(members[2]) == COUNT
+    other = nested_subset(codes, tmp_path / "other", 0.3 * total / 3600, seed=1)
+    assert {read_codes(tmp_path / "other")[i]["id"] for i in range(other["utterances"])} != set(members[0])
+
+
+def test_subset_is_kept_and_what_cannot_be_given_is_refused(codes, tmp_path):
+    nested_subset(codes, tmp_path / "subset", 0.0005)
+    before = files_of(tmp_path / "subset")
+    nested_subset(codes, tmp_path / "subset", 0.0005)
+    assert files_of(tmp_path / "subset") == before
+    with pytest.raises(InputError, match="made with other utterances"):
+        nested_subset(codes, tmp_path / "subset", 0.0006)
+    with pytest.raises(InputError, match="cannot give 5 of them"):
+        nested_subset(codes, tmp_path / "large", 5.0)
+    with pytest.raises(InputError, match="no utterance fits"):
+        nested_subset(codes, tmp_path / "none", 1e-7)
+
+
+def test_subset_without_overlong_utterances_still_has_the_hours_and_is_the_same_where_all_fit(codes, tmp_path):
+    dataset = read_codes(codes)
+    lengths = sorted({len(dataset[i]["codes"]) for i in range(COUNT)})
+    total = sum(dataset[i]["seconds"] for i in range(COUNT) if len(dataset[i]["codes"]) <= lengths[-2])
+    nested_subset(codes, tmp_path / "fitting", total / 3600, max_codes=lengths[-2])
+    fitting = read_codes(tmp_path / "fitting")
+    assert max(len(fitting[i]["codes"]) for i in range(len(fitting))) == lengths[-2]
+    assert sum(fitting[i]["seconds"] for i in range(len(fitting))) == pytest.approx(total)
+    nested_subset(codes, tmp_path / "all", 0.0005)
+    before = files_of(tmp_path / "all")
+    nested_subset(codes, tmp_path / "all", 0.0005, max_codes=lengths[-1])
+    assert files_of(tmp_path / "all") == before
+    with pytest.raises(InputError, match="more than 1 codes"):
+        nested_subset(codes, tmp_path / "none", 0.0005, max_codes=1)

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.decoding import Answers, decode
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling, draw, row_noise
+from llasa_core.sampling import Sampling, draw, largest, row_noise
 
 TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
 ANSWERS = Answers(first=48, stop=148, end=45)
@@ -199,6 +199,19 @@ def test_noise_depends_on_seed_and_prompt_only_and_grows_at_its_end():
     assert not (noise == row_noise(7, prompt[:-1], 50)).any()
 
 
+@pytest.mark.parametrize(("width", "count"), [(65_544, 50), (9_000, 20), (700, 50)])
+def test_largest_logits_are_those_of_topk(width, count):
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(5, width))).float()
+    logits[0, -3:] = 9.0 + torch.arange(3)  # in what is left over of a block
+    logits[1, :128] = 8.0 + torch.arange(128) / 128  # all in one block
+    logits[2, 7:] = -torch.inf
+    values, columns = largest(logits, count)
+    expected = logits.topk(count)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(columns[[0, 1, 3, 4]], expected.indices[[0, 1, 3, 4]])
+    assert torch.equal(logits.gather(1, columns), values)
+
+
 def test_draw_inverts_the_distribution_worked_out_by_hand():
     logits = torch.tensor([0.2, 0.5, 0.3]).log()
 
@@ -227,7 +240,7 @@ def test_draw_inverts_the_distribution_worked_out_by_hand():
         {"top_k": 2.5},
         {"top_p": 0.0},
         {"top_p": 1.1},
-        {"min_codes": 0},
+        {"min_codes": -1},
         {"max_seconds": 0},
     ],
 )

@@ -5,14 +5,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llasa_core.loss import SummedCrossEntropy, held_out_loss, labelled_loss
+from llasa_core.errors import InputError
+from llasa_core.head_loss import _of_torch, linear_cross_entropy, use_head_loss
+from llasa_core.loss import held_out_loss, labelled_loss
 from llasa_core.model import build_model, use_packed_attention
 from llasa_core.packing import collate
 from llasa_core.prompts import Example, Prompt
 
 
+def trained_on_packed_rows(model):
+    return use_head_loss(use_packed_attention(model))
+
+
 def test_loss_of_a_uniform_model_by_hand():
-    model = use_packed_attention(build_model("tiny", 50))
+    model = trained_on_packed_rows(build_model("tiny", 50))
     torch.nn.init.zeros_(model.lm_head.weight)
     examples = [
         Example(np.arange(9, dtype=np.int32), ((3, 8),), ()),
@@ -29,9 +35,9 @@ def test_the_label_is_the_next_token_up_to_the_end_marker(mini_tokenizer):
     size, first = len(mini_tokenizer), prompt.vocabulary.first_code
 
     class Successor(torch.nn.Module):
-        def forward(self, input_ids, logits_to_keep, **kwargs):
-            following = (input_ids[:, logits_to_keep] + 1) % size
-            return type("Output", (), {"logits": F.one_hot(following, size).float() * 50})
+        def forward(self, input_ids, predicting, targets, **kwargs):
+            following = (input_ids[0, predicting] + 1) % size
+            return F.cross_entropy(F.one_hot(following, size).float() * 50, targets, reduction="sum")
 
     made = prompt.tts_example("We meet Alice.", np.arange(30))
     labels = collate([made])["labels"][0]
@@ -44,16 +50,102 @@ def test_the_label_is_the_next_token_up_to_the_end_marker(mini_tokenizer):
     assert total.item() == pytest.approx(150, abs=1e-3)
 
 
-@pytest.mark.parametrize("size", [50, 5000])
-def test_chunked_cross_entropy_equals_torch(size):
-    logits = (torch.randn(600, size) * 4).requires_grad_()
-    targets = torch.randint(0, size, (600,))
-    ours = SummedCrossEntropy.apply(logits, targets)
-    (gradient,) = torch.autograd.grad(ours / 600, logits)
-    reference = F.cross_entropy(logits, targets)
-    (expected,) = torch.autograd.grad(reference, logits)
-    assert ours.item() / 600 == pytest.approx(reference.item(), rel=1e-6)
-    torch.testing.assert_close(gradient, expected, atol=1e-8, rtol=1e-4)
+@pytest.mark.parametrize("kernel", [linear_cross_entropy, _of_torch])
+@pytest.mark.parametrize(("rows", "size"), [(600, 50), (150, 5000), (150, 193_800), (0, 50)])
+def test_head_loss_equals_logits_and_cross_entropy(kernel, rows, size):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(rows, 16, requires_grad=True), torch.randn(size, 16, requires_grad=True)
+    targets = torch.randint(0, size, (rows,))
+    if rows:
+        ours = kernel(hidden, weight, targets)
+        expected = F.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+        assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+        for mine, theirs in zip(
+            torch.autograd.grad(ours / 7, (hidden, weight)),
+            torch.autograd.grad(expected / 7, (hidden, weight)),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    elif kernel is linear_cross_entropy:
+        assert kernel(hidden, weight, targets).item() == 0
+
+
+def test_head_loss_in_bf16_is_near_fp32_and_keeps_fp32_gradients_of_the_weight():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(300, 64, requires_grad=True), torch.randn(900, 64, requires_grad=True)
+    targets = torch.randint(0, 900, (300,))
+    exact = linear_cross_entropy(hidden, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = linear_cross_entropy(hidden, weight, targets)
+    assert near.item() == pytest.approx(exact.item(), rel=5e-3)
+    for mine, theirs in zip(
+        torch.autograd.grad(near, (hidden, weight)), torch.autograd.grad(exact, (hidden, weight)), strict=True
+    ):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_head_loss_is_used_up_by_its_backward_pass():
+    hidden = torch.randn(5, 8, requires_grad=True)
+    loss = linear_cross_entropy(hidden, torch.randn(9, 8), torch.randint(0, 9, (5,)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="earlier backward"):
+        loss.backward()
+
+
+def test_a_head_that_is_more_than_a_matrix_is_refused():
+    model = build_model("tiny", 50)
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(InputError, match="more than one matrix"):
+        use_head_loss(model)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+def test_packed_loss_equals_the_library_with_a_mask_by_document(implementation):
+    """transformers makes its own block mask from positions that restart; flex has no backward pass on a CPU."""
+    generator = np.random.default_rng(0)
+    made = [Example(generator.integers(0, 50, n).astype(np.int32), ((3, n - 1),), ()) for n in (20, 40, 10)]
+    batch, model = collate(made), build_model("tiny", 50)
+    model.set_attn_implementation(implementation)
+    wanted = batch["labels"][0, 1:]
+    with torch.set_grad_enabled(implementation != "flex_attention"):
+        logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[0, :-1]
+        expected = F.cross_entropy(logits, wanted, reduction="sum")
+    gradients = {}
+    if implementation != "flex_attention":
+        expected.backward()
+        gradients = {name: one.grad.clone() for name, one in model.named_parameters()}
+        model.zero_grad()
+    total, count = labelled_loss(trained_on_packed_rows(model), batch)
+    total.backward()
+    assert count == 16 + 36 + 6
+    assert total.item() / count == pytest.approx(expected.item() / count, abs=1e-5)
+    for name, one in model.named_parameters():
+        if gradients:
+            torch.testing.assert_close(one.grad, gradients[name], atol=1e-4, rtol=1e-4)
+
+
+def test_no_utterance_of_a_row_sees_another(mini_tokenizer):
+    """Other words and other codes in one utterance change no bit of its neighbours' predictions."""
+    prompt, generator = Prompt(mini_tokenizer), np.random.default_rng(0)
+    codes = [generator.integers(0, 4096, n) for n in (30, 25, 40)]
+    model = use_packed_attention(build_model("tiny", len(mini_tokenizer)))
+
+    def predictions(middle):
+        spoken = {"One.": codes[0], "Two.": middle, "Six.": codes[2]}
+        made = [prompt.tts_example(*row) for row in spoken.items()]
+        batch = collate(made)
+        with torch.no_grad():
+            logits = model(
+                batch["input_ids"],
+                position_ids=batch["position_ids"],
+                document_lengths=batch["cu_seqlens"].diff().tolist(),
+            ).logits[0]
+        return logits.split([len(one.input_ids) for one in made])
+
+    before, after = predictions(codes[1]), predictions(codes[1][::-1])
+    assert torch.equal(before[0], after[0]) and torch.equal(before[2], after[2])
+    assert not torch.equal(before[1], after[1])
 
 
 def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
@@ -72,7 +164,7 @@ def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
     padded.backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    total, count = labelled_loss(use_packed_attention(model), collate(made))
+    total, count = labelled_loss(trained_on_packed_rows(model), collate(made))
     (total / count).backward()
     assert count == sum(n + 2 for n in (11, 40, 3, 25))
     assert (total / count).item() == pytest.approx(padded.item(), abs=1e-5)
@@ -106,7 +198,7 @@ def test_masked_eot_gives_the_public_loss_of_each_utterance_and_its_gradients(mi
     each.sum().backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    packed = use_packed_attention(model)
+    packed = trained_on_packed_rows(model)
     alone = [labelled_loss(packed, collate([one], mask_eot=True))[0].item() for one in made]
     total, count = labelled_loss(packed, collate(made, mask_eot=True))
     total.backward()
@@ -120,7 +212,7 @@ def test_masked_eot_gives_the_public_loss_of_each_utterance_and_its_gradients(mi
 
 
 def test_held_out_loss_does_not_train(mini_tokenizer):
-    model = use_packed_attention(build_model("tiny", len(mini_tokenizer))).train()
+    model = trained_on_packed_rows(build_model("tiny", len(mini_tokenizer))).train()
     made = Prompt(mini_tokenizer).tts_example("The red lamp.", np.arange(20))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     total, count = held_out_loss(model, [collate([made]), collate([made, made])])

@@ -180,3 +180,27 @@ def test_nearest_speaker_share_of_a_case_counted_by_hand():
     assert metrics.nearest_speaker_share(spoken, ["ann", "bob", "bob"], centroids) == (2, 3)
     with pytest.raises(InputError, match="speaker 'eve' has no centroid"):
         metrics.nearest_speaker_share(spoken, ["ann", "bob", "eve"], centroids)
+
+
+def test_cluster_sums_keep_the_order_of_first_occurrence():
+    np.testing.assert_array_equal(metrics.cluster_sums([1, 2, 3, 4], ["b", "a", "b", "c"]), [4, 2, 4])
+    with pytest.raises(InputError, match="2 values in 1 cluster labels"):
+        metrics.cluster_sums([1, 2], ["a"])
+
+
+def test_sign_flip_test_enumerates_small_samples():
+    # |1 + 2 + 3| = 6 only with all signs equal: 2 of 8. |1 + 2 - 3| = 0: every pattern is at least that.
+    assert metrics.sign_flip_test([1, 2, 3]) == 2 / 8
+    assert metrics.sign_flip_test([1, 2, -3]) == 1.0
+    assert metrics.sign_flip_test([3, 0, 0]) == 1.0 and metrics.sign_flip_test([0, 0]) == 1.0
+
+
+def test_sign_flip_test_of_many_changes_is_that_of_the_normal_law():
+    changes = np.random.default_rng(2).normal(0.0, 1.0, 400)
+    changes += 2.0 * np.sqrt((changes**2).sum()) / 400 - changes.mean()
+    z = changes.sum() / np.sqrt((changes**2).sum())
+    expected = 2 * (1 - NormalDist().cdf(z))
+    assert 0.03 < expected < 0.07
+    assert metrics.sign_flip_test(changes) == pytest.approx(expected, abs=0.008)
+    assert metrics.sign_flip_test(changes, seed=1) == metrics.sign_flip_test(changes, seed=1)
+    assert metrics.sign_flip_test(np.ones(50)) == pytest.approx(1 / 10_001)

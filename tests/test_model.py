@@ -14,11 +14,34 @@ from llasa_core.model import (
 
 
 @pytest.mark.parametrize(
-    ("size", "millions"), [("tiny", 1.07), ("mini", 3.28), ("small", 10.62), ("1b", 973), ("3b", 2819), ("8b", 6980)]
+    ("size", "millions"),
+    [
+        ("nano", 0.16),
+        ("micro", 0.48),
+        ("tiny", 1.07),
+        ("mini", 3.28),
+        ("small", 10.62),
+        ("1b", 973),
+        ("3b", 2819),
+        ("8b", 6980),
+    ],
 )
 def test_body_parameters_of_each_size(size, millions):
     counts = parameter_count(build_model(size, 193_800, device="meta"))
     assert counts["body"] / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_silent_layers_leave_the_embedding_alone_and_the_other_weights_as_drawn():
+    model, drawn = build_model("nano", 50, zero_init_residual=True), build_model("nano", 50)
+    ids = torch.arange(7)[None]
+    with torch.no_grad():
+        hidden = model.model(ids).last_hidden_state
+        torch.testing.assert_close(hidden, model.model.norm(model.model.embed_tokens(ids)))
+    same = [
+        name for (name, a), b in zip(model.named_parameters(), drawn.parameters(), strict=True) if torch.equal(a, b)
+    ]
+    changed = {name.split(".", 3)[-1] for name, _ in model.named_parameters() if name not in same}
+    assert changed == {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
 
 
 def test_released_sizes_have_the_released_totals():
@@ -42,7 +65,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator_alone():
 
 
 def test_unknown_size_is_named():
-    with pytest.raises(InputError, match="'huge' is not one of tiny"):
+    with pytest.raises(InputError, match="'huge' is not one of nano"):
         build_model("huge", 100)
 
 

@@ -198,3 +198,11 @@ def test_tokenizer_whose_text_model_spells_a_special_token_is_refused(mini_token
     tokenizer.add_special_tokens({"pad_token": "hello"})
     with pytest.raises(InputError, match="plain text 'hello'"):
         Prompt(tokenizer)
+
+
+def test_voice_without_words_continues_a_text_that_holds_them(mini_tokenizer):
+    prompt = Prompt(mini_tokenizer)
+    codes = np.arange(5)
+    whole = prompt.tts_prompt("Call the office at seven.", voice=Voice("", codes))
+    parts = prompt.tts_prompt("at seven.", voice=Voice("Call the office", codes))
+    np.testing.assert_array_equal(whole, parts)

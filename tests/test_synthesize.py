@@ -1,4 +1,7 @@
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
+from llasa_core.guards import Guards
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_requests import Request, length_limit, read_requests, seconds_per_character, spoken_characters
@@ -219,6 +223,46 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     changed = [replace(requests[0], seed=77), *requests[1:]]
     synthesize_manifest(synthesizer, changed, tmp_path / "killed", SAMPLING)
     assert spoken == ["u0"]
+
+
+def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
+    requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS * 4)]
+    guards = Guards(attempts=3, at_once=6, silence_seconds=9.0)
+    whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING, guards=guards)
+    out, generator, stamps, kills = tmp_path / "killed", np.random.default_rng(0), {}, 0
+    journal = out / "finished.jsonl"
+
+    def finished():
+        return journal.read_text().split("\n")[:-1] if journal.exists() else []
+
+    while not (out / "manifest.jsonl").exists():
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                synthesize_manifest(synthesizer, requests, out, SAMPLING, guards=guards)
+                status = 0
+            finally:
+                os._exit(status)
+        enough, gone = len(finished()) + generator.integers(1, 6), 0
+        while not gone and (kills == 4 or len(finished()) < enough):
+            time.sleep(0.002)
+            gone, status = os.waitpid(child, os.WNOHANG)
+        if not gone:
+            time.sleep(generator.uniform(0, 0.03))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+            _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) in (0, -signal.SIGKILL)
+        for line in finished():
+            name = json.loads(line)["audio"]
+            stamps.setdefault(name, (out / name).stat().st_mtime_ns)
+    assert kills >= 2 and len(stamps) > 2
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    assert (out / "manifest.jsonl").read_bytes() == whole.read_bytes()
+    for line in whole.read_text().splitlines():
+        name = json.loads(line)["audio"]
+        assert (out / name).read_bytes() == (whole.parent / name).read_bytes()
 
 
 def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, requests, tmp_path):

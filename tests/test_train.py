@@ -247,6 +247,11 @@ def test_bad_settings_name_the_key(workshop, tmp_path, change, message):
         settings(workshop, tmp_path, **change)
 
 
+def test_an_optimizer_that_does_not_exist_is_refused(workshop, tmp_path):
+    with pytest.raises(InputError, match=r"`optim` is 'adam', expected one of .*adamw_torch_fused"):
+        train(settings(workshop, tmp_path, optim="adam"))
+
+
 def test_public_settings_are_translated_with_a_note(tmp_path):
     public = {
         "llm_model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct",

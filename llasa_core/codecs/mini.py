@@ -224,6 +224,17 @@ class MiniCodec:
                 waves[index] = wave[0].float().cpu().numpy()
         return waves
 
+    def decode_window(self, codes: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """The wave float32 ((stop - start) * 320,) of `codes[start:stop]`, decoded from these codes alone.
+
+        Only the phase of the pulses and the noise run on from code 0: cut anew they would jump between two windows.
+        """
+        with torch.inference_mode():
+            ids = torch.from_numpy(np.asarray(codes[:stop], np.int64))[None].to(self.device)
+            latents = self.model.quantizer.from_codes(ids.unsqueeze(-1))
+            source = self.model.own_source(latents)[:, :, start * HOP :]
+            return self.model.synthesize(latents[:, start:], source)[0].float().cpu().numpy()
+
 
 def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
     """Indices grouped by equal non-zero length, at most `largest` a group, in order of first appearance."""

@@ -98,6 +98,17 @@ def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredic
     raise InputError(f"quality predictor {name!r} is unknown, expected distillmos")
 
 
+def load_emotion_embedder(name: str = "emotion2vec_plus_large", **options) -> SpeakerEmbedder:
+    """Load an embedder of emotions (the seam of a speaker's): an emotion2vec name or folder (funasr), or `fake`."""
+    if name in FAKES:
+        from llasa_core.judges.fake import FakeSpeakerEmbedder
+
+        return FakeSpeakerEmbedder(name, **options)
+    from llasa_core.judges.emotion import Emotion2VecEmbedder
+
+    return Emotion2VecEmbedder(name, **options)
+
+
 def default_threads() -> int:
     """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips gain no more)."""
     configured = os.environ.get("OMP_NUM_THREADS", "")

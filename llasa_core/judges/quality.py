@@ -84,20 +84,32 @@ def _importable_torchaudio():
 def pesq_wideband(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
     """Wide-band PESQ, MOS-LQO of about 1.0 to 4.64 (ITU-T P.862.2), of a degraded wave (T,) against its original (T,).
 
-    Raises InputError when the lengths differ by more than one codec frame, TooLittleSpeechError when one wave is
-    silent, shorter than 0.25 s, or without an utterance that PESQ finds.
+    Raises InputError when the package pesq is absent (a C compiler builds it; an optional extra) or the lengths differ
+    by more than one codec frame, TooLittleSpeechError when one wave is silent, shorter than 0.25 s, or without an
+    utterance that PESQ finds.
     """
+    return _pesq(reference, degraded, sample_rate, "wb")
+
+
+def pesq_narrowband(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
+    """Narrow-band PESQ, MOS-LQO of about 1.0 to 4.55 (ITU-T P.862.1), of 16 kHz waves; errors as `pesq_wideband`."""
+    return _pesq(reference, degraded, sample_rate, "nb")
+
+
+def _pesq(reference: np.ndarray, degraded: np.ndarray, sample_rate: int, band: str) -> float:
     try:
         import pesq
     except ImportError as error:
-        raise InputError(f"PESQ needs the package pesq ({error}), expected: pip install pesq") from None
+        raise InputError(
+            f"PESQ needs the package pesq ({error}), expected: pip install pesq, which needs a C compiler"
+        ) from None
     reference, degraded = _aligned(reference, degraded, sample_rate)
     if not (reference.any() and degraded.any()):
         raise TooLittleSpeechError(
             f"PESQ cannot score a wave of {len(reference)} samples: it, or its reference, is silent"
         )
     try:
-        return float(pesq.pesq(judges.SAMPLE_RATE, reference, degraded, "wb"))
+        return float(pesq.pesq(judges.SAMPLE_RATE, reference, degraded, band))
     except (pesq.PesqError, ValueError) as error:
         raise TooLittleSpeechError(
             f"PESQ cannot score a wave of {len(reference)} samples: {_first_line(error)}"

@@ -1,0 +1,158 @@
+"""Codecs of telephony beside which a speech tokenizer is judged: Opus (libsndfile) and Codec2 (package pycodec2).
+
+They have no codebook: a wave becomes a `Coded` packet. They fit `resynthesis.resynthesize`, not a language model. The
+trap avoided: an Ogg file is a third larger than the speech in it, so bits are counted in the Opus packets alone.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llasa_core.errors import InputError
+
+OPUS_RANGE = (6_000, 256_000)  # bits a second that libsndfile sets for one channel
+CODEC2_MODES = (3200, 2400, 1600, 1400, 1300, 1200, 700)  # bits a second; 700 is mode 700C
+CODEC2_DELAY = {700: 260}  # samples by which decoded speech is late: where STOI of 17 s of speech is highest
+CODEC2_USUAL_DELAY = 160
+
+
+class Coded(NamedTuple):
+    """What a wave became."""
+
+    data: bytes
+    samples: int  # of the wave, at the codec's sample rate
+    bits: int  # of speech, without the container
+
+
+class OpusCodec:
+    """Opus at a target rate; variable, so the bits that are spent differ by utterance. 16 kHz in and out."""
+
+    sample_rate = 16_000
+
+    def __init__(self, bits_per_second: int):
+        low, high = OPUS_RANGE
+        if not low <= bits_per_second <= high:
+            raise InputError(f"Opus at {bits_per_second} bits a second, expected {low} to {high}")
+        self.name = f"opus-{bits_per_second / 1000:g}k"
+        self.level = (high - bits_per_second) / (high - low)  # libsndfile: rate = 256,000 - level * 250,000
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
+        """float32 (T,) each -> one packet stream each."""
+        import soundfile
+
+        coded = []
+        for wave in waves:
+            file = io.BytesIO()
+            soundfile.write(file, wave, self.sample_rate, format="OGG", subtype="OPUS", compression_level=self.level)
+            data = file.getvalue()
+            coded.append(Coded(data, len(wave), 8 * sum(ogg_packets(data)[2:])))  # after the head and the tags
+        return coded
+
+    def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
+        """Streams -> float32 (T,) each, as long as the waves were."""
+        import soundfile
+
+        waves = [soundfile.read(io.BytesIO(one.data), dtype="float32")[0] for one in coded]
+        return [_fitted(wave, one.samples) for wave, one in zip(waves, coded, strict=True)]
+
+
+class Codec2Codec:
+    """Codec2, for radio: 8 kHz, 700 to 3,200 bits a second."""
+
+    sample_rate = 8_000
+
+    def __init__(self, bits_per_second: int):
+        if bits_per_second not in CODEC2_MODES:
+            raise InputError(f"Codec2 at {bits_per_second} bits a second, expected one of {CODEC2_MODES}")
+        try:
+            import pycodec2
+        except ImportError:
+            raise InputError(
+                "Codec2: the package pycodec2 is not installed (pip install 'llasa-core[codecs]')"
+            ) from None
+        self.name = f"codec2-{bits_per_second}"
+        self._new = lambda: pycodec2.Codec2(bits_per_second)
+        self._delay = CODEC2_DELAY.get(bits_per_second, CODEC2_USUAL_DELAY)
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
+        """float32 (T,) each -> whole frames each, the last one padded with silence."""
+        coded = []
+        for wave in waves:
+            codec = self._new()  # it has a memory
+            size = codec.samples_per_frame()
+            frames = math.ceil((len(wave) + self._delay) / size)
+            padded = np.zeros(frames * size, np.int16)
+            padded[: len(wave)] = np.clip(np.round(np.asarray(wave) * 32767), -32768, 32767)
+            data = b"".join(codec.encode(frame) for frame in padded.reshape(frames, size))
+            coded.append(Coded(data, len(wave), frames * codec.bits_per_frame()))
+        return coded
+
+    def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
+        """Frames -> float32 (T,) each, as long as the waves were and without the delay of the codec."""
+        waves = []
+        for one in coded:
+            codec = self._new()
+            size = (codec.bits_per_frame() + 7) // 8
+            frames = [one.data[start : start + size] for start in range(0, len(one.data), size)]
+            wave = np.concatenate([codec.decode(frame) for frame in frames]).astype(np.float32) / 32768
+            waves.append(_fitted(wave[self._delay :], one.samples))
+        return waves
+
+
+class Metered:
+    """Another codec, with the bits and the seconds of every wave that it encoded."""
+
+    def __init__(self, codec: Any):
+        self.codec, self.name, self.sample_rate = codec, codec.name, codec.sample_rate
+        self.bits: list[float] = []
+        self.seconds: list[float] = []
+
+    def encode(self, waves: Sequence[np.ndarray]) -> list[Any]:
+        coded = self.codec.encode(waves)
+        self.bits += [self._bits(one) for one in coded]
+        self.seconds += [len(wave) / self.sample_rate for wave in waves]
+        return coded
+
+    def decode(self, coded: Sequence[Any]) -> list[np.ndarray]:
+        return self.codec.decode(coded)
+
+    def _bits(self, coded: Any) -> float:
+        """Of a packet, or of codes (F,), each log2(codebook size)."""
+        return float(coded.bits) if isinstance(coded, Coded) else len(coded) * math.log2(self.codec.codebook_size)
+
+
+def load_any_codec(name: str, device: str = "cpu") -> Any:
+    """ "opus-12k", "codec2-1300", or what codecs.load_codec knows. InputError where it is not there."""
+    from llasa_core.codecs import load_codec
+
+    family, _, rate = name.partition("-")
+    if family in ("opus", "codec2"):
+        number = rate.removesuffix("k") if family == "opus" else rate
+        if not number.replace(".", "", 1).isdigit():
+            raise InputError(f"codec {name!r}: expected a rate, as in opus-12k or codec2-1300")
+        return OpusCodec(round(1000 * float(number))) if family == "opus" else Codec2Codec(round(float(number)))
+    return load_codec(name, device)
+
+
+def ogg_packets(data: bytes) -> list[int]:
+    """Sizes in bytes of the packets of one logical stream (RFC 3533, section 6)."""
+    sizes, size, place = [], 0, 0
+    while place < len(data):
+        if data[place : place + 4] != b"OggS":
+            raise InputError(f"Ogg: no page at byte {place}")
+        segments = data[place + 27 : place + 27 + data[place + 26]]
+        for length in segments:
+            size += length
+            if length < 255:
+                sizes.append(size)
+                size = 0
+        place += 27 + len(segments) + sum(segments)
+    return sizes
+
+
+def _fitted(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Cut, or padded with silence."""
+    return np.pad(wave[:samples], (0, max(0, samples - len(wave))))

@@ -1,0 +1,85 @@
+"""Averages of scored utterances with their intervals, recomputed from the rows alone: no models, no files.
+
+Several seeds of one text are no independent utterances: where rows name a `text_id`, texts are resampled, not rows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from llasa_core import metrics
+from llasa_core.comparison import CLUSTER
+from llasa_core.errors import InputError
+
+ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
+DIGITS = 6  # decimals kept of a score, the same in the rows and in what is computed from them
+
+
+def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """Flat metrics of scored rows: NAME, NAME_low, NAME_high (95 %) and NAME_n; a metric without rows is left out.
+
+    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, similarity_to_original,
+    quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances. nearest_speaker_share, never_ended_share,
+    ended_at_once_share: Wilson. Where rows name a `text_id`, the bootstrap resamples texts with all their seeds. Also
+    utterances, seconds (of audio), pesq_wb_unscored, pesq_nb_unscored and stoi_unscored. Raises InputError when there
+    are no rows.
+    """
+    if not rows:
+        raise InputError("no scored utterances, expected at least one")
+    summary: dict[str, float] = {
+        "utterances": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
+    }
+
+    def add(name: str, value: float, interval: metrics.Interval, n: int) -> None:
+        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_n": n})
+
+    for name, errors_key, words_key in (
+        ("corpus_wer", "errors", "words"),
+        ("corpus_wer_spoken_digits", "digit_errors", "digit_words"),
+        ("corpus_cer", "character_errors", "characters"),
+    ):
+        counted = [row for row in rows if errors_key in row]
+        if counted:
+            errors, words = [row[errors_key] for row in counted], [row[words_key] for row in counted]
+            interval = text_interval(errors, counted, words, seed)
+            add(name, metrics.corpus_wer(errors, words), interval, len(counted))
+            if name == "corpus_wer":
+                rates = np.asarray(errors) / np.asarray(words)
+                interval = text_interval(rates, counted, seed=seed)
+                add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, len(counted))
+    for name, key in (
+        ("speaker_similarity", "similarity"),
+        ("similarity_to_original", "similarity_to_original"),
+        ("quality", "quality"),
+        ("pesq_wb", "pesq_wb"),
+        ("pesq_nb", "pesq_nb"),
+        ("stoi", "stoi"),
+    ):
+        counted = [row for row in rows if row.get(key) is not None]
+        values = [row[key] for row in counted]
+        if values:
+            add(name, float(np.mean(values)), text_interval(values, counted, seed=seed), len(values))
+        unscored = sum(key in row and row[key] is None for row in rows)
+        if key in ("pesq_wb", "pesq_nb", "stoi") and (values or unscored):
+            summary[f"{name}_unscored"] = unscored
+    outcomes = {
+        "nearest_speaker_share": [row["nearest_speaker"] == row["speaker"] for row in rows if "nearest_speaker" in row],
+        "never_ended_share": [not row["ended"] for row in rows if "ended" in row],
+        "ended_at_once_share": [row["seconds"] < ENDED_AT_ONCE_SECONDS for row in rows if "ended" in row],
+    }
+    for name, hits in outcomes.items():
+        if hits:
+            add(name, sum(hits) / len(hits), metrics.wilson_interval(sum(hits), len(hits)), len(hits))
+    return summary
+
+
+def text_interval(
+    values: Sequence[float], rows: Sequence[Mapping], weights: Sequence[float] | None = None, seed: int = 0
+) -> metrics.Interval:
+    """`metrics.bootstrap_interval` over the texts that rows speak (`text_id`; a row without one is its own text)."""
+    texts = [row.get(CLUSTER, number) for number, row in enumerate(rows)]
+    weights = np.ones(len(texts)) if weights is None else weights
+    return metrics.bootstrap_interval(
+        metrics.cluster_sums(values, texts), metrics.cluster_sums(weights, texts), seed=seed
+    )

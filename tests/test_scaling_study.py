@@ -1,0 +1,175 @@
+"""The tables and figures of train-time scaling, from runs written as 20_train writes them; no model."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llasa_core import figures_scaling, scaling_study
+from llasa_core.errors import InputError
+from llasa_core.experiments import load_experiment, repository_root
+from llasa_core.results import read_result
+from llasa_core.scaling_surface import LossSurface, fit_surface
+
+MODELS = {"nano": 550_336, "micro": 1_065_312, "tiny": 1_846_656}
+HOURS = (0.25, 0.5, 1.0)
+
+
+def law(parameters, hours):
+    return 150.0 + 4.0e4 * parameters**-0.5 + 60.0 * hours**-0.4
+
+
+def write_run(root, experiment, model, hours, seed, bits=None, parameters=None):
+    """A finished run of 20_train whose held-out speech costs `bits` a second (default: the law); inf = diverged."""
+    parameters = parameters or MODELS[model]
+    bits = law(parameters, hours) * (1 + 0.002 * seed) if bits is None else bits
+    folder = root / experiment / f"{model}-seed{seed}-hours{hours}-0000"
+    folder.mkdir(parents=True)
+    metrics = {"parameters": parameters, "parameters_body": parameters // 2, "train_hours": hours - 0.0004}
+    metrics |= {"tokens": int(7e5 * hours), "diverged": int(math.isinf(bits))}
+    rows = []
+    if not math.isinf(bits):
+        metrics["training_flops"] = 6.0 * parameters * metrics["tokens"]
+        for number, seconds in enumerate((1.0, 3.0)):  # the longer one is cheaper a second; together `bits`
+            nats = (bits + (3, -1)[number]) * seconds * math.log(2)
+            rows.append({"id": f"u{number}", "seconds": seconds, "tokens": 60, "labels": 50, "nats": nats})
+    (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {"schema": 1, "experiment": experiment, "run": folder.name, "notebook": "notebooks/20_train.ipynb"}
+    result |= {"params": {"model": model, "seed": seed, "epochs": 3.0, "hours": hours}, "metrics": metrics}
+    (folder / "result.json").write_text(json.dumps(result | {"artifacts": {}, "provenance": {}}))
+    return read_result(folder / "result.json")
+
+
+@pytest.fixture
+def results(tmp_path):
+    for model in MODELS:
+        for hours in HOURS:
+            for seed in (0, 1):
+                write_run(tmp_path, "scaling", model, hours, seed)
+    return tmp_path
+
+
+def test_runs_are_read_with_the_loss_of_their_utterances(results):
+    runs = scaling_study.read_runs(results, "scaling")
+    assert len(runs) == 18 and runs["n"].tolist() == [2] * 18 and not runs["diverged"].any()
+    first = runs.iloc[0]
+    assert (first["model"], first["hours"], first["seed"]) == ("nano", 0.2496, 0)
+    assert first["loss"] == pytest.approx(law(550_336, 0.25))  # bits and seconds are summed first
+    assert first["loss_low"] == pytest.approx(first["loss"] - 1) and first["loss_high"] > first["loss"]
+    with pytest.raises(InputError, match="no finished run"):
+        scaling_study.read_runs(results, "nothing")
+
+
+def test_diverged_run_stays_in_the_table_without_a_loss(results):
+    write_run(results, "scaling", "tiny", 1.0, 2, bits=math.inf)
+    runs = scaling_study.read_runs(results, "scaling")
+    assert len(runs) == 19 and runs["diverged"].sum() == 1 and runs["loss"].isna().sum() == 1
+    cell = scaling_study.cells(runs).iloc[-1]
+    assert (cell["seeds"], cell["diverged"]) == (2, 1)
+
+
+def test_interval_of_a_cell_is_students_over_its_seeds():
+    runs = pd.DataFrame({"model": "nano", "parameters": 10, "hours": [0.9996, 1.0004], "diverged": 0})
+    runs = runs.assign(loss=[9.0, 11.0], loss_low=8.0, loss_high=12.0)
+    (cell,) = scaling_study.cells(runs).to_dict("records")
+    assert (cell["loss"], cell["seeds"], cell["hours"]) == (10.0, 2, 1.0)
+    assert cell["loss_high"] == pytest.approx(10 + 12.7062, abs=1e-3)  # t(0.975, 1) * sqrt(2) / sqrt(2)
+    (alone,) = scaling_study.cells(runs[:1]).to_dict("records")
+    assert (alone["loss_low"], alone["loss_high"]) == (8.0, 12.0)
+
+
+def test_equal_compute_follows_the_flops_of_the_runs_and_finds_the_least_by_hand():
+    """L = 1 + 8/N + 2/D and FLOPs = N D: least at N = 2 sqrt(C)."""
+    surface = LossSurface((1.0, 8.0, 1.0, 2.0, 1.0), np.ones((1, 5)), np.zeros(1), 1, 0.0)
+    size, hours = (part.ravel() for part in np.meshgrid([4.0, 8.0, 16.0], [2.0, 4.0, 8.0]))
+    runs = pd.DataFrame({"parameters": size, "hours": hours, "flops": size * hours})
+    assert scaling_study.flops_rate(runs) == pytest.approx((1.0, 1.0))
+    curves = scaling_study.iso_flop_curves(surface, runs, levels=3, points=400)
+    best = scaling_study.least_loss(curves)
+    assert best["flops"].tolist() == pytest.approx([16, 32, 64])
+    np.testing.assert_allclose(best["parameters"], 2 * np.sqrt(best["flops"]), rtol=0.02)
+    inside = curves[curves["measured"]]
+    assert inside["hours"].between(2, 8).all() and inside["parameters"].between(4, 16).all()
+
+
+def test_prediction_is_held_against_its_run_and_refused_for_another(results):
+    runs = scaling_study.read_runs(results, "scaling")
+    surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
+    said = scaling_study.predict_run(surface, 4_840_192, 2.0, 3.0)
+    assert said["predicted_run_low"] <= said["predicted_low"] <= said["predicted"]
+    assert said["predicted"] == pytest.approx(law(4_840_192, 2.0), rel=0.01)
+    folder = results / "prediction" / "run-0000"
+    folder.mkdir(parents=True)
+    said |= {"predicted": 200.0, "predicted_run_low": 195.0, "predicted_run_high": 205.0}
+    written = {"schema": 1, "experiment": "prediction", "run": folder.name, "notebook": "n", "params": {}}
+    (folder / "result.json").write_text(json.dumps(written | {"metrics": said, "artifacts": {}, "provenance": {}}))
+    prediction = scaling_study.read_place(results, "prediction/run")
+    target = write_run(results, "target", "mini", 2.0, 0, bits=210.0, parameters=4_840_192)
+    outcome = scaling_study.prediction_error(prediction, target)
+    assert outcome["prediction_relative_error"] == pytest.approx(0.05) and outcome["prediction_holds"] == 0
+    assert outcome["target_measured"] == pytest.approx(210.0) and outcome["target_measured_n"] == 2
+    other = write_run(results, "target", "tiny", 2.0, 0)
+    with pytest.raises(InputError, match="parameters is 1846656, the prediction is of 4840192"):
+        scaling_study.prediction_error(prediction, other)
+    assert scaling_study.read_place(results, "") is None
+    cells = scaling_study.cells(runs)
+    saved(figures_scaling.predicted_run(cells, outcome, scaling_study.run_row(target)))
+
+
+def test_digest_changes_with_a_loss(results):
+    runs = scaling_study.read_runs(results, "scaling")
+    digest = scaling_study.runs_digest(runs)
+    assert digest == scaling_study.runs_digest(runs) < 2**48
+    assert digest != scaling_study.runs_digest(runs.assign(loss=runs["loss"] + 1e-5))
+
+
+def saved(figure):
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg", metadata={"Date": None})
+    return picture.getvalue()
+
+
+def test_figures_name_their_axes_and_their_series_differ_in_grey(results):
+    runs = scaling_study.read_runs(results, "scaling")
+    surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=5)
+    curves = scaling_study.surface_curves(surface, runs, points=5)
+    assert (curves["loss_low"] <= curves["loss_high"]).all()
+    fitted = surface.predict(runs["parameters"].to_numpy(), runs["hours"].to_numpy())
+    drawn = [
+        lambda: figures_scaling.loss_by_data_and_size(scaling_study.cells(runs), curves),
+        lambda: figures_scaling.fit_residuals(runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1)),
+        lambda: figures_scaling.iso_flop(scaling_study.iso_flop_curves(surface, runs), runs),
+    ]
+    for draw in drawn:
+        figure = draw()
+        assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
+        assert saved(figure) == saved(draw())
+    left = drawn[0]().axes[0]
+    assert len({line.get_marker() for line in (bar.lines[0] for bar in left.containers)}) == 3
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0.25", "0.5", "1"]
+
+
+def test_models_that_speak_are_those_of_the_grid_and_of_the_target():
+    root = repository_root(Path(__file__).parent)
+    loaded = {name: load_experiment(root / "experiments" / f"{name}.yaml") for name in ("scaling", "scaling_target")}
+    trained = {f"{run.artifacts_dir}/model": run.params["model"] for one in loaded.values() for run in one.runs}
+    spoken = load_experiment(root / "experiments" / "scaling_speech.yaml").runs
+    assert [trained[run.params["model"]] for run in spoken] == ["nano", "micro", "tiny", "mini", "small"]
+
+
+def test_grid_has_four_sizes_four_amounts_and_three_seeds_and_the_prediction_is_of_the_target():
+    root = repository_root(Path(__file__).parent)
+    runs = load_experiment(root / "experiments" / "scaling.yaml").runs
+    counts = [len({run.params[name] for run in runs}) for name in ("model", "hours", "seed")]
+    assert counts == [4, 4, 3] and len(runs) == 48
+    (prediction,) = load_experiment(root / "experiments" / "scaling_prediction.yaml").runs
+    (target,) = load_experiment(root / "experiments" / "scaling_target.yaml").runs
+    assert prediction.params["target_hours"] == target.params["hours"] > max(run.params["hours"] for run in runs)
+    assert prediction.params["target_epochs"] == target.params["epochs"]
+    varied = ("model", "hours", "seed", "peak_lr")
+    for name in target.params.keys() - set(varied):
+        assert target.params[name] == runs[0].params[name], name

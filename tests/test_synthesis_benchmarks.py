@@ -1,0 +1,119 @@
+"""Every benchmark of synthesis runs at a small shape and writes what it says it writes."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from llasa_core.codecs.fake import FakeCodec
+from llasa_core.codes_dataset import finish, part_name, write_part
+from llasa_core.tokens import vocabulary_of
+from tests.test_synthesize import TEXTS, tiny_llama
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def corpus(mini_tokenizer, tmp_path_factory):
+    """A folder with model, corpus and codes: random weights, tones for recordings, the fake codec."""
+    folder, codec = tmp_path_factory.mktemp("corpus"), FakeCodec()
+    model = tiny_llama(vocabulary_of(mini_tokenizer))
+    model.config.max_position_embeddings = 1024
+    model.save_pretrained(folder / "model")
+    mini_tokenizer.save_pretrained(folder / "model")
+    (folder / "model" / "llasa.json").write_text(json.dumps({"codec": "fake"}))
+    rows, lines = [], []
+    for number, text in enumerate(TEXTS):
+        wave = (0.3 * np.sin(np.arange(40_000) * (0.1 + 0.02 * number))).astype(np.float32)
+        soundfile.write(folder / f"{number}.wav", wave, 16_000)
+        row = {"id": str(number), "text": text, "speaker": "a", "language": "en", "seconds": 2.5}
+        rows.append(row | {"codes": codec.encode([wave])[0]})
+        lines.append(json.dumps(row | {"audio": f"{number}.wav"}) + "\n")
+    (folder / "test.jsonl").write_text("".join(lines[:3]))
+    (folder / "dev.jsonl").write_text("".join(lines[3:]))
+    (folder / "codes").mkdir()
+    info = {"codec": "fake", "codebook_size": 4096, "frame_rate": 50.0}
+    write_part(folder / "codes" / part_name(0), rows, info | {"source": "tones", "dropped": []})
+    finish(folder / "codes", 1, info)
+    return folder
+
+
+def test_guards_are_counted_with_and_without(corpus, tmp_path):
+    out = tmp_path / "guards.json"
+    given = [
+        "--utterances",
+        "8",
+        "--judged",
+        "0",
+        "--temperatures",
+        "1.0",
+        "--voice-temperatures",
+        "1.0",
+        "--attempts",
+        "3",
+        "--out",
+        str(out),
+    ]
+    given += ["--model", str(corpus / "model"), "--corpus", str(corpus), "--codes", str(corpus / "codes")]
+    benchmark("guards").main(given)
+    report = json.loads(out.read_text())
+    without, guarded = report["conditions"][:2]
+    assert [row["guards"] for row in report["conditions"]] == [False, True, False, True]
+    assert without["attempts"] == {"1": 8} and guarded["failed"]["count"] <= without["failed"]["count"]
+    assert without["failed"]["low"] <= without["failed"]["per_thousand"] <= without["failed"]["high"]
+    assert report["false_alarms"]["n"] == 6 and "--utterances 8" in report["command"]
+
+
+def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
+    out = tmp_path / "decoding.json"
+    given = ["--models", "body-heavy", "--utterances", "4", "--codes", "3", "5", "--prompt", "4", "6", "--slots", "4"]
+    benchmark("decoding").main([*given, "--out", str(out)])
+    (row,) = json.loads(out.read_text())["models"]
+    assert row["body_to_head"] == pytest.approx(2.6, abs=0.05)
+    assert row["slots_4"]["codes"] == 2 * row["generate"]["codes"]  # two turns of the same utterances
+    speed = row["slots_4"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
+    assert row["slots_4"]["ratio"] == pytest.approx(speed, rel=1e-3)
+
+
+def test_streaming_error_is_measured_by_context_and_drawn(corpus, tmp_path):
+    out = tmp_path / "streaming.json"
+    given = [
+        "--utterances",
+        "2",
+        "--random-utterances",
+        "1",
+        "--full-utterances",
+        "0",
+        "--spoken",
+        "2",
+        "--codec",
+        "fake",
+    ]
+    given += ["--left", "0", "30", "--right", "0", "10", "--chunks", "20", "--chunk", "20", "--temperature", "1.0"]
+    given += ["--model", str(corpus / "model"), "--texts", str(corpus / "test.jsonl"), "--codes", str(corpus / "codes")]
+    benchmark("streaming").main([*given, "--out", str(out)])
+    report = json.loads(out.read_text())
+    small = {(row["left"], row["right"]): row["mel_db"] for row in report["grid"] if "small" in row["codec"]}
+    assert small[30, 10] < small[0, 0]
+    first, whole = (row["first_audio_cpu_seconds"] for row in report["times"])
+    assert min(first, whole) > 0 and out.with_suffix(".png").stat().st_size > 5000
+
+
+def test_long_text_is_killed_and_goes_on(corpus, tmp_path):
+    out = tmp_path / "long_text.json"
+    given = ["--seconds", "30", "--characters", "40", "--speaker", "", "--temperature", "1.0", "--out", str(out)]
+    given += ["--model", str(corpus / "model"), "--texts", str(corpus / "dev.jsonl")]
+    benchmark("long_text").main([*given, "--folder", str(tmp_path / "speech")])
+    report = json.loads(out.read_text())
+    assert report["pieces_redone_after_the_kill"] == 0 < report["pieces_before_the_kill"] < report["pieces"]
+    assert len(report["resident_mib"]) == 2 and report["seconds_of_speech"] > 1
