@@ -288,12 +288,13 @@ def streaming_error(table: pd.DataFrame) -> Figure:
 
     Columns codec, left and right (codes), mel_db (distance to whole-utterance decoding) and its low and high.
     """
-    codecs = list(dict.fromkeys(table["codec"]))
+    codecs, rights = list(dict.fromkeys(table["codec"])), sorted(set(table["right"]))
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(len(codecs), width=3.6)
         for axis, codec in zip(axes, codecs, strict=True):
             rows = table[table["codec"] == codec]
-            for number, (right, line) in enumerate(rows.groupby("right")):
+            for right, line in rows.groupby("right"):
+                number = rights.index(right)
                 line = line.sort_values("left")
                 spread = np.stack([line["mel_db"] - line["low"], line["high"] - line["mel_db"]]).clip(min=0)
                 axis.errorbar(
@@ -308,8 +309,8 @@ def streaming_error(table: pd.DataFrame) -> Figure:
                     label=f"{right} to come",
                 )
             axis.set(xlabel="codes heard before (20 ms each)", title=codec)
-        axes[0].set_ylabel("log-mel distance to whole decoding (dB)")
-        axes[-1].legend(title="right context", fontsize=7)
+        axes[0].set_ylabel("log-mel distance (dB)")
+        axes[0].legend(title="right context", fontsize=7)
         return figure
 
 
