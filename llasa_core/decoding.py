@@ -3,7 +3,8 @@
 Slots 0..live-1 of the preallocated cache are in use; a finished row is overwritten by the last live one, so every
 step works on dense views. Rows are written at their own lengths (no left padding); a boolean mask (S, capacity) says
 which keys exist, so padding of a prefill and tokens hidden on purpose are never seen. Only the rows of lm_head that
-may be answered are multiplied: one contiguous view of the weight, no copy.
+may be answered are multiplied: one contiguous view of the weight, no copy. The trap: sums round differently in another
+batch, and one draw in 100,000 falls between; such a draw is decided by the row alone (float32 only).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import torch
 
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling, draw, row_noise
+from llasa_core.sampling import Sampling, draw, draw_with_doubt, row_noise
+
+ROUNDING = 5e-6  # of the largest logit: ten times what was seen between a batch and a row alone in float32
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,10 @@ def check_rows(model, prompts, limits, seeds, answers, hidden) -> None:
 
 
 class Loop:
-    """State of one generation; every array has the slot as its first axis. `prefilled`: prompt tokens computed."""
+    """State of one generation; every array has the slot as its first axis.
+
+    prefilled: prompt tokens computed; recomputed: draws that a row decided alone.
+    """
 
     def __init__(self, model, prompts, limits, seeds, sampling, answers, slots, hidden) -> None:
         self.model, self.body = model, model.get_decoder()
@@ -186,7 +192,8 @@ class Loop:
         capacity = max(len(prompt) + limit for prompt, limit in zip(self.prompts, limits, strict=True))
         longest = max(limits)
         self.cache = SlotCache(model, self.slots, capacity)
-        self.live = self.prefilled = 0
+        self.live = self.prefilled = self.recomputed = 0
+        self.error = ROUNDING if self.weight.dtype == torch.float32 else 0.0
         self.request, self.length, self.steps, self.limit = (np.zeros(self.slots, np.int64) for _ in range(4))
         self.token = torch.zeros(self.slots, dtype=torch.long, device=self.device)
         self.log_prob = torch.zeros(self.slots, dtype=torch.float64, device=self.device)
@@ -272,13 +279,12 @@ class Loop:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state[:, 0]  # (B, H)
-        logits = torch.nn.functional.linear(state, self.weight).float()  # (B, V)
-        logits.index_fill_(1, self.forbidden, -torch.inf)
-        early = self.steps[:live] < self.sampling.min_codes
-        if early.any():
-            logits[torch.from_numpy(early).to(self.device), self.end] = -torch.inf
+        logits = self._allowed(state, self.steps[:live])  # (B, V)
         now = torch.from_numpy(self.steps[:live]).to(self.device)
-        column = draw(logits, self.uniform[rows, now], self.sampling)
+        uniform = self.uniform[rows, now]
+        column, doubt = draw_with_doubt(logits, uniform, self.sampling, self.error)
+        for slot in doubt.nonzero().flatten().tolist() if self.error else ():
+            column[slot] = self._alone(slot, uniform[slot : slot + 1])
         peak, drawn = logits.amax(dim=-1), logits[rows, column]
         mass = logits.sub_(peak.unsqueeze(-1)).exp_().sum(dim=-1)  # in place: these are the widest tensors there are
         self.log_prob[:live] += (drawn - peak - mass.log()).double()
@@ -288,6 +294,30 @@ class Loop:
         self.steps[:live] += 1
         ended = (column == self.end).cpu().numpy()
         return np.flatnonzero(ended | (self.steps[:live] >= self.limit[:live]))
+
+    def _allowed(self, state: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
+        """Logits float32 (B, V) of states (B, H), -inf for what may not be answered after `steps` (B,) tokens."""
+        logits = torch.nn.functional.linear(state, self.weight).float()
+        logits.index_fill_(1, self.forbidden, -torch.inf)
+        early = steps < self.sampling.min_codes
+        if early.any():
+            logits[torch.from_numpy(early).to(self.device), self.end] = -torch.inf
+        return logits
+
+    def _alone(self, slot: int, uniform: torch.Tensor) -> torch.Tensor:
+        """The column (1,) that a row draws when nothing but its own tokens is computed, without a cache."""
+        index, steps = int(self.request[slot]), int(self.steps[slot])
+        prompt = torch.from_numpy(self.prompts[index].astype(np.int64)).to(self.device)
+        ids = torch.cat([prompt, self.output[slot, :steps]])
+        length = len(ids)
+        mask = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        mask[:, [position for position in self.hidden[index] if position < len(prompt) - 1]] = False
+        mask |= torch.eye(length, dtype=torch.bool, device=self.device)
+        state = self.body(input_ids=ids[None], attention_mask=mask[None, None], use_cache=False).last_hidden_state[
+            :, -1
+        ]
+        self.recomputed += 1
+        return draw(self._allowed(state, self.steps[slot : slot + 1]), uniform, self.sampling)
 
     @torch.inference_mode()
     def release(self, finished: np.ndarray) -> list[tuple[int, Row]]:

@@ -35,7 +35,8 @@ INAUDIBLE = -60.0  # dB full scale; an utterance whose loud frames are below it 
 
 @dataclass(frozen=True)
 class Guards:
-    """Limits of a good utterance; `attempts` samples at most, 1 only reports.
+    """Limits of a good utterance; `attempts` samples at most, 1 only reports. Each attempt after the first is `heat`
+    hotter than the one before: what loops at a low temperature loops again at the same.
 
     shortest, longest: (intercept, slope) of the fewest and most codes as a line over `spoken_characters`; None for
     longest leaves the length limit that there is anyway. With a voice prompt the bounds give way to its pace.
@@ -45,6 +46,7 @@ class Guards:
     """
 
     attempts: int = 5
+    heat: float = 0.15
     shortest: tuple[float, float] = (0.0, 1.0)
     longest: tuple[float, float] | None = None
     at_once: int = 10
@@ -64,6 +66,8 @@ class Guards:
             if not isinstance(line, list | tuple) or len(line) != 2 or not all(map(_finite, line)) or line[1] < 0:
                 raise InputError(f"guards: {name} must be [intercept, slope of at least 0] in codes, got {line!r}")
             object.__setattr__(self, name, (float(line[0]), float(line[1])))
+        if not _finite(self.heat) or self.heat < 0:
+            raise InputError(f"guards: heat must be at least 0, got {self.heat!r}")
         if not _finite(self.silence_seconds) or self.silence_seconds <= 0:
             raise InputError(f"guards: silence_seconds must be above 0, got {self.silence_seconds!r}")
 
@@ -118,15 +122,15 @@ class Guards:
     def resample(
         self,
         requests: Sequence[Request],
-        speak: Callable[[Sequence[int], Sequence[Request]], Iterable[Spoken]],
+        speak: Callable[[Sequence[int], Sequence[Request], float], Iterable[Spoken]],
         rate: int,
         frame_rate: float,
     ) -> Iterator[Spoken]:
         """Speak requests until each is good or has had its attempts; yields in no particular order.
 
-        speak(numbers, requests): the requests of these numbers, under other seeds. Attempt 0 has the request's own
-        seed, attempt i `candidate_seed(seed, i)`. Of attempts that all fail the one with the fewest reasons is kept,
-        the earliest of equals.
+        speak(numbers, requests, heat): the requests of these numbers, under other seeds, so much hotter. Attempt 0
+        has the request's own seed, attempt i `candidate_seed(seed, i)`. Of attempts that all fail the one with the
+        fewest reasons is kept, the earliest of equals.
         """
         rejected: list[list[tuple[str, ...]]] = [[] for _ in requests]
         best: dict[int, tuple[tuple[int, int], Spoken, tuple[str, ...]]] = {}
@@ -135,7 +139,7 @@ class Guards:
             seeded = [replace(requests[n], seed=candidate_seed(requests[n].seed, attempt)) for n in waiting]
             number = {id(request): n for n, request in zip(waiting, seeded, strict=True)}
             again = []
-            for spoken in speak(waiting, seeded):
+            for spoken in speak(waiting, seeded, attempt * self.heat):
                 n = number[id(spoken.request)]
                 generated, request = spoken.generated, requests[n]
                 why = self.reasons(request, generated.codes, generated.ended, spoken.wave, rate, frame_rate)

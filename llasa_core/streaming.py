@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import wave as wave_file
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -115,7 +115,8 @@ class SpeechStream:
         rejected: list[tuple[str, ...]] = []
         attempts = self.guards.attempts if self.guards is not None else 1
         for attempt in range(attempts):
-            waves, row = self._attempt(candidate_seed(self.request.seed, attempt)), None
+            heat = attempt * self.guards.heat if self.guards is not None else 0.0
+            waves, row = self._attempt(candidate_seed(self.request.seed, attempt), heat), None
             heard = [np.zeros(0, np.float32)]  # kept for the judgement only while an attempt may yet be rejected
             early = True
             for wave, row in waves:
@@ -133,14 +134,15 @@ class SpeechStream:
             yield last
             return
 
-    def _attempt(self, seed: int) -> Iterator[tuple[np.ndarray, Row | None]]:
+    def _attempt(self, seed: int, heat: float) -> Iterator[tuple[np.ndarray, Row | None]]:
         """(wave, None) for each chunk but the last one, which comes with the Row."""
         synthesizer, voice = self.synthesizer, self.request.voice
         decoder = StreamDecoder(synthesizer.codec, self.window, () if voice is None else voice.codes)
         hidden = synthesizer.hidden([self.prompt])
         answers = synthesizer.speech_answers
+        sampling = replace(self.sampling, temperature=self.sampling.temperature + heat)
         with generating(synthesizer.model):
-            loop = Loop(synthesizer.model, [self.prompt], [self.limit], [seed], self.sampling, answers, 1, hidden)
+            loop = Loop(synthesizer.model, [self.prompt], [self.limit], [seed], sampling, answers, 1, hidden)
             loop.admit()
             given, row = 0, None
             while row is None:

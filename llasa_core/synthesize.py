@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -237,8 +237,9 @@ class Synthesizer:
         if guards is None:
             return self._spoken(requests, prompts, limits, sampling)
 
-        def again(numbers, seeded):
-            return self._spoken(seeded, [prompts[n] for n in numbers], [limits[n] for n in numbers], sampling)
+        def again(numbers, seeded, heat):
+            hotter = replace(sampling, temperature=sampling.temperature + heat)
+            return self._spoken(seeded, [prompts[n] for n in numbers], [limits[n] for n in numbers], hotter)
 
         return guards.resample(requests, again, self.codec.sample_rate, self.codec.frame_rate)
 

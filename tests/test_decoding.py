@@ -3,9 +3,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llasa_core.decoding import Answers, decode
+from llasa_core.decoding import Answers, Loop, decode, generating
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling, draw, largest, row_noise
+from llasa_core.sampling import Sampling, draw, draw_with_doubt, largest, row_noise
 
 TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
 ANSWERS = Answers(first=48, stop=148, end=45)
@@ -228,6 +228,61 @@ def test_draw_inverts_the_distribution_worked_out_by_hand():
     cold = Sampling(0.5, 0, 1.0)  # squares: 0.04, 0.25, 0.09 of 0.38
     assert [drawn(u, cold) for u in (0.10, 0.11, 0.76, 0.77)] == [0, 1, 1, 2]
     assert drawn(0.999, Sampling(0.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(1.0, 0),
+        Sampling(0.8, 50),
+        Sampling(0.15, 50),
+        Sampling(1.0, 0, 0.9),
+        Sampling(0.8, 20, 0.9),
+        Sampling(0.0),
+    ],
+)
+def test_where_there_is_no_doubt_rounding_changes_no_draw_and_doubt_is_rare(sampling):
+    generator = np.random.default_rng(0)
+    logits = torch.from_numpy(generator.normal(size=(40_000, 60)) * 3).float()
+    uniform = torch.from_numpy(generator.random(40_000))
+    error = 2e-4  # of the largest logit, a hundred times float32's own, so that draws do change
+    column, doubt = draw_with_doubt(logits, uniform, sampling, error)
+    peak = logits.amax(-1, keepdim=True).abs().clamp(min=1)
+    changed = torch.zeros_like(doubt)
+    for _ in range(6):
+        rounded = logits + torch.from_numpy(generator.uniform(-0.4, 0.4, logits.shape)).float() * error * peak
+        changed |= draw(rounded, uniform, sampling) != column
+    assert changed.any() and not (changed & ~doubt).any()
+    assert doubt.float().mean() < 0.05
+    assert torch.equal(column, draw(logits, uniform, sampling))
+
+
+def test_draw_in_doubt_is_decided_by_the_row_alone(prompts):
+    model, sampling = tiny_llama(end_logit=1.0), Sampling(0.8, 20)
+    count = len(prompts)
+
+    def decoded(chosen, slots, error):
+        with generating(model):
+            seeds = [index % 3 for index in chosen]
+            loop = Loop(
+                model,
+                [prompts[i] for i in chosen],
+                [25] * len(chosen),
+                seeds,
+                sampling,
+                ANSWERS,
+                slots,
+                [[1]] * len(chosen),
+            )
+            loop.error = error
+            rows = {chosen[index]: row.ids.tolist() for index, row in loop.run()}
+        return rows, loop.recomputed
+
+    plain, none = decoded(list(range(count)), 8, 0.0)
+    always, all_of_them = decoded(list(range(count)), 8, 1e9)
+    some, few = decoded(list(range(count)), 8, 1e-3)
+    assert none == 0 < few < all_of_them and plain == always == some
+    assert decoded([3], 1, 1e9)[0][3] == always[3]
 
 
 @pytest.mark.parametrize(

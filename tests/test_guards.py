@@ -124,7 +124,8 @@ def test_guarded_speech_is_what_its_seed_says_whatever_the_batch(synthesizer, re
             np.testing.assert_array_equal(one.wave, plain[request.id].wave)
         elif not why:
             again = replace(request, seed=candidate_seed(request.seed, one.attempts - 1))
-            (alone,) = synthesizer.speak([again], SAMPLING)
+            hotter = replace(SAMPLING, temperature=SAMPLING.temperature + (one.attempts - 1) * STRICT.heat)
+            (alone,) = synthesizer.speak([again], hotter)
             np.testing.assert_array_equal(one.wave, alone.wave)
     for request in requests[:4]:
         (alone,) = synthesizer.speak([request], SAMPLING, STRICT)
@@ -160,6 +161,7 @@ def test_end_at_the_first_step_is_possible_only_where_it_is_asked_for(mini_token
         ({"longest": [1.0]}, "longest must be"),
         ({"shortest": None}, "shortest must be"),
         ({"silence_seconds": 0}, "silence_seconds"),
+        ({"heat": -1}, "heat"),
         ({"loops": 3}, "unknown key 'loops'"),
     ],
 )
