@@ -136,7 +136,7 @@ def test_study_on_slurm_gives_the_results_of_a_local_one_and_is_followed_again_a
     )
     assert submissions[-1].new == 0
     ended = {state.run.params["mode"]: state for state in states}
-    assert [state.state for state in states] == ["done", "failed", "done"]
+    assert [state.state for state in states] == ["done", "failed", "done"], [state.line for state in states]
     assert "status 1: cell 2: ValueError: no such voice" in ended["raise"].line and ".log" in ended["raise"].line
     assert {("wait", "running"), ("wait", "done")} <= seen
     status = json.loads((tmp_path / f"{waiting.work}.status.json").read_text())
