@@ -30,6 +30,7 @@ from llasa_core.codecs.xcodec2 import Xcodec2Codec
 from llasa_core.codes import encode_manifest, read_codes
 from llasa_core.experiments import write_json
 from llasa_core.manifest import Utterance, write_manifest
+from llasa_core.notebook_run import cpu_model
 
 MEAN_SECONDS, MEDIAN_SECONDS = 9.17, 7.4
 BATCH = 6
@@ -154,13 +155,11 @@ def main():
         torch.manual_seed(0)
         codec = Xcodec2Codec(Xcodec2Model(Xcodec2Config()))
         found["xcodec2, full size, random weights"] = compare(codec, 12, 0.25, max(1, options.repeats - 1))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     report = {
         "benchmark": "encode",
         "command": "python benchmarks/encode.py "
         f"--codec {options.codec} --clips {options.clips} --repeats {options.repeats}",
-        "device": f"{cpu}, one thread, {os.cpu_count()} cores shared with other work",
+        "device": f"{cpu_model()}, one thread, {os.cpu_count()} cores shared with other work",
         "packages": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -23,6 +23,7 @@ import pyarrow as pa
 from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.experiments import write_json
 from llasa_core.memmap_rows import RowFormat
+from llasa_core.notebook_run import cpu_model
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokens import merge_tokenizer
 
@@ -143,7 +144,7 @@ def main():
     report = {
         "benchmark": "memmap",
         "command": f"python benchmarks/memmap.py --rows {options.rows} --repeats {options.repeats}",
-        "device": f"{_cpu()}, {os.cpu_count()} cores, shared with other work",
+        "device": f"{cpu_model()}, {os.cpu_count()} cores, shared with other work",
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "python": platform.python_version()},
         "rows": options.rows,
         "width": WIDTH,
@@ -163,13 +164,6 @@ def main():
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), report)
     print(json.dumps({k: report[k] for k in ("megabytes_per_second", "share_of_copy_rate", "dropped")}, indent=1))
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.experiments import write_json
 from llasa_core.head_loss import use_head_loss
-from llasa_core.loss import labelled_loss
+from llasa_core.loss import labelled_loss, utterance_losses
 from llasa_core.model import parameter_count, use_packed_attention
+from llasa_core.notebook_run import cpu_model
 from llasa_core.packing import NO_LABEL, collate, pack_lengths, pack_shuffled
 from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
@@ -172,23 +173,11 @@ def packed_step(model, samples, mask_eot, labelled, bf16):
         (total / labelled).backward()
 
 
-def utterance_losses(model, samples, mask_eot):
+def packed_losses(model, samples, mask_eot):
     """Each utterance's summed loss out of packed rows, fp32, no gradient."""
-    losses = torch.zeros(len(samples.rows))
+    losses = np.zeros(len(samples.rows))
     for members, batch in samples.packed(mask_eot):
-        following = batch["labels"][0, 1:]
-        kept = (following != NO_LABEL).nonzero()[:, 0]
-        with torch.no_grad():
-            logits = model(
-                input_ids=batch["input_ids"],
-                position_ids=batch["position_ids"],
-                document_lengths=batch["cu_seqlens"].diff().tolist(),
-                logits_to_keep=kept,
-                use_cache=False,
-            ).logits[0]
-            each = F.cross_entropy(logits, following[kept], reduction="none")
-        document = torch.bucketize(kept, batch["cu_seqlens"][1:].long(), right=True)
-        losses.index_add_(0, torch.tensor(members)[document], each)
+        losses[members] = utterance_losses(model, batch)[0]
     return losses.tolist()
 
 
@@ -262,7 +251,7 @@ def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
         for name, (model, step) in steps.items():
             runs[name].append(measured(step, model))
             print(f"{shape} {repeat + 1}/{repeats} {name}: {runs[name][-1]['cpu_seconds']:.2f} CPU s", file=sys.stderr)
-    theirs, equal = runs["public"][0]["losses"], utterance_losses(ours, samples, True)
+    theirs, equal = runs["public"][0]["losses"], packed_losses(ours, samples, True)
     counts = [len(codes) + 2 for _, codes in samples.rows]
     difference = max(abs(a - b) / n for a, b, n in zip(theirs, equal, counts, strict=True))
 
@@ -341,7 +330,7 @@ def main():
         "benchmark": "train_step",
         "command": f"python benchmarks/train_step.py --shape {options.shape} --utterances {options.utterances} "
         f"--repeats {options.repeats}",
-        "device": f"{_cpu()}, one thread",
+        "device": f"{cpu_model()}, one thread",
         "packages": {"torch": torch.__version__, "transformers": transformers.__version__},
         "python": platform.python_version(),
         "shapes": {shape: compare(shape, prompt, options.utterances, options.repeats) for shape in shapes},
@@ -350,13 +339,6 @@ def main():
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), report)
     print(json.dumps({shape: entry["ratios"] for shape, entry in report["shapes"].items()}, indent=1))
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from memmap import MEAN_SECONDS, MEDIAN_SECONDS, sentences, words_of
 from llasa_core.codes import read_codes
 from llasa_core.codes_dataset import SCHEMA, code_lists
 from llasa_core.experiments import write_json
+from llasa_core.notebook_run import cpu_model
 from llasa_core.packing import PackedRows, collate
 from llasa_core.prompts import Prompt
 from llasa_core.sources import ExampleSource
@@ -139,12 +140,10 @@ def main():
         random_access = [access(rows, options.seconds, seed) for seed in (1, 2)]
         fill, size = rows.fill(), sum(path.stat().st_size for path in cache.iterdir())
         dropped = rows.dropped_overlong
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     report = {
         "benchmark": "training_rows",
         "command": f"python benchmarks/training_rows.py --rows {options.rows} --seconds {options.seconds:g}",
-        "device": f"{cpu}, one process, {os.cpu_count()} cores shared with other work",
+        "device": f"{cpu_model()}, one process, {os.cpu_count()} cores shared with other work",
         "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "python": platform.python_version()},
         "rows": options.rows,
         "bytes_mapped": size,

@@ -52,6 +52,16 @@ def decode_audio(audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> t
         return nothing, "unreadable"
 
 
+def header_seconds(path: Path, where: str) -> float:
+    """Length of an audio file as its header says; InputError, which begins with `where`, if it cannot be read."""
+    import soundfile
+
+    try:
+        return soundfile.info(str(path)).duration
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(f"{where}: audio file {path} cannot be read ({_brief(error)[-80:]})") from None
+
+
 def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndarray:
     """float32 (T,) at `sample_rate`; empty and non-finite waves pass. InputError if the file cannot be decoded."""
     import soundfile

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from llasa_core.protocols import same_model
 from llasa_core.results import PublishedTable, Result
 
 
@@ -184,10 +185,6 @@ def _reasons(pair: Pair, table: PublishedTable, run: Result) -> list[str]:
         reasons.append(f"{test_set}, not {table.test_set}")
     published = table.judges.get(pair.column)
     ours = next((str(run.params[key]) for key in JUDGES.get(pair.our_metric, ()) if key in run.params), None)
-    if (
-        published is not None
-        and ours is not None
-        and ours.removeprefix("whisper-") != published.removeprefix("whisper-")
-    ):
+    if published is not None and ours is not None and not same_model(ours, published):
         reasons.append(f"{ours}, not {published}")
     return reasons + ([pair.differs] if pair.differs else [])

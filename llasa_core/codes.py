@@ -1,9 +1,8 @@
 """Codes datasets (format: codes_dataset): made from audio or memory maps, read, and their utterances joined."""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +40,11 @@ def join_pairs(source: str | Path, out: str | Path, seed: int = 0, rows_per_part
     pairs = sorted(pair for members in speakers.values() for pair in zip(members[::2], members[1::2], strict=False))
     if not pairs:
         raise InputError(f"{source}: no speaker has two utterances, expected at least two to join")
-    rows = ((dataset[first], dataset[second]) for first, second in pairs)
-    return _write(out, dataset, (_joined_row(*pair) for pair in rows), len(pairs), made_from, rows_per_part)
+
+    def joined(pair: tuple[int, int]) -> dict:
+        return _joined_row(dataset[pair[0]], dataset[pair[1]])
+
+    return _write(out, dataset, pairs, joined, made_from, rows_per_part)
 
 
 def nested_subset(
@@ -62,7 +64,7 @@ def nested_subset(
     them, or `out` was made from something else.
     """
     dataset, out = read_codes(source), Path(out)
-    fitting = [i for i in range(len(dataset)) if max_codes is None or len(dataset[i]["codes"]) <= max_codes]
+    fitting = [i for i, codes in enumerate(dataset.lengths()) if max_codes is None or codes <= max_codes]
     if not fitting:
         raise InputError(f"{source}: every utterance has more than {max_codes} codes, expected at least one that fits")
     rows = [(hashlib.sha256(f"{seed}/{dataset[i]['id']}".encode()).digest(), i) for i in fitting]
@@ -76,24 +78,24 @@ def nested_subset(
     shards = [shard["sha256"] for shard in dataset.meta["shards"]]
     wanted = ["subset", hours, seed, rows_per_part, *([max_codes] if len(fitting) < len(dataset) else []), *shards]
     made_from = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
-    return _write(out, dataset, (dataset[index] for index in members), len(members), made_from, rows_per_part)
+    return _write(out, dataset, members, dataset.__getitem__, made_from, rows_per_part)
 
 
 def _write(
-    out: Path, dataset: CodesDataset, rows: Iterable[dict], count: int, made_from: str, rows_per_part: int
+    out: Path, dataset: CodesDataset, members: Sequence, row: Callable, made_from: str, rows_per_part: int
 ) -> dict:
-    """`count` rows made from `dataset` as a codes dataset of their own; parts that are there already are kept."""
+    """row(member) for each member, made from `dataset`, as a codes dataset; parts that are there already are kept."""
     settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
-    rows, parts = iter(rows), -(-count // rows_per_part)
+    starts = range(0, len(members), rows_per_part)
     out.mkdir(parents=True, exist_ok=True)
-    for number in range(parts):
+    for number, start in enumerate(starts):
         path, info = out / part_name(number), {**settings, "source": made_from}
-        chosen = list(itertools.islice(rows, rows_per_part))
         if path.exists():
             refuse_another(path, info)
         else:
-            write_part(path, chosen, {**info, "dropped": []})
-    return finish(out, parts, settings)
+            rows = [row(member) for member in members[start : start + rows_per_part]]
+            write_part(path, rows, {**info, "dropped": []})
+    return finish(out, len(starts), settings)
 
 
 def _joined_row(first: dict, second: dict) -> dict:

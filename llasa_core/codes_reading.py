@@ -135,7 +135,7 @@ def read_part(folder: str | Path, shard: dict, codebook_size: int, verify: bool 
 def _unpack(table: pa.Table, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+        writer.write_table(table)
     os.replace(temporary, path)
 
 
@@ -210,6 +210,19 @@ def refuse_others(folder: str | Path, expected: Sequence[str]) -> None:
 def joined(column: pa.ChunkedArray) -> pa.Array:
     """One contiguous array, whose offsets start at 0."""
     return column.combine_chunks() if column.num_chunks != 1 or column.chunk(0).offset else column.chunk(0)
+
+
+class NumberedNames:
+    """A column of names as numbers, part after part, in the order in which the names first occur."""
+
+    def __init__(self):
+        self.names: dict[str, int] = {}
+        self.numbers: list[np.ndarray] = []  # int32, an array for each part
+
+    def add(self, column: pa.Array) -> None:
+        found = column.dictionary_encode()
+        known = [self.names.setdefault(name, len(self.names)) for name in found.dictionary.to_pylist()]
+        self.numbers.append(np.array(known, np.int32)[found.indices.to_numpy()])
 
 
 def sha256(path: Path) -> str:

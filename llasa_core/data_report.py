@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llasa_core import figures_data
-from llasa_core.codes_reading import read_meta, read_part
+from llasa_core.codes_reading import NumberedNames, read_meta, read_part
 from llasa_core.manifest import publish
 
 FAR = 5.0  # robust standard deviations from the median of a language, beyond which a rate is an outlier
@@ -43,7 +43,7 @@ def data_report(codes: str | Path, out: str | Path, progress: Callable[[int], No
     meta = read_meta(codes)
     usage = np.zeros(meta["codebook_size"], np.int64)
     columns: dict[str, list] = {name: [] for name in ("seconds", "characters", "frames", "run", "sound", "said", "id")}
-    coded = {"speaker": Coded(), "language": Coded()}
+    coded = {"speaker": NumberedNames(), "language": NumberedNames()}
     ids: list[pa.Array] = []
     for shard in meta["shards"]:
         table = read_part(codes, shard, meta["codebook_size"])
@@ -72,19 +72,6 @@ def data_report(codes: str | Path, out: str | Path, progress: Callable[[int], No
     report = _numbers(frame, pa.chunked_array(ids, pa.string()), usage, meta)
     _publish(Path(out), report, frame, usage, str(codes))
     return report
-
-
-class Coded:
-    """A column of names as numbers, part after part."""
-
-    def __init__(self):
-        self.names: dict[str, int] = {}
-        self.numbers: list[np.ndarray] = []
-
-    def add(self, column: pa.Array) -> None:
-        found = column.dictionary_encode()
-        known = [self.names.setdefault(name, len(self.names)) for name in found.dictionary.to_pylist()]
-        self.numbers.append(np.array(known, np.int32)[found.indices.to_numpy()])
 
 
 def _numbers(frame: pd.DataFrame, ids: pa.ChunkedArray, usage: np.ndarray, meta: dict) -> dict:

@@ -12,7 +12,7 @@ import pandas as pd
 from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
-from llasa_core.results import Result, find_run, read_result
+from llasa_core.results import Result, find_run, read_results
 
 METHODS = ("all weights", "LoRA")
 LEVELS = {"originals": "recordings", "codec": "codec round trip (ceiling)"}  # the other level is the base model
@@ -101,7 +101,7 @@ def _training(run: Result) -> dict[str, Any]:
 
 
 def _runs(results_dir: str | Path, experiment: str) -> list[Result]:
-    runs = [read_result(path) for path in sorted(Path(results_dir, experiment).glob("*/result.json"))]
+    runs = read_results(results_dir, experiment)
     if not runs:
         raise InputError(f"{results_dir}/{experiment}: no finished run, expected some")
     return runs

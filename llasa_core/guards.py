@@ -178,16 +178,20 @@ def fewest_distinct(codes: np.ndarray, window: int = DISTINCT_WINDOW) -> int:
 
 def longest_silence(wave: np.ndarray, rate: int) -> float:
     """Seconds of the longest stretch of frames of 20 ms that lie QUIET dB below the loud ones; all of a silent wave."""
+    sound = sounding_frames(wave, rate)
+    if not sound.any():
+        return len(sound) * FRAME_SECONDS
+    edges = np.concatenate([[-1], np.flatnonzero(sound), [len(sound)]])
+    return float((np.diff(edges).max() - 1) * FRAME_SECONDS)
+
+
+def sounding_frames(wave: np.ndarray, rate: int) -> np.ndarray:
+    """bool (F,): whether 20 ms of a wave (T,) are above QUIET dB below its loud ones; none are if it is inaudible."""
     size = round(FRAME_SECONDS * rate)
     frames = np.asarray(wave)[: len(wave) // size * size].reshape(-1, size).astype(np.float64)
-    if not len(frames):
-        return 0.0
     level = 10 * np.log10((frames**2).mean(axis=1) + 1e-12)  # (F,) dB full scale
-    loud = np.quantile(level, 0.95)
-    if loud < INAUDIBLE:
-        return len(frames) * FRAME_SECONDS
-    edges = np.concatenate([[-1], np.flatnonzero(level > loud - QUIET), [len(frames)]])
-    return float((np.diff(edges).max() - 1) * FRAME_SECONDS)
+    loud = np.quantile(level, 0.95) if len(level) else INAUDIBLE
+    return (level > loud - QUIET) & (loud >= INAUDIBLE)
 
 
 def learn_guards(rows: Iterable[Mapping[str, Any]], most: int = 4000, quantile: float = 0.001) -> tuple[Guards, dict]:

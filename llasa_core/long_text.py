@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,13 @@ import numpy as np
 
 from llasa_core.audio import load_audio
 from llasa_core.errors import InputError
-from llasa_core.guards import FRAME_SECONDS, INAUDIBLE, QUIET, Guards
+from llasa_core.guards import FRAME_SECONDS, Guards, sounding_frames
 from llasa_core.manifest import publish
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
 from llasa_core.search_manifest import text_chunks
 from llasa_core.speech_manifest import synthesize_manifest
-from llasa_core.speech_requests import Request, parse_object
+from llasa_core.speech_requests import Request, parse_object, refuse_repeated
 from llasa_core.streaming import SpeechFile, SpeechStream, Window
 
 if TYPE_CHECKING:
@@ -102,8 +101,7 @@ def speak_long(
     """
     out, sampling = Path(out), sampling or Sampling()
     cut = {request.id: pieces_of_text(request.text, characters) for request in requests}
-    if repeated := [name for name, count in Counter(request.id for request in requests).items() if count > 1]:
-        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
+    refuse_repeated(requests)
     if (out / "manifest.jsonl").exists() and not (out / "pieces").is_dir():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by the synthesis of long texts; choose another folder")
     heads = [_piece(one, 0, cut[one.id]) for one in requests if len(cut[one.id]) > 1 and _carries(synthesizer, one)]
@@ -200,14 +198,11 @@ def joined(waves: Iterator[np.ndarray], pauses: Sequence[float], rate: int) -> I
 def edges(wave: np.ndarray, rate: int) -> tuple[float, float]:
     """Seconds of silence at both ends of a wave, in frames of 20 ms that lie QUIET dB below its loud ones; an inaudible
     wave counts as sound, so that nothing of it is cut."""
-    size = round(FRAME_SECONDS * rate)
-    frames = wave[: len(wave) // size * size].reshape(-1, size).astype(np.float64)
-    if not len(frames):
+    sounding = sounding_frames(wave, rate)
+    sound = np.flatnonzero(sounding)
+    if not len(sound):
         return 0.0, 0.0
-    level = 10 * np.log10((frames**2).mean(axis=1) + 1e-12)
-    loud = np.quantile(level, 0.95)
-    sound = np.flatnonzero(level > loud - QUIET) if loud >= INAUDIBLE else np.array([0, len(frames) - 1])
-    return float(sound[0] * FRAME_SECONDS), float((len(frames) - 1 - sound[-1]) * FRAME_SECONDS)
+    return float(sound[0] * FRAME_SECONDS), float((len(sounding) - 1 - sound[-1]) * FRAME_SECONDS)
 
 
 def _carries(synthesizer: Synthesizer, request: Request) -> bool:

@@ -69,9 +69,7 @@ def held_out_loss(model: PreTrainedModel, batches: Sequence[dict[str, Any]], bf1
     model.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for first in range(0, len(batches), world):
-            mine = batches[
-                min(first + rank, len(batches) - 1)
-            ]  # as many forward passes in each process, as shards need
+            mine = batches[min(first + rank, len(batches) - 1)]  # shards need as many passes in each process
             total, count = labelled_loss(model, {name: tensor.to(device) for name, tensor in mine.items()})
             if first + rank < len(batches):
                 sums += torch.tensor([total.item(), count], dtype=torch.float64, device=device)

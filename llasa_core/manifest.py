@@ -9,13 +9,15 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from llasa_core.errors import InputError
 from llasa_core.remote import is_url, join, open_binary
 
+T = TypeVar("T")
 SPLITS = ("train", "dev", "test")
 _EXPECTED = "expected a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
 
@@ -80,6 +82,11 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
     publish(path, "".join(_line(utterance, folder) for utterance in utterances).encode())
+
+
+def evenly(items: Sequence[T], limit: int) -> Sequence[T]:
+    """At most `limit` items spread evenly over a list, in its order; 0 takes all."""
+    return [items[place * len(items) // limit] for place in range(limit)] if 0 < limit < len(items) else items
 
 
 def publish(path: Path, data: bytes) -> None:

@@ -200,17 +200,22 @@ def provenance() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     sha = command("git", "rev-parse", "HEAD") or None
     return {
         "git_sha": sha,
         "git_dirty": bool(command("git", "status", "--porcelain", "--", ".", ":!results")) if sha else None,
         "python": platform.python_version(),
         "packages": packages,
-        "cpu": f"{os.cpu_count()} x {model[1].strip() if model else platform.processor() or platform.machine()}",
+        "cpu": f"{os.cpu_count()} x {cpu_model()}",
         "gpu": command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").replace("\n", ", ") or None,
     }
+
+
+def cpu_model() -> str:
+    """The processor's name, as the operating system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def strip_colours(text: str) -> str:

@@ -114,7 +114,7 @@ class Prompt:
         pieces = re.split(r"SENTINELOFTURN(\d{5})", text)
         if [int(number) for number in pieces[1::2]] != list(range(len(messages))):
             raise InputError(f"{name_of(self.tokenizer)}: its chat template does not write each content once, in order")
-        parts, spans, length = [self._template_ids(pieces[0])], [], 0
+        parts, spans = [self._template_ids(pieces[0])], []
         for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
             length = sum(map(len, parts))
             message = messages[int(number)]

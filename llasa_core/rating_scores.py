@@ -16,6 +16,7 @@ from llasa_core import metrics
 from llasa_core.errors import InputError
 from llasa_core.evaluate import publish_scores
 from llasa_core.rating import SCHEMA
+from llasa_core.results import json_object
 from llasa_core.understanding import LEVELS
 
 
@@ -25,12 +26,12 @@ def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, 
     Raises InputError with the file for another page (hash), an item the page does not have, a score that is not 1, 2
     or 3, items without a score, and a rater who occurs in two files.
     """
-    unblinded = _json_object(key, ("page", "items", "sentences"))
+    unblinded = _object_with(key, ("page", "items", "sentences"))
     sentences = {sentence["id"]: sentence for sentence in unblinded["sentences"]}
     rows: list[dict[str, Any]] = []
     raters: dict[str, str | Path] = {}
     for path in paths:
-        exported = _json_object(path, ("schema", "page", "rater", "scores"))
+        exported = _object_with(path, ("schema", "page", "rater", "scores"))
         if exported["schema"] != SCHEMA or exported["page"] != unblinded["page"]:
             raise InputError(
                 f"{path}: scores of page {exported['page']!r} (schema {exported['schema']!r}), "
@@ -140,7 +141,7 @@ def aggregate(paths: Sequence[str | Path], key: str | Path, out: str | Path, see
         language: [r for r in rows if r["language"] == language] for language in {r["language"] for r in rows}
     }
     report = {
-        "page": _json_object(key, ("page",))["page"],
+        "page": _object_with(key, ("page",))["page"],
         "raters": len({row["rater"] for row in rows}),
         "scores": mean_scores(rows, seed).to_dict("records"),
         "agreement": {language: agreement(part, seed=seed) for language, part in sorted(by_language.items())},
@@ -172,15 +173,8 @@ def _scored_items(path: str | Path, scores: Any, items: Mapping[str, Any]) -> di
     return found
 
 
-def _json_object(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}, expected a JSON object") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}), expected an object") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
+def _object_with(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+    value = json_object(Path(path))
     if missing := [name for name in keys if name not in value]:
         raise InputError(f"{path}: the key {missing[0]!r} is missing, expected {', '.join(keys)}")
     return value

@@ -9,6 +9,8 @@ from typing import Any
 
 from llasa_core import metrics
 from llasa_core.errors import InputError
+from llasa_core.evaluate import count_words
+from llasa_core.manifest import evenly
 
 
 def task_entries(codes: str | Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
@@ -30,19 +32,15 @@ def recognise(
 
     limit: at most so many, spread evenly over the dataset; 0 for all. progress: called with the number just done.
     """
-    count = len(dataset)
-    chosen = [index * count // limit for index in range(limit)] if 0 < limit < count else list(range(count))
+    chosen = evenly(range(len(dataset)), limit)
     rows = []
     for start in range(0, len(chosen), block):
         members = [dataset[index] for index in chosen[start : start + block]]
         heard = synthesizer.transcribe_codes([row["codes"] for row in members])
         for row, hypothesis in zip(members, heard, strict=True):
             scored = {key: row[key] for key in ("id", "speaker", "language", "text")}
-            scored |= {"seconds": round(float(row["seconds"]), 4), "hypothesis": hypothesis}
-            pair = row["text"], hypothesis, row["language"]
-            scored["errors"], scored["words"] = metrics.word_errors(*pair)
-            scored["digit_errors"], scored["digit_words"] = metrics.word_errors(*pair, spoken_digits=True)
-            scored["character_errors"], scored["characters"] = metrics.character_errors(*pair)
+            scored["seconds"] = round(float(row["seconds"]), 4)
+            count_words(scored, hypothesis)
             rows.append(scored)
         if progress:
             progress(len(members))

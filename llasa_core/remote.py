@@ -4,7 +4,6 @@ Nothing is fetched before it is read. A URL whose protocol needs a package that 
 """
 
 import glob
-import io
 import re
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +23,8 @@ def open_binary(path: str | Path) -> BinaryIO:
     if not is_url(path):
         return open(path, "rb")
     with _errors(path):
-        return filesystem(path)[0].open(filesystem(path)[1], "rb")
+        system, place = filesystem(path)
+        return system.open(place, "rb")
 
 
 def read_bytes(path: str | Path, most: int | None = None) -> bytes:
@@ -70,11 +70,6 @@ def listing(folder: str | Path, suffix: str) -> list[str]:
     with _errors(folder):
         system, place = filesystem(folder)
         return sorted(system.unstrip_protocol(name) for name in system.glob(f"{place.rstrip('/')}/*{suffix}"))
-
-
-def buffered(path: str | Path) -> BinaryIO:
-    """A whole remote file in memory, a local one as it is: for readers that seek a lot."""
-    return io.BytesIO(read_bytes(path)) if is_url(path) else open(path, "rb")
 
 
 def join(folder: str | Path, name: str) -> str | Path:

@@ -93,7 +93,7 @@ class PublishedTable:
 def read_result(path: str | Path) -> Result:
     """One result.json (DESIGN.md section 4); InputError if it is damaged or lies in another run's folder."""
     path = Path(path)
-    value = _json_object(path)
+    value = json_object(path)
     missing = [key for key in KEYS if key not in value]
     if missing:
         raise InputError(f"{path}: key `{missing[0]}` is missing, expected {', '.join(KEYS)}")
@@ -114,9 +114,9 @@ def read_result(path: str | Path) -> Result:
     return Result(path.parent, **{key: value[key] for key in KEYS if key != "schema"})
 
 
-def read_results(results_dir: str | Path = "results") -> list[Result]:
-    """All finished runs below `results_dir`, sorted by experiment and run."""
-    return [read_result(path) for path in sorted(Path(results_dir).glob("*/*/result.json"))]
+def read_results(results_dir: str | Path = "results", experiment: str = "*") -> list[Result]:
+    """All finished runs below `results_dir`, or those of one experiment, sorted by experiment and run."""
+    return [read_result(path) for path in sorted(Path(results_dir).glob(f"{experiment}/*/result.json"))]
 
 
 def runs_table(results: list[Result]) -> pd.DataFrame:
@@ -148,7 +148,7 @@ def published_tables(results_dir: str | Path = "results") -> dict[str, Published
     """The paper's tables in published/paper_tables.json; InputError names the table and the row that is malformed."""
     path = Path(results_dir, "published", "paper_tables.json")
     tables = {}
-    for name, table in _json_object(path).get("tables", {}).items():
+    for name, table in json_object(path).get("tables", {}).items():
         where = f"{path}: table `{name}`"
         for key, kind in (("title", str), ("protocol", str), ("test_set", str), ("judges", dict), ("columns", dict)):
             if not isinstance(table.get(key), kind):
@@ -185,7 +185,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """A JSON object without NaN; InputError otherwise."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)

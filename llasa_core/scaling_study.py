@@ -13,10 +13,8 @@ import pandas as pd
 
 from llasa_core import metrics
 from llasa_core.errors import InputError
-from llasa_core.results import Result, find_run, read_result
+from llasa_core.results import Result, find_run, read_results
 from llasa_core.scaling_surface import LossSurface
-
-MEASURE = "held_out_bits_per_second"
 
 
 def read_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
@@ -26,9 +24,7 @@ def read_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
     loss, loss_low, loss_high (bits a second of held-out audio, recomputed from the utterances), n, run. A diverged run
     has no loss. Raises InputError when no run is finished.
     """
-    rows = []
-    for path in sorted(Path(results_dir, experiment).glob("*/result.json")):
-        rows.append(run_row(read_result(path)))
+    rows = [run_row(result) for result in read_results(results_dir, experiment)]
     if not rows:
         raise InputError(f"{results_dir}/{experiment}: no finished run, expected those of the study")
     return pd.DataFrame(rows).sort_values(["parameters", "hours", "seed"], ignore_index=True)

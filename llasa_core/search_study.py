@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core import metrics
+from llasa_core.comparison import CLUSTER
 from llasa_core.errors import InputError
 from llasa_core.evaluate import read_rows
 from llasa_core.manifest import publish
@@ -24,8 +25,6 @@ from llasa_core.search_cost import attended_keys, generation_flops
 from llasa_core.speech_manifest import synthesize_manifest
 from llasa_core.speech_requests import Request
 from llasa_core.synthesize import Synthesizer
-
-CLUSTER = "text_id"  # what intervals are bootstrapped over
 
 
 def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
@@ -119,17 +118,14 @@ def arm_scores(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     corpus_wer and similarity by the judges; verifier_wer and verifier_similarity where its verifiers heard it all;
     tokens, flops and cpu_seconds an utterance; utterances and texts.
     """
-    groups: dict[str, list[Mapping]] = {}
-    for row in rows:
-        groups.setdefault(row[CLUSTER], []).append(row)
-    if not groups:
+    if not rows:
         raise InputError("no scored utterances, expected at least one")
+    texts = [row[CLUSTER] for row in rows]
 
-    def sums(key: str) -> list[float]:
-        return [sum(row[key] for row in group) for group in groups.values()]
+    def sums(values: list[float]) -> list[float]:
+        return metrics.cluster_sums(values, texts).tolist()
 
-    count = [float(len(group)) for group in groups.values()]
-    result: dict[str, float] = {"utterances": len(rows), "texts": len(groups)}
+    result: dict[str, float] = {"utterances": len(rows), "texts": len(set(texts))}
     for name, key, weight in (
         ("corpus_wer", "errors", "words"),
         ("similarity", "similarity", None),
@@ -140,7 +136,8 @@ def arm_scores(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         ("cpu_seconds", "cpu_seconds", None),
     ):
         if all(key in row for row in rows):
-            values, weights = sums(key), sums(weight) if weight else count
+            values = sums([row[key] for row in rows])
+            weights = sums([row[weight] if weight else 1.0 for row in rows])
             low, high = metrics.bootstrap_interval(values, weights, seed=seed)
             result |= {name: sum(values) / sum(weights), f"{name}_low": low, f"{name}_high": high}
             result[f"{name}_n"] = len(rows)

@@ -120,9 +120,9 @@ class ExampleSource:
             speaker = self.dataset[index]["speaker"] if self.tagged(index, epoch) else None
             text = ids[borders[index] : borders[index + 1]]
             made = self.prompt.splice(self.task, text, self.dataset.codes(index), speaker)
-            return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)
-        row = self.dataset[index]
-        made = self._assemble(row, row["speaker"] if self.task == "tts" and self.tagged(index, epoch) else None)
+        else:
+            row = self.dataset[index]
+            made = self._assemble(row, row["speaker"] if self.task == "tts" and self.tagged(index, epoch) else None)
         return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)
 
     def epoch_members(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

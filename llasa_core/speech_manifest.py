@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from llasa_core.errors import InputError
 from llasa_core.guards import Guards
 from llasa_core.manifest import publish
 from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request, parse_object
+from llasa_core.speech_requests import Request, parse_object, refuse_repeated
 
 if TYPE_CHECKING:
     from llasa_core.synthesize import Synthesizer
@@ -47,8 +46,7 @@ def synthesize_manifest(
     Raises InputError for a repeated id, bad requests, or an OUT made with another model, codec or sampling.
     """
     sampling, out = sampling or Sampling(), Path(out)
-    if repeated := [name for name, count in Counter(request.id for request in requests).items() if count > 1]:
-        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
+    refuse_repeated(requests)
     if (out / "manifest.jsonl").exists() and not (out / "synthesis.json").exists():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by synthesis; choose another folder")
     settings = {**synthesizer.settings(), **asdict(sampling)}
@@ -64,7 +62,7 @@ def synthesize_manifest(
             finished[line["id"]] = line
     # Checks what is left to speak, before anything is written.
     left = [request for request in requests if request.id not in finished]
-    speech = synthesizer.speak(left, sampling, guards) if guards is not None else synthesizer.speak(left, sampling)
+    speech = synthesizer.speak(left, sampling, guards)
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     for torn in (out / "wavs").glob("*.part"):
         torn.unlink()

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,12 @@ def parse_object(line: str, where: str) -> dict:
     if not isinstance(item, dict):
         raise InputError(f"{where}: expected a JSON object, got {type(item).__name__}")
     return item
+
+
+def refuse_repeated(requests: Sequence[Request]) -> None:
+    """InputError for an id that several requests have."""
+    if repeated := [name for name, count in Counter(request.id for request in requests).items() if count > 1]:
+        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
 
 
 def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from llasa_core.bulk_text import BulkText
-from llasa_core.codes_reading import CodesDataset
+from llasa_core.codes_reading import CodesDataset, NumberedNames
 from llasa_core.errors import InputError
 
 BLOCK = 20_000  # texts encoded together
@@ -90,10 +89,7 @@ def _key(dataset: CodesDataset, tokenizer) -> str:
 
 def speakers_of(dataset: CodesDataset) -> tuple[list[str], np.ndarray]:
     """The speakers, and int32 (N,): the number of each row's."""
-    names: dict[str, int] = {}
-    numbers = [np.zeros(0, np.int32)]
+    coded = NumberedNames()
     for column in dataset.column("speaker"):
-        coded = column.dictionary_encode() if not pa.types.is_dictionary(column.type) else column
-        known = [names.setdefault(name, len(names)) for name in coded.dictionary.to_pylist()]
-        numbers.append(np.array(known, np.int32)[coded.indices.to_numpy()])
-    return list(names), np.concatenate(numbers)
+        coded.add(column)
+    return list(coded.names), np.concatenate([np.zeros(0, np.int32), *coded.numbers])

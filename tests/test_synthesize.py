@@ -210,7 +210,7 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "wavs").iterdir()}
     spoken = []
     speak = synthesizer.speak
-    monkeypatch.setattr(synthesizer, "speak", lambda r, s: (spoken.extend(x.id for x in r), speak(r, s))[1])
+    monkeypatch.setattr(synthesizer, "speak", lambda r, *how: (spoken.extend(x.id for x in r), speak(r, *how))[1])
     again = synthesize_manifest(synthesizer, requests, tmp_path / "killed", SAMPLING)
     assert len(kept) == 2 and len(spoken) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())

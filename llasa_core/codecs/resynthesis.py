@@ -9,7 +9,7 @@ from tqdm import tqdm
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.codecs import Codec
 from llasa_core.errors import InputError
-from llasa_core.manifest import Utterance, read_manifest, write_manifest
+from llasa_core.manifest import Utterance, evenly, read_manifest, write_manifest
 from llasa_core.speech_requests import FILE_SAFE_ID
 
 
@@ -25,9 +25,7 @@ def select(manifest: str | Path, limit: int = 0) -> list[Utterance]:
     utterances = read_manifest(manifest)
     if not utterances:
         raise InputError(f"{manifest}: no utterance")
-    if 0 < limit < len(utterances):
-        utterances = [utterances[index * len(utterances) // limit] for index in range(limit)]
-    return utterances
+    return evenly(utterances, limit)
 
 
 def resynthesize(

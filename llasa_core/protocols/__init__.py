@@ -185,6 +185,11 @@ def protocol_of(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def same_model(ours: str, published: str) -> bool:
+    """Whether a judge is the published model, by name; "large-v3" and "whisper-large-v3" are one."""
+    return ours.removeprefix("whisper-") == published.removeprefix("whisper-")
+
+
 def help_text() -> str:
     """The protocols as lines for --help."""
     lines = []

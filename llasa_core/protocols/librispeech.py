@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from llasa_core.audio import header_seconds
 from llasa_core.corpus_readers import AUDIO_SUFFIXES
 from llasa_core.errors import InputError
 from llasa_core.manifest import manifest_lines, text_lines
@@ -82,13 +83,7 @@ def _listed(listing: Path, recordings: dict[str, Trial]) -> list[Trial]:
 
 def seconds_of(item: Trial) -> float:
     """Length of a trial's recording, from its header; InputError where it cannot be read."""
-    import soundfile
-
-    try:
-        return soundfile.info(str(item.reference)).duration
-    except soundfile.SoundFileError as error:
-        reason = " ".join(str(error).split())[-80:]
-        raise InputError(f"{item.where}: audio file {item.reference} cannot be read ({reason})") from None
+    return header_seconds(item.reference, item.where)
 
 
 def _recordings(folder: Path) -> list[Trial]:

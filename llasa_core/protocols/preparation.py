@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.audio import load_audio, write_wav
+from llasa_core.audio import header_seconds, load_audio, write_wav
 from llasa_core.codecs import Codec
 from llasa_core.codecs.resynthesis import resynthesize
 from llasa_core.errors import InputError
-from llasa_core.manifest import Utterance, publish, read_manifest, write_manifest
+from llasa_core.manifest import Utterance, evenly, publish, read_manifest, write_manifest
 from llasa_core.protocols import Trial, protocol_of
 from llasa_core.speech_requests import FILE_SAFE_ID
 
@@ -46,8 +46,7 @@ def prepare_protocol(
         reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.items()) or "its list is empty"
         raise InputError(f"{folder}: no trial for {name} ({reasons}), expected at least one")
     lengths = check_trials(trials)
-    if 0 < limit < len(trials):
-        trials = [trials[index * len(trials) // limit] for index in range(limit)]
+    trials = evenly(trials, limit)
     (out / "protocol.json").unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     trials = [_with_cut_prompt(trial, out) for trial in trials]
@@ -104,17 +103,12 @@ def check_trials(trials: list[Trial]) -> dict[Path, float]:
 
 
 def _seconds(path: Path, where: str) -> float:
-    import soundfile
-
     if not path.is_file():
         raise InputError(f"{where}: audio file {path} is missing")
-    try:
-        info = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(f"{where}: audio file {path} cannot be read ({' '.join(str(error).split())[-80:]})") from None
-    if not info.frames:
+    seconds = header_seconds(path, where)
+    if not seconds:
         raise InputError(f"{where}: audio file {path} holds no samples, expected audio")
-    return info.duration
+    return seconds
 
 
 def _with_cut_prompt(trial: Trial, out: Path) -> Trial:

@@ -25,7 +25,7 @@ from llasa_core.evaluate import (
 )
 from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import text_lines
-from llasa_core.protocols import Protocol, protocol_of
+from llasa_core.protocols import Protocol, protocol_of, same_model
 from llasa_core.protocols.preparation import reference_manifest
 from llasa_core.protocols.words import public_errors
 from llasa_core.speech_requests import parse_object
@@ -74,7 +74,8 @@ def evaluate_protocol(
     described = {"name": protocol.name, "metric": protocol.metric, "source": protocol.source}
     described |= {"read_as": protocol.reading, "prepared": setting, "published_by": dict(protocol.judges)}
     described["judged_as_published"] = {
-        role: _same_model(versions.get(role), name) for role, name in protocol.judges.items()
+        role: role in versions and same_model(versions[role].split(" (")[0], name)
+        for role, name in protocol.judges.items()
     }
     publish_scores(out, rows, {"metrics": summary, "judges": versions, "seed": seed, "protocol": described})
     return rows, summary
@@ -229,8 +230,3 @@ def _recognised(path: Path, trials: Mapping[str, dict]) -> list[dict]:
         count_words(row, heard[id_])
         rows.append(row)
     return rows
-
-
-def _same_model(ours: str | None, published: str) -> bool:
-    """Whether a judge is the published model, by name; "large-v3" and "whisper-large-v3" are one."""
-    return ours is not None and ours.split(" (")[0].removeprefix("whisper-") == published.removeprefix("whisper-")
