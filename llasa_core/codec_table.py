@@ -17,13 +17,16 @@ from llasa_core.evaluate import SpeakerReferences, evaluate_manifest
 
 
 def available(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """({name: codec}, {name: why it does not run})."""
+    """({name: codec}, {name: why it does not run}); a folder is named by its last part. InputError for a name twice."""
     codecs, missing = {}, {}
     for name in names:
+        short = Path(name).name
+        if short in codecs | missing:
+            raise InputError(f"codecs: {short!r} twice, expected each under a name of its own")
         try:
-            codecs[name] = load_any_codec(name)
+            codecs[short] = load_any_codec(name)
         except InputError as error:
-            missing[name] = " ".join(str(error).split())
+            missing[short] = " ".join(str(error).split())
     return codecs, missing
 
 

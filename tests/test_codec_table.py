@@ -65,10 +65,15 @@ def test_rate_that_there_is_not_is_refused(name):
 
 def test_codec_that_cannot_run_is_named_with_its_reason(tmp_path):
     found, missing = available(["fake", str(tmp_path / "nowhere"), "opus-8k"])
-    assert list(found) == ["fake", "opus-8k"] and "config.json" in missing[str(tmp_path / "nowhere")]
+    assert list(found) == ["fake", "opus-8k"] and "config.json" in missing["nowhere"]
     rows = table({"fake": {"stoi": 0.5, "stoi_low": 0.4, "stoi_high": 0.6}}, missing)
-    assert rows["system"].tolist() == ["fake", str(tmp_path / "nowhere")]
+    assert rows["system"].tolist() == ["fake", "nowhere"]
     assert "config.json" in rows["not_run"][1]
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'codec' twice"):
+        available([str(tmp_path / "one/codec"), str(tmp_path / "other/codec")])
 
 
 def test_codec_is_scored_with_its_bits_beside_the_recordings(tmp_path):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from llasa_core.codecs.harmonic import HarmonicNoiseHead, smooth_path, source_waves, track_pitch
-from llasa_core.codecs.mini import HOP, MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.codecs.mini_training import CharacterHead, CodecTraining, FramePredictor, MelLoss, step_losses
 
+HOP = 320  # samples a code
 SMALL = MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1)
 
 
@@ -64,7 +65,7 @@ def test_training_teaches_the_codec_the_pitch():
     voiced = torch.ones(2, 60, dtype=torch.bool)
     wave = 0.1 * source_waves(frames, voiced, HOP, torch.Generator().manual_seed(1))[:, 0]
     settings = CodecTraining(
-        manifest="", output_dir="", batch_size=2, crop_frames=40, ctc_weight=0.0, predict_weight=0.0, model=SMALL
+        manifest="", output_dir="", batch_size=2, crop_seconds=0.8, ctc_weight=0.0, predict_weight=0.0, model=SMALL
     )
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     batch = (wave, torch.tensor([60, 60]), [[], []])

@@ -49,6 +49,19 @@ def speechlike(samples, seed=0):
 # Seam
 
 
+@pytest.mark.parametrize("hop, dimensions", [(160, 3), (640, 8)])
+def test_a_codec_of_another_rate_and_codebook_keeps_both_when_saved(tmp_path, hop, dimensions):
+    torch.manual_seed(0)
+    config = replace(TINY, hop=hop, levels=(4,) * dimensions)
+    MiniCodec(MiniCodecModel(config)).save(tmp_path)
+    codec = load_codec(tmp_path)
+    codes = codec.encode([speechlike(3300)])[0]
+    assert (codec.frame_rate, codec.codebook_size) == (16_000 / hop, 4**dimensions)
+    assert len(codes) == 3300 // hop and 0 <= codes.min() <= codes.max() < 4**dimensions
+    assert len(codec.decode([codes])[0]) == len(codes) * hop
+    assert len(codec.decode_window(codes, 1, 4)) == 3 * hop
+
+
 def test_a_batch_gives_what_each_utterance_gives_alone(codec):
     """More utterances of one length than go into one batch, and others around them."""
     lengths = [3200, *[2000] * 34, 2240, 3519]
@@ -139,6 +152,8 @@ def cut(folder):
         (changed(width=65), "config.json", "multiple of 32"),
         (changed(heads=0), "config.json", "heads is 0"),
         (changed(levels=[4, 1]), "config.json", "levels is"),
+        (changed(levels=[4] * 9), "config.json", "levels make 262144 codes"),
+        (changed(hop=330), "config.json", "hop is 330"),
         (changed(levels=4), "config.json", "settings of a mini codec"),
     ],
 )
@@ -217,7 +232,7 @@ def settings(tmp_path_factory):
         utterances.append(Utterance(str(number), path, text))
     write_manifest(folder / "train.jsonl", utterances)
     return CodecTraining(
-        str(folder / "train.jsonl"), "", 4, 2, crop_frames=8, save_steps=3, warmup_steps=2, threads=1, model=TINY
+        str(folder / "train.jsonl"), "", 4, 2, crop_seconds=0.16, save_steps=3, warmup_steps=2, threads=1, model=TINY
     )
 
 
@@ -263,7 +278,7 @@ def test_ctc_loss_of_a_head_that_knows_nothing_by_hand(settings):
     one = 8 * math.log(29) - math.log(8 * 9 / 2)
     *_, step = losses(settings, [[3]])
     assert step()[1].item() == pytest.approx(one, rel=1e-5)
-    *_, step = losses(settings, [[3], [], [1, 2, 3, 4, 5], [7]])  # no text; more than a character every two frames
+    *_, step = losses(settings, [[3], [], [*range(1, 10)], [7]])  # no text; more characters than frames
     assert step()[1].item() == pytest.approx(one, rel=1e-5)  # per character
     *_, step = losses(settings, [[]])
     assert step()[1].item() == 0
@@ -351,8 +366,20 @@ def test_trained_folder_is_a_codec(settings, tmp_path):
     assert 0 < metrics["codes_used"] <= 4096
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "crop_frames", "save_steps", "threads"])
-def test_training_settings_below_one_are_refused(name):
+def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
+    assert [replace(settings, model=replace(TINY, hop=hop)).crop_frames for hop in (160, 320, 640)] == [16, 8, 4]
+    model = replace(TINY, hop=640, levels=(4,) * 3)
+    slow = replace(settings, model=model)
+    torch.manual_seed(0)
+    parts = MiniCodecModel(model), CharacterHead(model.xcodec2().quantization_dim, 64), FramePredictor(3, 64)
+    batch = torch.randn(2, 8 * 640) * 0.1, torch.tensor([8, 8]), [[1, 2, 3, 4, 5, 6], [1] * 5]
+    losses = step_losses(*parts, MelLoss(), batch, slow, 0)
+    first = step_losses(*parts, MelLoss(), (batch[0], batch[1], [batch[2][0], []]), slow, 0)
+    assert losses.codes.shape == (2, 8) and losses.ctc == first.ctc > 0  # five equal letters need nine frames
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "crop_seconds", "save_steps", "threads"])
+def test_training_settings_that_leave_nothing_to_train_are_refused(name):
     with pytest.raises(InputError, match=f"{name} is 0"):
         CodecTraining("m", "o", **{name: 0})
 

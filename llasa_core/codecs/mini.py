@@ -1,6 +1,6 @@
 """The mini codec: a log-mel ConvNeXt front, X-codec2's quantizer and decoder modules at small width, a harmonic head.
 
-16 kHz, hop 320, 50 codes/s, one codebook of 4,096 codes (FSQ, levels [4]*6). A checkpoint is a folder with
+16 kHz, one codebook; by default hop 320, 50 codes/s, 4,096 codes (FSQ, levels [4]*6). A checkpoint is a folder with
 `config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the whole utterance and normalises over
 time, so a padded batch would change every sample: utterances of equal length are batched, others run alone.
 """
@@ -24,7 +24,6 @@ from llasa_core.errors import InputError
 from llasa_core.manifest import publish
 
 SAMPLE_RATE = 16_000
-HOP = 320
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class MiniCodecConfig:
     heads: int = 4
     bottleneck_extra: int = 64  # the quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders
     levels: tuple[int, ...] = (4,) * 6
+    hop: int = 320  # samples a code
     n_mels: int = 80
     n_fft: int = 1024
 
@@ -51,6 +51,10 @@ class MiniCodecConfig:
                 raise InputError(f"mini codec: {setting.name} is {value!r}, expected {expected}")
         if self.width % 32 or self.width % self.heads:
             raise InputError(f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}")
+        if self.hop % 4 or self.hop > self.n_fft:
+            raise InputError(f"mini codec: hop is {self.hop}, expected a multiple of 4 up to n_fft {self.n_fft}")
+        if self.codebook_size > 2**16:
+            raise InputError(f"mini codec: levels make {self.codebook_size} codes, expected at most 65536")
 
     @property
     def codebook_size(self) -> int:
@@ -118,7 +122,7 @@ class MiniCodecModel(nn.Module):
         super().__init__()
         self.config = config
         shape = config.xcodec2()
-        self.features = LogMel(config.n_fft, HOP, config.n_mels)
+        self.features = LogMel(config.n_fft, config.hop, config.n_mels)
         self.embed = nn.Conv1d(config.n_mels, config.width, kernel_size=5, padding=2)
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(config.width, config.encoder_expansion, 1 / config.encoder_layers)
@@ -128,11 +132,11 @@ class MiniCodecModel(nn.Module):
         self.widen = nn.Linear(config.width, shape.quantization_dim)
         self.quantizer = Xcodec2Quantizer(shape)
         self.decoder = Xcodec2Decoder(shape)
-        self.decoder.head = HarmonicNoiseHead(config.width, HOP)
+        self.decoder.head = HarmonicNoiseHead(config.width, config.hop)
         self.pitch = PitchHead(shape.quantization_dim)
 
     def analyse(self, wave: torch.Tensor) -> torch.Tensor:
-        """Wave (B, F * 320) -> latents before the quantizer (B, F, width + bottleneck_extra)."""
+        """Wave (B, F * hop) -> latents before the quantizer (B, F, width + bottleneck_extra)."""
         features = (self.features(wave) + 4.0) / 4.0
         hidden = self.embed(features.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
@@ -140,39 +144,41 @@ class MiniCodecModel(nn.Module):
         return self.widen(self.norm(hidden))
 
     def quantize(self, wave: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wave (B, F * 320) -> quantized latents (B, F, width + bottleneck_extra), codes (B, F)."""
+        """Wave (B, F * hop) -> quantized latents (B, F, width + bottleneck_extra), codes (B, F)."""
         latents, codes = self.quantizer(self.analyse(wave))
         return latents, codes[..., 0]
 
     def synthesize(self, latents: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents (B, F, width + bottleneck_extra) -> wave (B, F * 320).
+        """Latents (B, F, width + bottleneck_extra) -> wave (B, F * hop).
 
-        The sources (B, 2, F * 320) of the head are those of the latents' own pitch unless given.
+        The sources (B, 2, F * hop) of the head are those of the latents' own pitch unless given.
         """
         self.decoder.head.source = self.own_source(latents) if source is None else source
         return self.decoder(latents)[:, 0]
 
     def own_source(self, latents: torch.Tensor) -> torch.Tensor:
-        """The source waves (B, 2, F * 320) of the pitch and voicing that the latents tell."""
+        """The source waves (B, 2, F * hop) of the pitch and voicing that the latents tell."""
         log_pitch, logit = self.pitch(latents)
-        return source_waves(log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, HOP, torch.Generator().manual_seed(0))
+        return source_waves(
+            log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, self.config.hop, torch.Generator().manual_seed(0)
+        )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, F) -> wave (B, F * 320)."""
+        """Codes (B, F) -> wave (B, F * hop)."""
         return self.synthesize(self.quantizer.from_codes(codes.unsqueeze(-1)))
 
 
 class MiniCodec:
-    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes at 50 Hz."""
+    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a second by default."""
 
     name = "mini"
     sample_rate = SAMPLE_RATE
-    frame_rate = SAMPLE_RATE / HOP
 
     def __init__(self, model: MiniCodecModel, device: str = "cpu"):
         self.model = model.to(device).eval()
         self.device = device
-        self.codebook_size = model.config.codebook_size
+        self.hop, self.codebook_size = model.config.hop, model.config.codebook_size
+        self.frame_rate = SAMPLE_RATE / self.hop
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> "MiniCodec":
@@ -195,15 +201,15 @@ class MiniCodec:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
         publish(folder / "model.safetensors", serialise(weights))
-        config = {"codec": "mini", "sample_rate": SAMPLE_RATE, "hop": HOP, **asdict(self.model.config)}
+        config = {"codec": "mini", "sample_rate": SAMPLE_RATE, **asdict(self.model.config)}
         publish(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
-        """float32 (T,) each -> int32 (floor(T / 320),) each."""
-        frames = [len(wave) // HOP for wave in waves]
+        """float32 (T,) each -> int32 (floor(T / hop),) each."""
+        frames = [len(wave) // self.hop for wave in waves]
         codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
         for group in equal_groups(frames):
-            batch = np.stack([waves[i][: frames[i] * HOP] for i in group]).astype(np.float32)
+            batch = np.stack([waves[i][: frames[i] * self.hop] for i in group]).astype(np.float32)
             with torch.inference_mode():
                 result = self.model.quantize(torch.from_numpy(batch).to(self.device))[1].cpu().numpy()
             for i, row in zip(group, result, strict=True):
@@ -211,7 +217,7 @@ class MiniCodec:
         return codes
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Codes (F,) each -> float32 (F * 320,) each; InputError for a code outside the codebook."""
+        """Codes (F,) each -> float32 (F * hop,) each; InputError for a code outside the codebook."""
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         for row in codes:
             if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
@@ -225,14 +231,14 @@ class MiniCodec:
         return waves
 
     def decode_window(self, codes: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """The wave float32 ((stop - start) * 320,) of `codes[start:stop]`, decoded from these codes alone.
+        """The wave float32 ((stop - start) * hop,) of `codes[start:stop]`, decoded from these codes alone.
 
         Only the phase of the pulses and the noise run on from code 0: cut anew they would jump between two windows.
         """
         with torch.inference_mode():
             ids = torch.from_numpy(np.asarray(codes[:stop], np.int64))[None].to(self.device)
             latents = self.model.quantizer.from_codes(ids.unsqueeze(-1))
-            source = self.model.own_source(latents)[:, :, start * HOP :]
+            source = self.model.own_source(latents)[:, :, start * self.hop :]
             return self.model.synthesize(latents[:, start:], source)[0].float().cpu().numpy()
 
 
@@ -246,7 +252,7 @@ def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
 
 
 def _read_config(path: Path) -> MiniCodecConfig:
-    marks = {"codec": "mini", "sample_rate": SAMPLE_RATE, "hop": HOP}
+    marks = {"codec": "mini", "sample_rate": SAMPLE_RATE}
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         found = {key: saved.pop(key, None) for key in marks}

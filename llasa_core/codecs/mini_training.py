@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from llasa_core.audio import load_audio
 from llasa_core.codecs.harmonic import source_waves, track_pitch
-from llasa_core.codecs.mini import HOP, SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.codecs.mini import SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
 from llasa_core.manifest import publish, read_manifest
 
@@ -37,7 +38,7 @@ class CodecTraining:
     output_dir: str
     steps: int = 12_000
     batch_size: int = 4
-    crop_frames: int = 64  # 1.28 s of latents go through the decoder
+    crop_seconds: float = 1.28  # of latents go through the decoder
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
     decoder_steps: int = 0  # after `steps`, so many of the decoder alone: the codes stay, a language model's too
     peak_lr: float = 1e-3
@@ -58,9 +59,15 @@ class CodecTraining:
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "crop_frames", "spread_steps", "save_steps", "threads"):
+        for name in ("steps", "batch_size", "spread_steps", "save_steps", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"codec training: {name} is {getattr(self, name)}, expected at least 1")
+        if self.crop_frames < 1:
+            raise InputError(f"codec training: crop_seconds is {self.crop_seconds}, expected one code or more")
+
+    @property
+    def crop_frames(self) -> int:
+        return round(self.crop_seconds * SAMPLE_RATE / self.model.hop)
 
 
 class CharacterHead(nn.Module):
@@ -126,8 +133,8 @@ class WaveSet:
         self.by_length = np.argsort([len(wave) for wave in self.waves], kind="stable")
 
     def batch(self, settings: CodecTraining, step: int) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
-        """The batch of one step, a function of seed and step alone: waves (B, F * 320), frames (B,), labels."""
-        rng = np.random.default_rng([settings.seed, step])
+        """The batch of one step, a function of seed and step alone: waves (B, F * hop), frames (B,), labels."""
+        rng, hop = np.random.default_rng([settings.seed, step]), settings.model.hop
         longest = int(settings.max_seconds * SAMPLE_RATE)
         waves, labels = [], []
         near = rng.integers(len(self.waves)) + rng.integers(len(self.waves) // 8 + 1, size=settings.batch_size)
@@ -140,8 +147,8 @@ class WaveSet:
                 wave, label = wave[start : start + longest], []
             waves.append(wave)
             labels.append(label)
-        frames = torch.tensor([max(len(wave) // HOP, settings.crop_frames) for wave in waves])
-        batch = torch.zeros(len(waves), int(frames.max()) * HOP)
+        frames = torch.tensor([max(len(wave) // hop, settings.crop_frames) for wave in waves])
+        batch = torch.zeros(len(waves), int(frames.max()) * hop)
         for row, wave in zip(batch, waves, strict=True):
             usable = min(len(wave), len(row))
             row[:usable] = wave[:usable]
@@ -197,7 +204,7 @@ def step_losses(
     step: int,
 ) -> StepLosses:
     """Mel loss on decoded crops, CTC loss on whole utterances, and spread, predictability and pitch of their codes."""
-    waves, frames, labels = batch
+    (waves, frames, labels), hop = batch, settings.model.hop
     hidden = model.analyse(waves)
     projected = model.quantizer.project_in(hidden)
     values, codes = model.quantizer.quantizer(model.quantizer.quantizer.bound(projected))
@@ -206,9 +213,9 @@ def step_losses(
     starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
     span = settings.crop_frames
     crops = torch.stack([row[start : start + span] for row, start in zip(latents, starts, strict=True)])
-    target = torch.stack([row[s * HOP : (s + span) * HOP] for row, s in zip(waves, starts, strict=True)])
+    target = torch.stack([row[s * hop : (s + span) * hop] for row, s in zip(waves, starts, strict=True)])
     fade = max(0.0, 1 - step / settings.spread_steps)
-    pitch, voiced = track_pitch(waves, HOP)
+    pitch, voiced = track_pitch(waves, hop)
     side = (
         settings.spread_weight * fade * spread_loss(projected)
         + settings.predict_weight * (predictor(values) - values).square().mean()
@@ -216,15 +223,20 @@ def step_losses(
     )
     crop = [slice(start, start + span) for start in starts]
     pitch, voiced = (torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced))
-    source = source_waves(pitch, voiced, HOP, torch.Generator().manual_seed(step))
+    source = source_waves(pitch, voiced, hop, torch.Generator().manual_seed(step))
     mel = mel_loss(model.synthesize(crops, source), target)
-    kept = [i for i, label in enumerate(labels) if label and 2 * len(label) <= int(frames[i])]
+    kept = [i for i, label in enumerate(labels) if label and _fewest_frames(label) <= int(frames[i])]
     if not kept or not settings.ctc_weight or step >= settings.steps:
         return StepLosses(mel, mel.new_zeros(()), side, codes)
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
     ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
     return StepLosses(mel, ctc / sizes.sum(), side, codes)
+
+
+def _fewest_frames(label: list[int]) -> int:
+    """That CTC needs: one a character, and a blank between two that are the same."""
+    return len(label) + sum(first == second for first, second in pairwise(label))
 
 
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
