@@ -40,11 +40,11 @@ class Drawing(Figure):
         return picture.getvalue()
 
 
-def new_axes(columns: int = 1, width: float = 4.2, height: float = 3.0) -> tuple[Figure, list]:
-    """A figure in our style and its axes side by side; width and height in inches of each."""
+def new_axes(columns: int = 1, width: float = 4.2, height: float = 3.0, rows: int = 1) -> tuple[Figure, list]:
+    """A figure in our style and its axes, row by row; width and height in inches of each."""
     with matplotlib.rc_context(STYLE):
-        figure = Drawing(figsize=(width * columns, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+        figure = Drawing(figsize=(width * columns, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
     return figure, list(axes)
 
 

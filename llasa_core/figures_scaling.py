@@ -1,5 +1,7 @@
 """Figures of train-time scaling: DataFrame in, Figure out, in the style and with the promises of `figures`."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -35,6 +37,41 @@ def loss_by_data_and_size(
                 )
             _log_ticks(axis, runs[x])
             axis.set(xlabel=x_label, ylabel=y_label)
+            axis.legend()
+        return figure
+
+
+def speech_by_data_and_size(speech: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -> Figure:
+    """Scores of speech: a row of panels a metric, against hours (left, a series a model) and parameters (right).
+
+    speech: a row a system; columns `model`, `parameters`, `hours` and METRIC, METRIC_low, METRIC_high, METRIC_n for
+    each of `panels`, which are {metric: (axis label, factor)}. On the right only amounts that several models heard.
+    """
+    with rc_context(STYLE):
+        figure, axes = new_axes(2, width=4.6, height=3.2, rows=len(panels))
+        sides = (("hours", "parameters", "training speech (h)"), ("parameters", "hours", "parameters"))
+        amounts = speech.assign(hours=speech["hours"].round(1))
+        for place, axis in enumerate(axes):
+            metric, (label, factor) = list(panels.items())[place // 2]
+            x, series, x_label = sides[place % 2]
+            for number, (value, rows) in enumerate(amounts.groupby(series, sort=True)):
+                if series == "hours" and len(rows) == 1:
+                    continue
+                middle, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                axis.errorbar(
+                    rows[x],
+                    middle,
+                    yerr=[(middle - low).clip(lower=0), (high - middle).clip(lower=0)],
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    linestyle=LINES[number % len(LINES)],
+                    capsize=2,
+                    ms=4,
+                    label=f"{rows['model'].iloc[0]}, {value / 1e6:.2g} M" if series == "parameters" else f"{value:g} h",
+                )
+            _log_ticks(axis, amounts[x])
+            counts = sorted({int(n) for n in speech[f"{metric}_n"]})
+            axis.set(xlabel=x_label, ylabel=f"{label}, n = {'/'.join(map(str, counts))}")
             axis.legend()
         return figure
 

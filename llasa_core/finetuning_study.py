@@ -12,27 +12,11 @@ import pandas as pd
 from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
-from llasa_core.results import Result, find_run, read_results
+from llasa_core.results import Result
+from llasa_core.scored_systems import finished_runs, model_of, speech_folders, system_rows
 
 METHODS = ("all weights", "LoRA")
 LEVELS = {"originals": "recordings", "codec": "codec round trip (ceiling)"}  # the other level is the base model
-
-
-def read_scored(results_dir: str | Path, place: str) -> Result:
-    """The finished run of 40_evaluate that scored the study; InputError if there is none."""
-    scored = find_run(results_dir, place)
-    if scored is None:
-        raise InputError(f"{results_dir}/{place}: no finished run, expected the scores of the fine-tunes")
-    return scored
-
-
-def system_rows(scored: Result) -> dict[str, list[dict]]:
-    """{system: its scored rows} of a run of 40_evaluate, originals and codec included where they were scored."""
-    params = scored.params
-    names = list(params["systems"])
-    names = (["codec"] if params["resynthesis_codec"] else []) + names
-    names = (["originals"] if params["score_originals"] else []) + names
-    return {name: scored.rows("utterances" if name == params["main_system"] else name) for name in names}
 
 
 def read_study(results_dir: str | Path, trained: str, spoken: str, scored: Result) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -43,9 +27,9 @@ def read_study(results_dir: str | Path, trained: str, spoken: str, scored: Resul
     speech changes. trained, spoken: experiments of 20_train and 30_synthesize. Raises InputError for a scored system
     whose speech no run of `spoken` made, and for a model that is neither trained there nor the base of what is.
     """
-    training = {run.params["publish"]: run for run in _runs(results_dir, trained)}
+    training = {run.params["publish"]: run for run in finished_runs(results_dir, trained)}
     bases = {run.params["model"] for run in training.values()}
-    speech = {run.params["speech_dir"]: run for run in _runs(results_dir, spoken)}
+    speech = speech_folders(results_dir, spoken)
     tunes: list[dict[str, Any]] = []
     levels: list[dict[str, Any]] = []
     for system, rows in system_rows(scored).items():
@@ -53,10 +37,7 @@ def read_study(results_dir: str | Path, trained: str, spoken: str, scored: Resul
         if system in LEVELS:
             levels.append(row | {"label": LEVELS[system]})
             continue
-        folder = Path(scored.params["systems"][system]).parent.as_posix()
-        if folder not in speech:
-            raise InputError(f"{scored.folder}: system {system!r} lies in {folder}, which no run of {spoken} made")
-        model = speech[folder].params["model"]
+        model = model_of(scored, system, speech)
         if model in training:
             tunes.append(row | _training(training[model]))
         elif model in bases:
@@ -98,10 +79,3 @@ def _training(run: Result) -> dict[str, Any]:
     }
     name = "held_out_bits_per_second"
     return described | {f"{name}{end}": values[f"{name}{end}"] for end in ("", "_low", "_high", "_n")}
-
-
-def _runs(results_dir: str | Path, experiment: str) -> list[Result]:
-    runs = read_results(results_dir, experiment)
-    if not runs:
-        raise InputError(f"{results_dir}/{experiment}: no finished run, expected some")
-    return runs

@@ -5,6 +5,7 @@ Reads results/ alone. A run that diverged stays in the table and out of the fits
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pandas as pd
 
 from llasa_core import metrics
 from llasa_core.errors import InputError
+from llasa_core.evaluate import summarise
 from llasa_core.results import Result, find_run, read_results
 from llasa_core.scaling_surface import LossSurface
+from llasa_core.scored_systems import finished_runs, model_of, speech_folders, system_rows
 
 
 def read_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
@@ -44,6 +47,24 @@ def run_row(result: Result) -> dict[str, Any]:
         row |= {"loss": bits.sum() / seconds.sum(), "loss_low": interval.low, "loss_high": interval.high}
         row["n"] = len(utterances)
     return row | {"run": f"{result.experiment}/{result.run}"}
+
+
+def read_speech(results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]) -> pd.DataFrame:
+    """One row a scored system: `system`, the columns of its training as in `read_runs`, and `evaluate.summarise`.
+
+    spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and hours. InputError
+    for a system whose speech or model none of them made.
+    """
+    training = [run for name in trained for run in finished_runs(results_dir, name)]
+    models = {f"artifacts/{run.experiment}/{run.run}/model": run for run in training}
+    speech, rows = speech_folders(results_dir, spoken), []
+    for system, scores in system_rows(scored).items():
+        model = model_of(scored, system, speech)
+        if model not in models:
+            names = ", ".join(trained)
+            raise InputError(f"{scored.folder}: system {system!r} is of {model}, which no run of {names} made")
+        rows.append({"system": system, **run_row(models[model]), **summarise(scores)})
+    return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)
 
 
 def cells(runs: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llasa_core import figures_finetuning, finetuning_study
+from llasa_core import figures_finetuning, finetuning_study, scored_systems
 from llasa_core.errors import InputError
 from llasa_core.experiments import load_experiment, repository_root
 
@@ -57,7 +57,7 @@ def results(tmp_path):
 
 
 def read(results):
-    scored = finetuning_study.read_scored(results, "scores/test")
+    scored = scored_systems.read_scored(results, "scores/test")
     return *finetuning_study.read_study(results, "tuning", "speech", scored), scored
 
 
@@ -92,7 +92,7 @@ def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(results)
     with pytest.raises(InputError, match="'full-1' is of models/77, which no run of tuning made"):
         read(results)
     with pytest.raises(InputError, match="scores/nowhere: no finished run"):
-        finetuning_study.read_scored(results, "scores/nowhere")
+        scored_systems.read_scored(results, "scores/nowhere")
 
 
 def test_figure_draws_each_method_at_its_minutes_between_the_levels(results):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llasa_core import figures_scaling, scaling_study
+from llasa_core import figures_scaling, scaling_study, scored_systems
 from llasa_core.errors import InputError
 from llasa_core.experiments import load_experiment, repository_root
 from llasa_core.results import read_result
@@ -153,12 +153,50 @@ def test_figures_name_their_axes_and_their_series_differ_in_grey(results):
     assert [label.get_text() for label in left.get_xticklabels()] == ["0.25", "0.5", "1"]
 
 
+def write_speech(root, system, model):
+    """A finished run of 30_synthesize; its folder does not carry the name that the scores have."""
+    folder = root / "speech" / f"run-{system * 4}"
+    folder.mkdir(parents=True)
+    params = {"model": f"artifacts/{model}/model", "speech_dir": f"speech/{model}"}
+    result = {"schema": 1, "experiment": "speech", "run": folder.name, "notebook": "n", "params": params}
+    (folder / "result.json").write_text(json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}}))
+    return {system: f"speech/{model}/speech.jsonl"}
+
+
+def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp_path):
+    systems = {}
+    for system, (model, hours) in {"a": ("tiny", 1.0), "b": ("nano", 1.0), "c": ("nano", 0.25)}.items():
+        write_run(tmp_path, "grid", model, hours, 0)
+        systems |= write_speech(tmp_path, system, f"grid/{model}-seed0-hours{hours}-0000")
+    folder = tmp_path / "scores" / "run-0000"
+    folder.mkdir(parents=True)
+    params = {"systems": systems, "main_system": "b", "resynthesis_codec": "", "score_originals": False}
+    result = {"schema": 1, "experiment": "scores", "run": folder.name, "notebook": "n", "params": params}
+    (folder / "result.json").write_text(json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}}))
+    for name, errors in {"a": 1, "utterances": 2, "c": 5}.items():
+        rows = [{"id": f"u{n}", "seconds": 1.0, "errors": errors, "words": 10, "similarity": n / 4} for n in range(4)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored = scored_systems.read_scored(tmp_path, "scores/run")
+    speech = scaling_study.read_speech(tmp_path, scored, "speech", ["grid"])
+    assert speech["system"].tolist() == ["c", "b", "a"] and speech["model"].tolist() == ["nano", "nano", "tiny"]
+    assert speech["corpus_wer"].tolist() == [0.5, 0.2, 0.1] and (speech["speaker_similarity"] == 0.375).all()
+    panels = {"corpus_wer": ("WER (%)", 100), "speaker_similarity": ("cosine", 1)}
+    by_hours, by_size, *_ = figures_scaling.speech_by_data_and_size(speech, panels).axes
+    assert [list(bar.lines[0].get_ydata()) for bar in by_hours.containers] == [[50.0, 20.0], [10.0]]
+    assert [list(bar.lines[0].get_xdata()) for bar in by_size.containers] == [[MODELS["nano"], MODELS["tiny"]]]
+    with pytest.raises(InputError, match=r"'a' is of artifacts/grid/.*which no run of elsewhere made"):
+        write_run(tmp_path, "elsewhere", "nano", 0.5, 0)
+        scaling_study.read_speech(tmp_path, scored, "speech", ["elsewhere"])
+
+
 def test_models_that_speak_are_those_of_the_grid_and_of_the_target():
     root = repository_root(Path(__file__).parent)
     loaded = {name: load_experiment(root / "experiments" / f"{name}.yaml") for name in ("scaling", "scaling_target")}
     trained = {f"{run.artifacts_dir}/model": run.params["model"] for one in loaded.values() for run in one.runs}
     spoken = load_experiment(root / "experiments" / "scaling_speech.yaml").runs
-    assert [trained[run.params["model"]] for run in spoken] == ["nano", "micro", "tiny", "mini", "small"]
+    assert [trained[run.params["model"]] for run in spoken] == ["nano", "micro", "tiny", *["mini"] * 4, "small"]
+    amounts = {f"{run.artifacts_dir}/model": run.params["hours"] for one in loaded.values() for run in one.runs}
+    assert [amounts[run.params["model"]] for run in spoken] == [8.0, 8.0, 8.0, 8.0, 1.0, 2.0, 4.0, 15.0]
 
 
 def test_grid_has_four_sizes_four_amounts_and_three_seeds_and_the_prediction_is_of_the_target():
