@@ -18,10 +18,7 @@ from llasa_core.errors import InputError
 from llasa_core.results import Result, read_results
 from llasa_core.search_study import arm_scores
 
-AXES = {
-    "flops": "FLOPs of the language model an utterance",
-    "cpu_seconds": "CPU seconds an utterance, verifiers included",
-}
+AXES = {"flops": "FLOPs of the language model", "cpu_seconds": "CPU seconds, verifiers included"}  # an utterance
 BETTER = {"corpus_wer": -1, "speaker_similarity": 1}  # sign of a difference that is a gain
 ENDS = ("", "_low", "_high", "_n")
 CONDITIONS = (
@@ -125,7 +122,7 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
 
     A search beats when the 95 % interval of its paired difference lies on the better side of zero. Columns smaller,
     larger, larger_temperature, metric, axis; arm and n ("" and 0: no search beats it), the columns of the difference
-    and ratio without the metric's and axis' names (NaN without one), and verdict: "at lower cost" (ratio at most 1),
+    and ratio without the metric's and axis' names (NaN without one), and verdict: "at equal or lower cost" (ratio at most 1),
     "at higher cost", or "not beaten by N up to the most tried".
     """
     rows = []
@@ -146,27 +143,30 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
                 }
                 row["verdict"] = f"not beaten by N up to {tried['n'].max()}"
                 if first is not None:
-                    row["verdict"] = "at lower cost" if first[f"{axis}_ratio"] <= 1 else "at higher cost"
+                    row["verdict"] = "at equal or lower cost" if first[f"{axis}_ratio"] <= 1 else "at higher cost"
                 rows.append(row)
     return pd.DataFrame(rows)
 
 
 def sentences(found: pd.DataFrame) -> list[str]:
-    """`crossings` in words, one line a pair, metric and axis."""
+    """`crossings` in words: one line a pair and metric, or two where the axes name different searches."""
     lines = []
-    for row in found.to_dict("records"):
-        factor, unit = (100, " points") if row["metric"] == "corpus_wer" else (1, "")
-        what = {"corpus_wer": "corpus WER", "speaker_similarity": "similarity"}[row["metric"]]
-        against = f"{row['larger']} plain (temperature {row['larger_temperature']:g}), {what}, {AXES[row['axis']]}"
-        if not row["arm"]:
-            lines.append(f"{row['smaller']} with search against {against}: {row['verdict']}")
+    keys = ["smaller", "larger", "larger_temperature", "metric", "arm"]
+    for (smaller, larger, temperature, metric, arm), rows in found.groupby(keys, sort=False):
+        factor, unit = (100, " points") if metric == "corpus_wer" else (1, "")
+        what = {"corpus_wer": "corpus WER", "speaker_similarity": "similarity"}[metric]
+        against = f"{larger} plain (temperature {temperature:g}) in {what}"
+        first = rows.iloc[0]
+        if not arm:
+            lines.append(f"{smaller} with search against {against}: {first['verdict']}")
             continue
-        change, low, high = (factor * row[f"difference{end}"] for end in ENDS[:3])
-        ratio = "{ratio:.2f} [{ratio_low:.2f}, {ratio_high:.2f}] times the cost".format(**row)
-        lines.append(
-            f"{row['smaller']} {row['arm']} beats {against}: {change:+.3g}{unit} [{low:+.3g}, {high:+.3g}] "
-            f"at {ratio}, n = {row['difference_n']:.0f}"
-        )
+        change, low, high = (factor * first[f"difference{end}"] for end in ENDS[:3])
+        costs = [
+            f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}] times its {AXES[row.axis]}"
+            for row in rows.itertuples()
+        ]
+        beats = f"{smaller} {arm} beats {against}: {change:+.3g}{unit} [{low:+.3g}, {high:+.3g}]"
+        lines.append(f"{beats} at {' and '.join(costs)}, n = {first['difference_n']:.0f}")
     return lines
 
 
