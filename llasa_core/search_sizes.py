@@ -122,8 +122,8 @@ def crossings(pairs: pd.DataFrame) -> pd.DataFrame:
 
     A search beats when the 95 % interval of its paired difference lies on the better side of zero. Columns smaller,
     larger, larger_temperature, metric, axis; arm and n ("" and 0: no search beats it), the columns of the difference
-    and ratio without the metric's and axis' names (NaN without one), and verdict: "at equal or lower cost" (ratio at most 1),
-    "at higher cost", or "not beaten by N up to the most tried".
+    and ratio without the metric's and axis' names (NaN without one), and verdict: "at equal or lower cost" (ratio at
+    most 1), "at higher cost", or "not beaten by N up to the most tried".
     """
     rows = []
     for key, tried in pairs.groupby(["smaller", "larger", "larger_temperature"], sort=False):

@@ -130,8 +130,8 @@ def test_crossing_is_found_where_it_was_planted_on_each_axis_and_none_where_ther
     said = search_sizes.sentences(found)
     assert len(said) == len(found) // 2 == 10
     assert (
-        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at 0.80 [0.80, 0.80] times its "
-        "FLOPs of the language model and 4.00 [4.00, 4.00] times its CPU seconds, verifiers included, n = 8"
+        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at 0.80 [0.80, 0.80] times "
+        "its FLOPs of the language model and 4.00 [4.00, 4.00] times its CPU seconds, verifiers included, n = 8"
     ) in said
     assert "nano with search against tiny plain (temperature 0.15) in corpus WER: not beaten by N up to 4" in said
 
