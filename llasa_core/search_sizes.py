@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from llasa_core import metrics
@@ -97,12 +98,28 @@ def table_of(systems: Sequence[System]) -> pd.DataFrame:
     )
 
 
+def verifier_seconds(table: pd.DataFrame) -> pd.Series:
+    """CPU seconds a candidate that are not the language model's, by size; of each size's search with the largest N.
+
+    Equal verifiers hear like utterances: how far these differ between sizes is the noise of the CPU axis.
+    """
+    heard = {}
+    for size, rows in table[table["searches"]].groupby("size", sort=False):
+        search = rows.loc[rows["n"].idxmax()]
+        alone = (table["size"] == size) & (table["temperature"] == search["temperature"]) & ~table["searches"]
+        for _, plain in table[alone].iterrows():
+            drawing = plain["cpu_seconds"] * search["tokens"] / plain["tokens"]
+            heard[size] = (search["cpu_seconds"] - drawing) / search["n"]
+    return pd.Series(heard, name="verifier_cpu_seconds", dtype=float)
+
+
 def pairs_of(systems: Sequence[System]) -> pd.DataFrame:
     """Every smaller model that searches against every larger one that does not, on the same texts.
 
     Columns smaller, arm, n, temperature, larger, larger_temperature, and each with _low, _high (95 %, bootstrap over
     texts) and _n (utterances): corpus_wer_difference and speaker_similarity_difference (smaller minus larger, paired),
-    flops_ratio and cpu_seconds_ratio (smaller to larger). Raises InputError when the texts differ.
+    flops_ratio and cpu_seconds_ratio (smaller to larger; that of seconds holds the texts' scatter, not the machine's,
+    see `verifier_seconds`). Raises InputError when the texts differ.
     """
     rows = []
     for small in (system for system in systems if system.searches):
@@ -112,7 +129,7 @@ def pairs_of(systems: Sequence[System]) -> pd.DataFrame:
             row |= {"temperature": small.temperature, "larger": large.size, "larger_temperature": large.temperature}
             row |= {f"{key}_difference{end}": change[f"{key}_difference{end}"] for key in BETTER for end in ENDS}
             for axis in AXES:
-                row |= _ratio(f"{axis}_ratio", axis, small.rows, large.rows)
+                row |= _ratio(axis, small.rows, large.rows)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -227,14 +244,25 @@ def _numbers(name: str, row: Mapping[str, Any], keys: Sequence[str]) -> dict[str
     return {f"{name}_{key}": row[key] for key in columns if not math.isnan(row.get(key, math.nan))}
 
 
-def _ratio(name: str, axis: str, rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, float]:
-    """Sum of a cost to that of the others, by the same ids, with its interval over texts."""
-    by_id = {row["id"]: row[axis] for row in others}
+def _ratio(axis: str, rows: Sequence[Mapping], others: Sequence[Mapping]) -> dict[str, float]:
+    """Sum of a cost to that of the others, by the same ids, with its bootstrap interval over texts."""
+    by_id = {row["id"]: spent for row, spent in zip(others, _spent(axis, others), strict=True)}
     texts = [row[CLUSTER] for row in rows]
-    ours = metrics.cluster_sums([row[axis] for row in rows], texts)
+    ours = metrics.cluster_sums(_spent(axis, rows), texts)
     theirs = metrics.cluster_sums([by_id[row["id"]] for row in rows], texts)
     low, high = metrics.bootstrap_interval(ours, theirs)
+    name = f"{axis}_ratio"
     return {name: ours.sum() / theirs.sum(), f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(rows)}
+
+
+def _spent(axis: str, rows: Sequence[Mapping]) -> np.ndarray:
+    """A cost by utterance (N,). Requests run side by side, so that only the sum of their seconds is right: it is
+    shared out by tokens, since what a request passed by itself may be nothing, or less (`search_cost.Cost`)."""
+    spent = np.array([row[axis] for row in rows], dtype=np.float64)
+    if axis != "cpu_seconds":
+        return spent
+    tokens = np.array([row["tokens"] for row in rows], dtype=np.float64)
+    return spent.sum() * tokens / tokens.sum()
 
 
 def _runs(results_dir: str, experiment: str, shared: Sequence[str] = CONDITIONS) -> list[Result]:

@@ -130,10 +130,28 @@ def test_crossing_is_found_where_it_was_planted_on_each_axis_and_none_where_ther
     said = search_sizes.sentences(found)
     assert len(said) == len(found) // 2 == 10
     assert (
-        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at 0.80 [0.80, 0.80] times "
-        "its FLOPs of the language model and 4.00 [4.00, 4.00] times its CPU seconds, verifiers included, n = 8"
+        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at 0.80 [0.80, 0.80] "
+        "times its FLOPs of the language model and 4.00 [4.00, 4.00] times its CPU seconds, verifiers included, n = 8"
     ) in said
     assert "nano with search against tiny plain (temperature 0.15) in corpus WER: not beaten by N up to 4" in said
+
+
+def test_seconds_of_the_verifiers_are_what_remains_without_the_drawn_tokens(results):
+    heard = search_sizes.verifier_seconds(search_sizes.table_of(read(results)))
+    # nano: 4 candidates in 4.0 s, 0.5 s of it to draw as many tokens as plain did; the mean text costs 1.4375 of it
+    assert heard.to_dict() == pytest.approx(
+        {"nano": 3.5 / 4 * 1.4375, "micro": 3.7 / 4 * 1.4375, "tiny": 3.8 / 4 * 1.4375}
+    )
+
+
+def test_seconds_of_a_text_are_its_share_of_all_since_texts_run_side_by_side(results):
+    systems = read(results)
+    for system in systems:
+        for row in system.rows if system.name == "tiny_t0.8_plain" else ():
+            row["cpu_seconds"] = -0.5 if row["id"] == "u0.s0" else 12.0 / 7  # 11.5 in all, as before
+    pairs = search_sizes.pairs_of(systems).set_index(["smaller", "arm", "larger", "larger_temperature"])
+    row = pairs.loc[[("nano", "both-4", "tiny", 0.8)]].iloc[0]
+    assert [row[f"cpu_seconds_ratio{end}"] for end in search_sizes.ENDS] == pytest.approx([4.0, 4.0, 4.0, 8])
 
 
 def test_voice_that_is_searched_for_crosses_upwards(results):
