@@ -10,15 +10,11 @@ allowed before them. The public side samples from the whole vocabulary, ours fro
 
 import argparse
 import json
-import platform
-import shlex
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from measuring import head, timed
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.decoding import Answers, decode
@@ -59,16 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = options.parse_args(arguments)
     torch.set_num_threads(1)
     report = {
-        "benchmark": "decoding",
-        "command": shlex.join(
-            ["python", "benchmarks/decoding.py", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        "device": "cpu, one thread",
-        "packages": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **head("decoding", ("torch", "transformers"), torch.get_num_threads(), arguments),
         "utterances": options.utterances,
         "sampler": {"temperature": options.temperature, "top_k": options.top_k, "top_p": 1.0},
         "models": [measured(name, options) for name in options.models],
@@ -97,14 +84,12 @@ def measured(name: str, options: argparse.Namespace) -> dict:
     sides = {"generate": [], **{f"slots_{slots}": [] for slots in options.slots}}
     for part in range(PARTS):
         chosen = slice(part, None, PARTS)
-        sides["generate"].append(timed(lambda c=chosen: public(model, prompts[c], limits[c], answers, options)))
+        sides["generate"].append(turn(lambda c=chosen: public(model, prompts[c], limits[c], answers, options)))
         for slots in options.slots:
             if part == 0:  # all utterances at once are one turn: a part of them would not fill the slots
-                run = timed(lambda s=slots: ours(model, prompts, limits, sampling, answers, s))
+                run = turn(lambda s=slots: ours(model, prompts, limits, sampling, answers, s))
                 sides[f"slots_{slots}"].append(run)
-    again = {
-        slots: timed(lambda s=slots: ours(model, prompts, limits, sampling, answers, s)) for slots in options.slots
-    }
+    again = {slots: turn(lambda s=slots: ours(model, prompts, limits, sampling, answers, s)) for slots in options.slots}
     for slots, run in again.items():
         sides[f"slots_{slots}"].append(run)
     total = {side: {key: sum(run[key] for run in runs) for key in runs[0]} for side, runs in sides.items()}
@@ -131,11 +116,10 @@ def measured(name: str, options: argparse.Namespace) -> dict:
     return json.loads(json.dumps(row), parse_float=lambda text: round(float(text), 4))
 
 
-def timed(work) -> dict:
+def turn(work) -> dict:
     """{"codes": what `work` returned, "cpu", "wall": seconds}."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    codes = work()
-    return {"codes": codes, "cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    seconds, codes = timed(work)
+    return {"codes": codes, **seconds}
 
 
 def public(model, prompts, limits, answers: Answers, options: argparse.Namespace) -> int:

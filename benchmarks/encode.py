@@ -9,18 +9,15 @@ seconds count. Clips have the lengths of a corpus of read speech (log-normal); t
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import transformers
+from measuring import head, timed
 from scipy import stats
 from transformers import Xcodec2Config, Xcodec2Model
 
@@ -30,7 +27,6 @@ from llasa_core.codecs.xcodec2 import Xcodec2Codec
 from llasa_core.codes import encode_manifest, read_codes
 from llasa_core.experiments import write_json
 from llasa_core.manifest import Utterance, write_manifest
-from llasa_core.notebook_run import cpu_model
 
 MEAN_SECONDS, MEDIAN_SECONDS = 9.17, 7.4
 BATCH = 6
@@ -79,12 +75,6 @@ def loop_codes(paths: list[Path], codec) -> list[np.ndarray]:
                 found = codec.model.quantize(torch.from_numpy(batch))[1].numpy()
         codes += [row[: len(wave) // HOP] for row, wave in zip(found, waves, strict=True)]
     return codes
-
-
-def timed(work) -> tuple[dict[str, float], object]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = work()
-    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}, result
 
 
 def compare(codec, count: int, scale: float, repeats: int) -> dict:
@@ -156,15 +146,7 @@ def main():
         codec = Xcodec2Codec(Xcodec2Model(Xcodec2Config()))
         found["xcodec2, full size, random weights"] = compare(codec, 12, 0.25, max(1, options.repeats - 1))
     report = {
-        "benchmark": "encode",
-        "command": "python benchmarks/encode.py "
-        f"--codec {options.codec} --clips {options.clips} --repeats {options.repeats}",
-        "device": f"{cpu_model()}, one thread, {os.cpu_count()} cores shared with other work",
-        "packages": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **head("encode", ("torch", "transformers"), torch.get_num_threads()),
         "batch_of_loop": BATCH,
         "codecs": found,
     }

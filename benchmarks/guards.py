@@ -9,17 +9,14 @@ that no guard listens to. Conditions: the study's temperature, a hotter one, and
 
 import argparse
 import json
-import platform
-import shlex
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from measuring import Clock, head
 
 from llasa_core import judges
 from llasa_core.audio import load_audio
@@ -73,14 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows[-1] |= measured(synthesizer, asked, sampling, guards, guarded, transcriber, options.judged)
             print(json.dumps(rows[-1]), file=sys.stderr)
     report = {
-        "benchmark": "guards",
-        "command": shlex.join(["python", "benchmarks/guards.py", *(sys.argv[1:] if arguments is None else arguments)]),
-        "device": "cpu, one thread",
-        "packages": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **head("guards", ("torch", "transformers"), torch.get_num_threads(), arguments),
         "guards": asdict(guards),
         "interval": "Wilson, 95 %",
         "conditions": rows,
@@ -95,8 +85,7 @@ def measured(synthesizer, requests, sampling, guards, guarded, transcriber, judg
     reasons, rejected, attempts, bad, heard = Counter(), Counter(), Counter(), 0, 0
     failed = words_wrong = words = codes = 0
     chosen = {request.id for request in requests[:judged]}
-    begin = time.process_time()
-    asr_seconds = 0.0
+    clock, asr_seconds = Clock(), 0.0
     for one in synthesizer.speak(requests, sampling, guards if guarded else None):
         request, generated = one.request, one.generated
         rate, frames = synthesizer.codec.sample_rate, synthesizer.codec.frame_rate
@@ -107,9 +96,9 @@ def measured(synthesizer, requests, sampling, guards, guarded, transcriber, judg
         attempts[one.attempts] += 1
         codes += len(generated.codes)
         if request.id in chosen:
-            asr_begin = time.process_time()
+            asr = Clock()
             said = transcriber.transcribe([one.wave], rate, "en")[0] if len(one.wave) > rate // 10 else ""
-            asr_seconds += time.process_time() - asr_begin
+            asr_seconds += asr.cpu
             errors, length = word_errors(request.text, said)
             bad, heard, words_wrong, words = (
                 bad + (errors > BAD_WORDS * length),
@@ -117,7 +106,7 @@ def measured(synthesizer, requests, sampling, guards, guarded, transcriber, judg
                 words_wrong + errors,
                 words + length,
             )
-    spent = time.process_time() - begin - asr_seconds
+    spent = clock.cpu - asr_seconds
     row = {"n": len(requests), "failed": per_thousand(failed, len(requests))}
     row["reasons"] = {reason: per_thousand(count, len(requests)) for reason, count in sorted(reasons.items())}
     row["rejected_attempts"] = dict(sorted(rejected.items()))

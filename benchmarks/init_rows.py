@@ -9,14 +9,13 @@ it gets the speech rows, once for each noise (0: the public way, every new row t
 import argparse
 import copy
 import json
-import platform
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from measuring import Clock, head
 from scipy import stats
 
 from llasa_core.codes import read_codes
@@ -96,12 +95,12 @@ def main():
         for seed in range(options.seeds):
             rows = PackedRows([speech], 2048, seed)
             for noise in NOISES:
-                begin = time.process_time()
+                clock = Clock()
                 model = resize_vocabulary(copy.deepcopy(base), prompt.vocabulary.size, noise, seed)
                 use_head_loss(model)
                 losses = steps(model, rows, options.steps, options.peak_lr, seed)
                 run = {"tied": tied, "noise": noise, "seed": seed, "text_loss": float(np.mean(text_loss))}
-                run |= {"cpu_seconds": round(time.process_time() - begin, 1), "losses": [round(x, 4) for x in losses]}
+                run |= {"cpu_seconds": round(clock.cpu, 1), "losses": [round(x, 4) for x in losses]}
                 runs.append(run)
                 print(
                     json.dumps({key: run[key] for key in ("tied", "noise", "seed")}),
@@ -122,13 +121,8 @@ def main():
                     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
                     entry |= {"low": entry["loss"] - half, "high": entry["loss"] + half}
                 summary.append(entry)
-    packages = {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
     settings = {key: value for key, value in vars(options).items() if key not in ("codes", "out")}
-    report = {"benchmark": "init_rows", "device": "cpu, one thread", "packages": packages, "settings": settings}
+    report = {**head("init_rows", ("torch", "transformers"), torch.get_num_threads()), "settings": settings}
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), {**report, "summary": summary, "runs": runs})
 

@@ -10,17 +10,13 @@ the first piece is then the voice of all others.
 import argparse
 import json
 import os
-import platform
-import shlex
 import shutil
 import signal
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from measuring import Clock, head
 
 from llasa_core.experiments import write_json
 from llasa_core.long_text import pieces_of_text, speak_long
@@ -50,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     synthesizer = Synthesizer.from_folder(options.model, slots=32)
     request = Request("hour", text_of(read_manifest(options.texts), options.seconds), options.speaker)
     count = len(pieces_of_text(request.text, options.characters))
-    begin, log = time.perf_counter(), folder / "memory.jsonl"
+    clock, log = Clock(), folder / "memory.jsonl"
     killed = spoken_by_child(synthesizer, request, options, log, stop_after=count // 2)
     before = {path: path.stat().st_mtime_ns for path in (folder / "speech").rglob("*.wav")}
     finished = spoken_by_child(synthesizer, request, options, log, stop_after=None)
@@ -59,23 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
     notes = [json.loads(note) for note in log.read_text(encoding="utf-8").splitlines()]
     runs = [[note for note in notes if note["run"] == run] for run in sorted({note["run"] for note in notes})]
     report = {
-        "benchmark": "long_text",
-        "command": shlex.join(
-            ["python", "benchmarks/long_text.py", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        "device": "cpu, one thread",
-        "packages": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **head("long_text", ("torch", "transformers"), torch.get_num_threads(), arguments),
         "characters": len(request.text),
         "pieces": line["pieces"],
         "seconds_of_speech": line["seconds"],
         "codes": line["codes"],
         "attempts": line["attempts"],
         "failed": line["failed"],
-        "wall_seconds": round(time.perf_counter() - begin, 1),
+        "wall_seconds": round(clock.wall, 1),
         "pieces_redone_after_the_kill": sum(path.stat().st_mtime_ns != stamp for path, stamp in before.items()),
         "pieces_before_the_kill": len(before),
         "resident_mib": [memory(run) for run in runs],

@@ -9,21 +9,18 @@ until everything is on the disk (fsync), which is how a corpus larger than memor
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+from measuring import Clock, head
 
 from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.experiments import write_json
 from llasa_core.memmap_rows import RowFormat
-from llasa_core.notebook_run import cpu_model
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokens import merge_tokenizer
 
@@ -96,11 +93,11 @@ def measured(work, out: Path) -> dict[str, float]:
     """Wall seconds until `work` returns, and until its files are on the disk; CPU seconds of all threads."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
-    wall, cpu = time.perf_counter(), time.process_time()
+    clock = Clock()
     work()
-    buffered, done = time.perf_counter() - wall, time.process_time() - cpu
+    buffered, done = clock.wall, clock.cpu
     flush(out)
-    return {"wall": buffered, "durable": time.perf_counter() - wall, "cpu": done}
+    return {"wall": buffered, "durable": clock.wall, "cpu": done}
 
 
 def main():
@@ -142,10 +139,7 @@ def main():
         size, parts = source.stat().st_size, sum(p.stat().st_size for p in (place / "codes").rglob("*.parquet"))
     middle = {k: {c: statistics.median(run[c] for run in v) for c in v[0]} for k, v in runs.items()}
     report = {
-        "benchmark": "memmap",
-        "command": f"python benchmarks/memmap.py --rows {options.rows} --repeats {options.repeats}",
-        "device": f"{cpu_model()}, {os.cpu_count()} cores, shared with other work",
-        "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "python": platform.python_version()},
+        **head("memmap", ("numpy", "pyarrow")),
         "rows": options.rows,
         "width": WIDTH,
         "bytes": size,

@@ -8,13 +8,12 @@ because the machine is shared. An independent run is one utterance alone, its ow
 
 import argparse
 import json
-import platform
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import head, timed
 
 from llasa_core import judges
 from llasa_core.codecs.resynthesis import select
@@ -49,17 +48,18 @@ def main() -> None:
     requests = [Request(item.id, item.text, item.speaker) for item in select(options.manifest, options.texts)]
     list(search(synthesizer, requests[:1], Strategy(candidates=2), verifiers, SAMPLING))  # everything is warm
 
-    together, cost = cpu_seconds(lambda: searched(synthesizer, requests, Strategy(candidates=N), verifiers))
-    apart, alone = cpu_seconds(lambda: independent(synthesizer, requests, verifiers))
+    together, cost = timed(lambda: searched(synthesizer, requests, Strategy(candidates=N), verifiers))
+    apart, alone = timed(lambda: independent(synthesizer, requests, verifiers))
     result = {
+        **head("search", ("torch", "transformers"), torch.get_num_threads()),
         "best_of_16": {
-            "cpu_seconds_together": together,
-            "cpu_seconds_apart": apart,
-            "share": together / apart,
+            "cpu_seconds_together": together["cpu"],
+            "cpu_seconds_apart": apart["cpu"],
+            "share": together["cpu"] / apart["cpu"],
             "cpu_seconds_of_verifiers_together": cost["cost"].verifier_cpu_seconds,
             "same_choices": cost["chosen"] == alone,
             "codes_and_ends": cost["cost"].generated_tokens,
-        }
+        },
     }
     # The beams of a search by voice to the end: the decoder's work with each way of hearing them.
     for seconds in (1.0, 2.0, 40.0):
@@ -67,9 +67,9 @@ def main() -> None:
         for context in (0, 25, 50):
             strategy = Strategy("partial-prm", 4, 4, 4, prefix_seconds=seconds, context_codes=context, final=("voice",))
             strategy = replace(strategy, name="prm") if seconds == 40.0 else strategy
-            spent, found = cpu_seconds(lambda s=strategy: searched(synthesizer, requests, s, verifiers))
+            spent, found = timed(lambda s=strategy: searched(synthesizer, requests, s, verifiers))
             name = f"context_{context}" if context else "whole_prefix"
-            ways[name] = {"cpu_seconds": spent, "audio_seconds": found["cost"].audio_seconds}
+            ways[name] = {"cpu_seconds": spent["cpu"], "audio_seconds": found["cost"].audio_seconds}
             ways[name]["choices_as_whole_prefix"] = share_equal(found, ways.setdefault("_", found))
         del ways["_"]
         result[f"partial_audio_{seconds:g}_s"] = ways
@@ -79,21 +79,11 @@ def main() -> None:
         "verifiers": judges_of(verifiers),
         "slots": synthesizer.slots,
         "temperature": SAMPLING.temperature,
-        "threads": 1,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
     }
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     publish(path, (json.dumps(rounded(result), indent=1, sort_keys=True) + "\n").encode())
     print(json.dumps(rounded(result), indent=1))
-
-
-def cpu_seconds(work) -> tuple[float, object]:
-    """(CPU seconds of this process, what `work` returned)."""
-    start = time.process_time()
-    value = work()
-    return time.process_time() - start, value
 
 
 def searched(synthesizer, requests, strategy, verifiers) -> dict:

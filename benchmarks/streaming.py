@@ -10,17 +10,14 @@ error on the mini codec is within `--tolerance` dB of the best of the grid; ties
 
 import argparse
 import json
-import platform
-import shlex
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import transformers
+from measuring import Clock, head, timed
 from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
 from llasa_core import figures
@@ -83,16 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         row = error_of(codec, real, Window(chunk, window.left, window.right, chunk))
         chunks.append({"chunk": chunk, **row})
     report = {
-        "benchmark": "streaming",
-        "command": shlex.join(
-            ["python", "benchmarks/streaming.py", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        "device": "cpu, one thread",
-        "packages": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        **head("streaming", ("torch", "transformers"), torch.get_num_threads(), arguments),
         "interval": "bootstrap over utterances, 95 %",
         "chunk": options.chunk,
         "grid": grid,
@@ -170,13 +158,13 @@ def times(options: argparse.Namespace, codec, window: Window) -> list[dict]:
     for name, asked in (("streamed", window), ("whole", Window(10**6, 0, 0, 10**6))):
         found = []
         for request in requests:
-            cpu, wall, first, samples = time.process_time(), time.perf_counter(), None, 0
+            clock, first, samples = Clock(), None, 0
             for wave in SpeechStream(synthesizer, request, sampling, asked):
                 if first is None and len(wave):
-                    first = (time.perf_counter() - wall, time.process_time() - cpu)
+                    first = (clock.wall, clock.cpu)
                 samples += len(wave)
             seconds = samples / codec.sample_rate
-            spent = (time.perf_counter() - wall, time.process_time() - cpu)
+            spent = (clock.wall, clock.cpu)
             found.append((*first, spent[0] / seconds, spent[1] / seconds))
         middle = np.median(np.array(found), axis=0).tolist()
         keys = ("first_audio_wall_seconds", "first_audio_cpu_seconds", "real_time_factor_wall", "real_time_factor_cpu")
@@ -188,12 +176,9 @@ def decoder_times(codec, window: Window, length: int) -> dict:
     """CPU seconds of the decoder per second of audio, streamed and whole, codes being there at once."""
     codes, spent = np.random.default_rng(1).integers(0, codec.codebook_size, length), {}
     for name, work in (("whole", lambda: codec.decode([codes])), ("streamed", lambda: stream(codec, codes, window))):
-        begin = time.process_time()
-        work()
-        spent[f"{name}_cpu_seconds_per_second"] = (time.process_time() - begin) / (length / codec.frame_rate)
-    begin = time.process_time()
-    codec.decode([codes[: window.first + window.right]])
-    return {**spent, "first_chunk_cpu_seconds": time.process_time() - begin, "codes": length, "window": asdict(window)}
+        spent[f"{name}_cpu_seconds_per_second"] = timed(work)[0]["cpu"] / (length / codec.frame_rate)
+    first = timed(lambda: codec.decode([codes[: window.first + window.right]]))[0]["cpu"]
+    return {**spent, "first_chunk_cpu_seconds": first, "codes": length, "window": asdict(window)}
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ import copy
 import ctypes
 import gc
 import json
-import platform
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
+from measuring import Clock, head, timed
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -30,7 +28,6 @@ from llasa_core.experiments import write_json
 from llasa_core.head_loss import use_head_loss
 from llasa_core.loss import labelled_loss, utterance_losses
 from llasa_core.model import parameter_count, use_packed_attention
-from llasa_core.notebook_run import cpu_model
 from llasa_core.packing import NO_LABEL, collate, pack_lengths, pack_shuffled
 from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
@@ -195,9 +192,8 @@ def measured(step, model) -> dict:
     """CPU and wall seconds, peak memory above what was there before, and the gradient norm of one step."""
     model.zero_grad(set_to_none=True)
     before = high_water(reset=True)
-    wall, cpu = time.perf_counter(), time.process_time()
-    losses = step()
-    entry = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
+    spent, losses = timed(step)
+    entry = {"cpu_seconds": spent["cpu"], "seconds": spent["wall"]}
     entry["peak_mb"] = high_water() - before
     norms = [one.grad.norm() for one in model.parameters() if one.grad is not None]
     entry["grad_norm"] = torch.stack(norms).norm().item()
@@ -293,14 +289,14 @@ def data_loading(prompt: Prompt, count: int) -> dict:
     """CPU seconds a sample to assemble it, both ways, and how full packed rows get."""
     samples = Samples(prompt, count, None)
     samples.public(0), list(samples.packed(False))
-    begin = time.process_time()
+    clock = Clock()
     for index in range(count):
         collated([samples.public(index)])
-    theirs = (time.process_time() - begin) / count
-    begin = time.process_time()
+    theirs = clock.cpu / count
+    clock = Clock()
     for _ in range(10):
         list(samples.packed(False))
-    ours = (time.process_time() - begin) / (10 * count)
+    ours = clock.cpu / (10 * count)
     generator = np.random.default_rng(1)
     lengths = (generator.permutation(seconds_of(20_000)) * 50).astype(int) + 75
     kept = lengths[lengths <= CONTEXT]
@@ -327,12 +323,7 @@ def main():
     prompt = Prompt(merge_tokenizer(build_llama3_tokenizer(locate_llama3_vocabulary()), 65_536))
     shapes = ["head-heavy", "body-heavy"] if options.shape == "all" else [options.shape]
     report = {
-        "benchmark": "train_step",
-        "command": f"python benchmarks/train_step.py --shape {options.shape} --utterances {options.utterances} "
-        f"--repeats {options.repeats}",
-        "device": f"{cpu_model()}, one thread",
-        "packages": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "python": platform.python_version(),
+        **head("train_step", ("torch", "transformers"), torch.get_num_threads()),
         "shapes": {shape: compare(shape, prompt, options.utterances, options.repeats) for shape in shapes},
         "data": data_loading(prompt, 50),
     }

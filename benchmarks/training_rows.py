@@ -8,20 +8,17 @@ The start is timed as it was before (rows one by one, for a part of them), the f
 
 import argparse
 import json
-import os
-import platform
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from measuring import Clock, head, timed
 from memmap import MEAN_SECONDS, MEDIAN_SECONDS, sentences, words_of
 
 from llasa_core.codes import read_codes
 from llasa_core.codes_dataset import SCHEMA, code_lists
 from llasa_core.experiments import write_json
-from llasa_core.notebook_run import cpu_model
 from llasa_core.packing import PackedRows, collate
 from llasa_core.prompts import Prompt
 from llasa_core.sources import ExampleSource
@@ -79,23 +76,17 @@ def memory() -> dict[str, float]:
     }
 
 
-def timed(work):
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = work()
-    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}, result
-
-
 def access(rows: PackedRows, seconds: float, seed: int) -> dict[str, float]:
     """Random packed rows, ROWS_AT_ONCE collated together, for so many CPU seconds."""
     numbers = np.random.default_rng(seed).integers(0, rows.rows_in_epoch(0), 10**6)
     samples = batches = tokens = 0
-    cpu, wall, before = time.process_time(), time.perf_counter(), memory()
-    while time.process_time() - cpu < seconds:
+    clock, before = Clock(), memory()
+    while clock.cpu < seconds:
         chosen = numbers[batches * ROWS_AT_ONCE : (batches + 1) * ROWS_AT_ONCE].tolist()
         examples = [example for number in chosen for example in rows.examples(number)]
         tokens += collate(examples)["input_ids"].shape[1]
         samples, batches = samples + len(examples), batches + 1
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    cpu, wall = clock.cpu, clock.wall
     return {
         "samples": samples,
         "samples_per_cpu_second": samples / cpu,
@@ -141,10 +132,7 @@ def main():
         fill, size = rows.fill(), sum(path.stat().st_size for path in cache.iterdir())
         dropped = rows.dropped_overlong
     report = {
-        "benchmark": "training_rows",
-        "command": f"python benchmarks/training_rows.py --rows {options.rows} --seconds {options.seconds:g}",
-        "device": f"{cpu_model()}, one process, {os.cpu_count()} cores shared with other work",
-        "packages": {"numpy": np.__version__, "pyarrow": pa.__version__, "python": platform.python_version()},
+        **head("training_rows", ("numpy", "pyarrow")),
         "rows": options.rows,
         "bytes_mapped": size,
         "seconds": {

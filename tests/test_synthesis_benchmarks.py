@@ -1,7 +1,10 @@
 """Every benchmark of synthesis runs at a small shape and writes what it says it writes."""
 
+import importlib.metadata
 import importlib.util
 import json
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,12 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def benchmark(name):
+    """The module of a script, loaded as `python benchmarks/NAME.py` loads it: the scripts' folder is on the path."""
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        spec.loader.exec_module(module)
     return module
 
 
@@ -46,6 +52,28 @@ def corpus(mini_tokenizer, tmp_path_factory):
     write_part(folder / "codes" / part_name(0), rows, info | {"source": "tones", "dropped": []})
     finish(folder / "codes", 1, info)
     return folder
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring"))
+def test_every_benchmark_explains_itself_and_has_the_head_of_all(name, monkeypatch, capsys):
+    module = benchmark(name)
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", "--help"])
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    assert left.value.code == 0 and "--out" in capsys.readouterr().out
+    assert module.head.__module__ == "measuring"
+
+
+def test_the_head_says_what_was_run_on_what():
+    head = benchmark("measuring").head("search", ("torch",), 1, ["--out", "a file.json"])
+    assert head["command"] == "python benchmarks/search.py --out 'a file.json'"
+    assert head["packages"] == {"torch": importlib.metadata.version("torch")} and head["device"].endswith(" cores")
+    assert list(head) == ["benchmark", "command", "device", "threads", "packages", "python"]
+
+
+def test_waiting_counts_on_the_wall_and_not_on_the_cpu():
+    seconds, value = benchmark("measuring").timed(lambda: time.sleep(0.2) or 7)
+    assert value == 7 and seconds["cpu"] < 0.1 < 0.2 <= seconds["wall"]
 
 
 def test_guards_are_counted_with_and_without(corpus, tmp_path):
@@ -78,7 +106,9 @@ def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     out = tmp_path / "decoding.json"
     given = ["--models", "body-heavy", "--utterances", "4", "--codes", "3", "5", "--prompt", "4", "6", "--slots", "4"]
     benchmark("decoding").main([*given, "--out", str(out)])
-    (row,) = json.loads(out.read_text())["models"]
+    report = json.loads(out.read_text())
+    (row,) = report["models"]
+    assert report["benchmark"] == "decoding" and report["threads"] == 1 and "--utterances 4" in report["command"]
     assert row["body_to_head"] == pytest.approx(2.6, abs=0.05)
     assert row["slots_4"]["codes"] == 2 * row["generate"]["codes"]  # two turns of the same utterances
     speed = row["slots_4"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
