@@ -22,13 +22,15 @@ def head(
     """The keys that every report begins with.
 
     `packages` are distributions. `threads` are torch's (None: every library takes its own number). `arguments` stand in
-    the command line as they were given (None: this process' own).
+    the command line as they were given (None: this process' own). `load_average` is of the minute before the call: how
+    many processes wanted the cores, this one among them.
     """
     given = sys.argv[1:] if arguments is None else arguments
     return {
         "benchmark": name,
         "command": shlex.join(["python", f"benchmarks/{name}.py", *given]),
         "device": f"{cpu_model()}, {os.cpu_count()} cores",
+        "load_average": round(os.getloadavg()[0], 2),
         "threads": threads,
         "packages": {package: importlib.metadata.version(package) for package in packages},
         "python": platform.python_version(),

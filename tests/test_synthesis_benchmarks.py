@@ -68,7 +68,7 @@ def test_the_head_says_what_was_run_on_what():
     head = benchmark("measuring").head("search", ("torch",), 1, ["--out", "a file.json"])
     assert head["command"] == "python benchmarks/search.py --out 'a file.json'"
     assert head["packages"] == {"torch": importlib.metadata.version("torch")} and head["device"].endswith(" cores")
-    assert list(head) == ["benchmark", "command", "device", "threads", "packages", "python"]
+    assert list(head) == ["benchmark", "command", "device", "load_average", "threads", "packages", "python"]
 
 
 def test_waiting_counts_on_the_wall_and_not_on_the_cpu():
