@@ -157,36 +157,6 @@ def spectrogram(wave: np.ndarray, sample_rate: int = 16_000, title: str = "") ->
         return figure
 
 
-def scaling_curve(points: pd.DataFrame, fit: pd.DataFrame | None, x_label: str, y_label: str) -> Figure:
-    """Measured points `x`, `y`, `y_low`, `y_high`, `series` on logarithmic x, with an optional fitted curve.
-
-    `fit` holds `x`, `y`, `y_low`, `y_high`.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure, (axis,) = new_axes(1, width=5.2)
-        for place, (name, series) in enumerate(points.groupby("series", sort=True)):
-            style = place % len(COLOURS)
-            error = [(series["y"] - series["y_low"]).clip(lower=0), (series["y_high"] - series["y"]).clip(lower=0)]
-            axis.errorbar(
-                series["x"],
-                series["y"],
-                yerr=error,
-                color=COLOURS[style],
-                marker=MARKERS[style],
-                linestyle="none",
-                capsize=2,
-                ms=4,
-                label=str(name),
-            )
-        if fit is not None:
-            axis.plot(fit["x"], fit["y"], color="black", linewidth=1)
-            axis.fill_between(fit["x"], fit["y_low"], fit["y_high"], color="black", alpha=0.15, linewidth=0)
-        axis.set_xscale("log")
-        axis.set(xlabel=x_label, ylabel=y_label)
-        axis.legend()
-        return figure
-
-
 def learning_curve(
     held_out: pd.DataFrame, fit: pd.DataFrame | None, uniform_bits: float | None = None, law: str = ""
 ) -> Figure:

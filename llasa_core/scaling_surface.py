@@ -50,13 +50,6 @@ class LossSurface:
         """s of N_best ~ C^s at a compute C ~ N D: b / (a + b), equation 4 of Hoffmann et al."""
         return self.values[4] / (self.values[2] + self.values[4])
 
-    def best_size(self, product: Sequence[float] | float) -> np.ndarray:
-        """The N of least loss for each N D = product: (a A / (b B))^(1 / (a + b)) product^(b / (a + b))."""
-        _, amplitude, exponent, data_amplitude, data_exponent = self.values
-        total = exponent + data_exponent
-        scale = (exponent * amplitude / (data_exponent * data_amplitude)) ** (1 / total)
-        return scale * np.asarray(product, np.float64) ** (data_exponent / total)
-
     def metrics(self, prefix: str = "surface", confidence: float = 0.95) -> dict[str, float]:
         """Flat numbers: each parameter and compute_exponent with its _low and _high; PREFIX_n and PREFIX_log_rmse."""
         shares = self.refits[:, 4] / (self.refits[:, 2] + self.refits[:, 4])

@@ -25,7 +25,6 @@ HELD_OUT = pd.DataFrame(
     {"tokens": [1e6, 2e6, 4e6], "eval_loss": [5.0, 4.5, 4.2], "eval_bits_per_second": [360.0, 325.0, 303.0]}
 )
 CURVE = pd.DataFrame({"x": [1e6, 4e6], "y": [5.0, 4.2], "y_low": [4.9, 4.1], "y_high": [5.1, 4.3]})
-POINTS = pd.DataFrame({"x": [1e6, 2e6], "y": [5.0, 4.5], "y_low": [4.9, 4.4], "y_high": [5.1, 4.6], "series": "one"})
 MODELS = pd.DataFrame({"model": ["1b", "8b"] * 2, "search": ["none"] * 2 + ["ORM"] * 2, "wer": [3.2, 2.9, 1.5, 1.4]})
 HUMAN = pd.DataFrame({"system": ["Human"], "wer": [2.1]})
 FRONTIER = pd.DataFrame(
@@ -53,7 +52,6 @@ DRAWN = {
         pd.DataFrame({"speaker": ["ann", "ann", "bob"], "similarity": [0.8, 0.9, 0.7]})
     ),
     "spectrogram": lambda: figures.spectrogram(np.sin(np.arange(8000) * 0.3).astype(np.float32)),
-    "scaling_curve": lambda: figures.scaling_curve(POINTS, CURVE, "tokens", "loss (nats)"),
     "learning_curve": lambda: figures.learning_curve(HELD_OUT, CURVE, 600.0),
     "learning_curve_without_fit": lambda: figures.learning_curve(HELD_OUT, None),
     "by_model": lambda: figures.by_model(MODELS, {"wer": "WER (%)"}, "published", HUMAN),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.scaling_surface import LossSurface, fit_surface
+from llasa_core.scaling_surface import fit_surface
 
 SIZES = np.array([1e6, 2e6, 5e6, 12e6])
 HOURS = np.array([0.25, 0.5, 1.0, 2.0])
@@ -24,15 +24,6 @@ def test_exact_runs_give_back_the_law_and_its_extrapolation():
     assert surface.n == 16 and surface.log_rmse < 1e-7
     assert surface.predict(5e7, 8.0) == pytest.approx(loss(5e7, 8.0), rel=1e-4)
     assert surface.predict(SIZES, 1.0).shape == (4,) and surface.predict(1e6, 1.0).shape == ()
-
-
-def test_best_size_worked_by_hand():
-    """L = 1 + 8/N + 2/D with N D = C: 8/N + 2N/C is least at N = 2 sqrt(C), where both terms are 4/sqrt(C)."""
-    surface = LossSurface((1.0, 8.0, 1.0, 2.0, 1.0), np.ones((1, 5)), np.zeros(1), 1, 0.0)
-    assert surface.compute_exponent() == 0.5
-    np.testing.assert_allclose(surface.best_size([100.0, 400.0]), [20.0, 40.0])
-    assert surface.predict(20.0, 5.0) == pytest.approx(1.8)
-    assert min(surface.predict(np.array([19.0, 21.0]), 100 / np.array([19.0, 21.0]))) > 1.8
 
 
 def test_noisy_seeds_give_intervals_that_hold_the_truth_and_widen_for_a_new_run():
