@@ -162,7 +162,8 @@ def items_markdown(items: pd.DataFrame, results_dir: str | Path, assumed: Assump
         ]
         for row in items.to_dict("records")
     ]
-    text = f"{markdown(header, lines)}\n\nGPU hours are arithmetic, no GPU was measured: {assumed.sentence()}."
+    text = f"{markdown(header, lines)}\n\nFinished here: wall time on two CPU cores shared with other work. GPU "
+    text += f"hours are arithmetic, no GPU was measured: {assumed.sentence()}."
     return text + " Codec, verifiers and judges are not counted." + _step_sentence(results_dir, assumed)
 
 

@@ -16,8 +16,6 @@ from llasa_core.beside_paper import with_interval
 from llasa_core.results import PublishedTable, Result
 from llasa_core.study_sections import CORPORA, scaling_runs
 
-NAMES = {"recognition": "recognises", "speech": "speaks", "both": "both directions"}
-
 
 def study_figures(study: Mapping[str, Result], results_dir: str | Path) -> dict[str, Figure]:
     """{name: figure} of search, codecs, recognition and the words of each model size."""
@@ -25,12 +23,13 @@ def study_figures(study: Mapping[str, Result], results_dir: str | Path) -> dict[
     if "search" in study:
         panels = {"corpus_wer": ("corpus WER (%)", 100.0), "similarity": ("cosine to the wanted voice", 1.0)}
         arms = study_tables.search_arms(study["search"])
-        drawn["search"] = figures.search_frontier(arms, panels, "tokens", "codes drawn an utterance")
+        if len(arms):
+            drawn["search"] = figures.search_frontier(arms, panels, "tokens", "codes drawn an utterance")
     for role in CORPORA:
         if role in study:
             drawn[role] = _codecs(study_tables.codec_scores(study[role]))
     if "asr" in study:
-        table = study_tables.recognition_scores(study["asr"]).replace({"system": NAMES})
+        table = study_tables.recognition_scores(study["asr"]).replace({"system": study_tables.DIRECTIONS})
         panels = {
             "corpus_wer": ("corpus WER of recognition (%)", 100.0),
             "bits_per_second": ("held-out speech (bits per second)", 1.0),
@@ -103,7 +102,6 @@ def _codecs(table: pd.DataFrame) -> Figure:
         "corpus_wer": ("corpus WER (%)", 100.0),
         "speaker_similarity": ("cosine to the own speaker", 1.0),
         "quality": ("predicted quality (1 to 5)", 1.0),
-        "stoi": ("STOI (0 to 1)", 1.0),
     }
     rates = table.get("bits_per_second", pd.Series(np.nan, table.index))
     named = [

@@ -13,6 +13,7 @@ import pandas as pd
 from llasa_core import finetuning_study, scaling_study, study_tables
 from llasa_core.beside_paper import markdown, with_interval
 from llasa_core.results import Result, read_results
+from llasa_core.scaling_surface import STEEPEST
 
 ARMS = {  # of the study of search: words
     "plain": "plain sampling",
@@ -54,6 +55,8 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
         f"E = {with_interval(law, 'surface_irreducible', decimals=0)}; the best size grows as compute^"
         f"{with_interval(law, 'surface_compute_exponent')}."
     ]
+    if max(law["surface_size_exponent"], law["surface_data_exponent"]) > 0.99 * STEEPEST:
+        lines[0] += f" (An exponent of {STEEPEST:g} is the fit's bound: these runs do not determine it.)"
     runs = scaling_study.read_runs(results_dir, study["law"].params["study"])
     if law["runs_digest"] != scaling_study.runs_digest(runs):
         lines[0] += f" (These are not the {len(runs)} runs that are here: run {SCALING_FIGURES} with --force.)"
@@ -85,7 +88,10 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
 
 
 def _search(result: Result) -> str:
-    arms = study_tables.search_arms(result).set_index("system", drop=False)
+    arms = study_tables.search_arms(result)
+    if not len(arms):
+        return ""
+    arms = arms.set_index("system")
     header = ["", "corpus WER, %", "by the search's recogniser", "similarity", "by the search's model", "codes", "n"]
     rows = []
     for name in [name for name in ARMS if name in arms.index]:
@@ -93,8 +99,6 @@ def _search(result: Result) -> str:
         cells = [ARMS[name], with_interval(row, "corpus_wer", 100, 1), with_interval(row, "verifier_wer", 100, 1)]
         cells += [with_interval(row, "similarity", 1, 3), with_interval(row, "verifier_similarity", 1, 3)]
         rows.append([*cells, _whole(row.get("tokens")), _whole(row.get("utterances"))])
-    if not rows:
-        return ""
     text = "**Inference-time scaling**, scored by held-out judges; codes are drawn ones an utterance\n\n"
     changes = [
         f"{ARMS[name]} {change_words(change)}"
@@ -129,14 +133,13 @@ def _codecs(study: Mapping[str, Result]) -> str:
 def _recognition(result: Result) -> str:
     table = study_tables.recognition_scores(result)
     header = ["", "corpus WER of recognition, %", "held-out speech, bits a second", "tokens trained", "n"]
-    names = {"recognition": "recognises", "speech": "speaks", "both": "both directions"}
     rows = [
         [
-            names.get(row["system"], row["system"]),
+            study_tables.DIRECTIONS.get(row["system"], row["system"]),
             with_interval(row, "corpus_wer", 100, 1),
             with_interval(row, "bits_per_second", decimals=1),
             _whole(row["tokens"]),
-            _whole(next(row[key] for key in ("corpus_wer_n", "bits_per_second_n") if row.get(key, math.nan) > 0)),
+            ", ".join(filter(None, (_whole(row.get(key)) for key in ("corpus_wer_n", "bits_per_second_n")))),
         ]
         for row in table.to_dict("records")
     ]

@@ -19,10 +19,11 @@ from llasa_core.recognition import compare_losses
 from llasa_core.results import Result
 
 GUIDED = {"partial-prm": "partial PRM by voice + ORM", "prm": "PRM by voice"}  # arms that were run by themselves
+DIRECTIONS = {"recognition": "recognises", "speech": "speaks", "both": "both directions"}  # models of notebook 70
 
 
 def search_arms(result: Result) -> pd.DataFrame:
-    """A row an arm of a study of search: system, strategy, n (candidates), and what the run recorded of it.
+    """A row an arm of a study of search, by candidates: system, strategy, n (candidates), what the run recorded of it.
 
     corpus_wer and similarity by held-out judges, verifier_wer and verifier_similarity by the models that searched,
     tokens and cpu_seconds an utterance; each with _low, _high and _n.
@@ -37,7 +38,7 @@ def search_arms(result: Result) -> pd.DataFrame:
         own = {key.removeprefix(prefix): value for key, value in result.metrics.items() if key.startswith(prefix)}
         if "corpus_wer" in own:
             rows.append({"system": name, "strategy": strategy, "n": n, **own})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).sort_values("n", kind="stable", ignore_index=True) if rows else pd.DataFrame()
 
 
 def paired_arms(result: Result, names: Sequence[str], base: str = "plain") -> dict[str, dict[str, float]]:
@@ -76,7 +77,7 @@ def recognition_scores(result: Result) -> pd.DataFrame:
     corpus_wer of what it heard, bits_per_second of held-out speech; each with _low, _high, _n. And steps, tokens.
     """
     rows = []
-    for name, tasks in result.params["models"].items():
+    for name, tasks in sorted(result.params["models"].items(), key=lambda item: [*DIRECTIONS, item[0]].index(item[0])):
         row = {"system": name, **{key: result.metrics[f"{name}_{key}"] for key in ("steps", "tokens")}}
         if "asr" in tasks:
             row |= summarise(result.rows(name))

@@ -1,4 +1,4 @@
-"""Sections of the README and figures of the smaller studies, from runs as notebooks 16, 40, 50, 60 and 70 record them."""
+"""README sections and figures of the smaller studies, from runs as notebooks 16, 40, 50, 60 and 70 record them."""
 
 import json
 import math
@@ -118,10 +118,18 @@ def test_law_is_given_with_intervals_its_runs_and_the_error_of_its_prediction(re
     study, text = sections(results)
     law = study["law"].metrics
     a = f"a = {law['surface_size_exponent']:.2f} [{law['surface_size_exponent_low']:.2f}, "
-    assert a in text and "fitted to 18 runs (0 diverged)" in text and "--force" not in text
+    assert a in text and "fitted to 18 runs (0 diverged)" in text and "--force" not in text and "bound" not in text
     measured = sum(row["nats"] for row in held_out(400.0)) / math.log(2) / 8
     assert f"measured {measured:.1f} [" in text and "(n = 4 utterances): off by " in text
     assert f"off by {measured / law['prediction'] - 1:+.1%}, outside of the interval of one run." in text
+
+
+def test_exponent_at_the_bound_of_the_fit_is_not_passed_off_as_found(results):
+    path = results / "train_time_scaling/run-3/result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["surface_size_exponent"] = 4.0
+    path.write_text(json.dumps(result))
+    assert "An exponent of 4 is the fit's bound" in sections(results)[1]
 
 
 def test_law_of_other_runs_than_are_here_says_so(results):
