@@ -70,7 +70,7 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
         )
     if "scaling_scores" in study:
         table = study_tables.scores_by_size(study["scaling_scores"], scaling_runs(results_dir, study["law"]))
-        header = ["", "parameters", "speech, h", "bits a second", "corpus WER, %", "similarity", "n"]
+        header = ["", "parameters", "speech, h", "bits a second, mean of seeds", "corpus WER, %", "similarity", "n"]
         rows = [
             [
                 row["system"],
