@@ -58,13 +58,14 @@ def _spoken(search: str, places: tuple[tuple[str, str], ...]) -> list[Pair]:
 
 
 _ORIGINAL = "similarity_to_original"
+_HEARD = (("asr", "recognition"),)
 PAIRS = (
     *_codec("Ground truth", "recordings"),
     *_codec("X-codec2", "codec"),
     *_spoken("none", (("builtin", "synthesized"),)),
     *_spoken("none", (("search", "plain"),)),
     *_spoken("partial PRM (speaker) + ORM (WER)", (("search", "partial-prm"),)),
-    Pair("asr", "WER clean, %", "asr", {"system": "llasa-asr-1b"}, "clean_wer", (), "corpus_wer", 100, 2),
+    Pair("asr", "WER clean, %", "asr", {"system": "llasa-asr-1b"}, "clean_wer", _HEARD, "corpus_wer", 100, 2),
     Pair("asr", "WER other, %", "asr", {"system": "llasa-asr-1b"}, "other_wer", (), "corpus_wer", 100, 2),
     *(
         Pair(
@@ -98,7 +99,7 @@ JUDGES = {  # our metric: parameters of a run that name its judge
     _ORIGINAL: ("speaker", "judge_speaker"),
     "quality": ("quality",),
 }
-TEST_SETS = ("test_manifest", "originals", "manifest")  # parameters that name the utterances
+TEST_SETS = ("test_manifest", "originals", "manifest", "corpus_dir")  # parameters that name the utterances
 
 
 def beside_the_paper(

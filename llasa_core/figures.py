@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STYLE = {
     "font.size": 9,
@@ -247,6 +248,9 @@ def search_frontier(
                 if own in rows:
                     axis.plot(rows[cost], factor * rows[own], linestyle="none", fillstyle="none", **style)
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set(xlabel=cost_label or cost, ylabel=label)
         axes[0].plot([], [], "o", color="black", fillstyle="none", label="by the search's own verifier")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -13,8 +13,11 @@ from llasa_core.beside_paper import beside_markdown, beside_the_paper, markdown,
 from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
+from llasa_core.full_scale import Assumptions
+from llasa_core.paper_items import items_markdown, paper_items
 from llasa_core.results import Result, find_run, published_tables
 from llasa_core.speed import HEADER, speed_rows
+from llasa_core.study_sections import change_words, study_sections
 
 # Each part of the study and its run: <experiment>/<label>, the label being a run id with or without its hash.
 ROLES = {
@@ -25,10 +28,17 @@ ROLES = {
     "human": "evaluation/human",
     "resynthesis": "codec_resynthesis/run",
     "search": "inference_time_scaling/open",
+    "law": "train_time_scaling/run",
+    "scaling_scores": "scaling_scores/run",
+    "codecs_builtin": "codec_table/builtin",
+    "codecs_human": "codec_table/human",
+    "asr": "asr/seed0",
+    "finetuning": "finetuning_scores/test",
 }
 HUMAN_SYSTEMS = {"recordings": "originals", "codec": "codec", "before": "before", "after": "utterances"}  # name: rows
 RESYNTHESIS_SYSTEMS = {"recordings": "originals", "codec": "utterances"}
 SEARCH_ARMS = ("plain", "partial-prm")  # rows of the study of search that the paper has a counterpart of
+ASR_SYSTEMS = ("recognition", "both")  # models of the study of recognition that recognise
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 SCORES = (  # metric, its name in a table, factor, decimals
     ("corpus_wer", "corpus WER, %", 100, 1),
@@ -60,8 +70,9 @@ def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
 
     Corpus builtin: recordings, codec, synthesized. Corpus human: recordings, codec, before, after. Corpus resynthesis:
     recordings and codec with every score of the codec protocol. Corpus search: the arms of the study of search that
-    `SEARCH_ARMS` names, by held-out judges, intervals over texts. Recomputed from the scored utterances; the averages
-    of builtin's recordings are taken as mini_codec recorded them if it kept no rows.
+    `SEARCH_ARMS` names, by held-out judges, intervals over texts. Corpus asr: what two models heard.
+    Recomputed from the scored utterances; the averages of builtin's recordings are taken as mini_codec recorded them if
+    it kept no rows.
     """
     rows: list[dict[str, Any]] = []
 
@@ -81,6 +92,8 @@ def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
         add("resynthesis", system, study["resynthesis"], summarise(study["resynthesis"].rows(name)))
     for name in SEARCH_ARMS if "search" in study else ():
         add("search", name, study["search"], summarise(study["search"].rows(name)))
+    for name in ASR_SYSTEMS if "asr" in study else ():
+        add("asr", name, study["asr"], summarise(study["asr"].rows(name)))
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["corpus", "system", "run"])
 
 
@@ -104,8 +117,16 @@ def _keeps_originals(codec: Result) -> bool:
     return (codec.folder / "originals.jsonl").is_file()
 
 
-def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] = ROLES) -> str:
-    """The study's results as Markdown; empty as long as no part of it has a finished run."""
+def results_table(
+    results_dir: str | Path = "results",
+    roles: Mapping[str, str] = ROLES,
+    assumed: Assumptions | None = None,
+) -> str:
+    """The study's results as Markdown; empty as long as no part of it has a finished run.
+
+    assumed: behind the costs at full scale, the default ones if None.
+    """
+    assumed = assumed or Assumptions()
     study, missing = read_study(results_dir, roles)
     if not study:
         return ""
@@ -116,7 +137,7 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
         parts.append("**Held-out sentences of the built-in corpus**\n\n" + _scores_markdown(scores, "builtin", names))
         for system in ("recordings", "codec"):
             if change := differences.get(f"synthesized - {system}"):
-                parts.append(f"Mini Llasa minus {names[system]}, paired: {_change(change)}.")
+                parts.append(f"Mini Llasa minus {names[system]}, paired: {change_words(change)}.")
     if "human" in study:
         names = {
             "recordings": "recordings",
@@ -125,7 +146,7 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
             "after": "fine-tuned",
         }
         parts.append("**A real voice, before and after fine-tuning**\n\n" + _scores_markdown(scores, "human", names))
-        parts.append(f"Fine-tuned minus before, paired: {_change(differences['after - before'])}.")
+        parts.append(f"Fine-tuned minus before, paired: {change_words(differences['after - before'])}.")
     training = [_training(study[role], role) for role in ("codec", "lm", "finetune") if role in study]
     if training:
         header = [
@@ -139,6 +160,7 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
             "min",
         ]
         parts.append("**Training**\n\n" + markdown(header, training))
+    parts += study_sections(study, results_dir)
     runs = {f"{item.experiment}/{item.run}": item for item in study.values()}
     if rows := speed_rows(results_dir):
         parts.append(
@@ -146,8 +168,10 @@ def results_table(results_dir: str | Path = "results", roles: Mapping[str, str] 
             + markdown(HEADER, rows)
         )
     beside = beside_the_paper(scores, published_tables(results_dir), runs)
-    if beside := beside_markdown(beside):
-        parts.append(f"**Beside the paper's numbers**, to show what corresponds to what\n\n{beside}")
+    if shown := beside_markdown(beside):
+        parts.append(f"**Beside the paper's numbers**, to show what corresponds to what\n\n{shown}")
+    items = items_markdown(paper_items(results_dir, study, beside, assumed), results_dir, assumed)
+    parts.append(f"**Figures and tables of the paper**\n\n{items}")
     if missing:
         parts.append("Without a finished run: " + ", ".join(f"`{place}`" for place in missing.values()) + ".")
     parts.append("Runs: " + ", ".join(f"`{item.experiment}/{item.run}`" for item in study.values()) + ".")
@@ -175,18 +199,6 @@ def _scores_markdown(scores: pd.DataFrame, corpus: str, names: Mapping[str, str]
         for metric, label, factor, decimals in SCORES
     ]
     return markdown(header, [line for line in lines if any(line[1:])])
-
-
-def _change(difference: Mapping[str, float]) -> str:
-    parts = [
-        f"{name} {with_interval(difference, f'{metric}_difference', factor, decimals)}"
-        for metric, name, factor, decimals in (
-            ("corpus_wer", "WER in points", 100, 1),
-            ("speaker_similarity", "similarity", 1, 3),
-        )
-        if f"{metric}_difference" in difference
-    ]
-    return f"{', '.join(parts)}, n = {difference['corpus_wer_difference_n']:.0f}"
 
 
 def _training(result: Result, role: str) -> list[str]:
