@@ -57,9 +57,9 @@ ITEMS = (
             "scaling",
             "scaling_prediction",
             "scaling_target",
-            "train_time_scaling",
             "scaling_speech",
             "scaling_scores",
+            "train_time_scaling",
         ),
         trained=RELEASED,
         published="bars without numbers",
@@ -74,7 +74,7 @@ ITEMS = (
         ours="not rated",
         note="raters besides",
     ),
-    Item("Table 1", "codecs", ("codec_table", "codec_resynthesis"), ("codec", "WER, %", "X-codec2", "")),
+    Item("Table 1", "codecs", ("codec_sizes", "codec_table", "codec_resynthesis"), ("codec", "WER, %", "X-codec2", "")),
     Item(
         "Table 2, left",
         "Seed-TTS-Eval",
@@ -85,7 +85,7 @@ ITEMS = (
     Item(
         "Table 2, right; Fig. 2",
         "inference-time scaling",
-        ("inference_time_scaling",),
+        ("inference_time_scaling", "search_sizes", "search_guided", "search_sizes_figures"),
         ("seed-tts-en", "WER, %", "llasa 1b 250k", "partial PRM (speaker) + ORM (WER)"),
         spoken=SEED_TTS_EVAL,
         searches=(PARTIAL_PRM,),

@@ -5,7 +5,6 @@ the folder of their run.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,11 @@ from matplotlib.figure import Figure
 from llasa_core import figures, scaling, study_tables
 from llasa_core.beside_paper import with_interval
 from llasa_core.results import PublishedTable, Result
-from llasa_core.study_sections import CORPORA, scaling_runs
+from llasa_core.study_sections import CORPORA
 
 
-def study_figures(study: Mapping[str, Result], results_dir: str | Path) -> dict[str, Figure]:
-    """{name: figure} of search, codecs, recognition and the words of each model size."""
+def study_figures(study: Mapping[str, Result]) -> dict[str, Figure]:
+    """{name: figure} of search, codecs and recognition."""
     drawn: dict[str, Figure] = {}
     if "search" in study:
         panels = {"corpus_wer": ("corpus WER (%)", 100.0), "similarity": ("cosine to the wanted voice", 1.0)}
@@ -35,15 +34,6 @@ def study_figures(study: Mapping[str, Result], results_dir: str | Path) -> dict[
             "bits_per_second": ("held-out speech (bits per second)", 1.0),
         }
         drawn["recognition"] = figures.score_panels(table, panels)
-    if "scaling_scores" in study and "law" in study:
-        table = study_tables.scores_by_size(study["scaling_scores"], scaling_runs(results_dir, study["law"]))
-        words = table["parameters"] / 1e6
-        named = [
-            f"{name}, {size:.2g} M, {hours:g} h"
-            for name, size, hours in zip(table["system"], words, table["hours"], strict=True)
-        ]
-        panels = {"corpus_wer": ("corpus WER (%)", 100.0), "speaker_similarity": ("cosine to the own speaker", 1.0)}
-        drawn["scaling_words"] = figures.score_panels(table.assign(system=named), panels)
     return drawn
 
 

@@ -8,8 +8,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from llasa_core import finetuning_study, scaling_study, study_tables
 from llasa_core.beside_paper import markdown, with_interval
 from llasa_core.results import Result, read_results
@@ -37,13 +35,6 @@ def study_sections(study: Mapping[str, Result], results_dir: str | Path) -> list
     return [section for section in sections if section]
 
 
-def scaling_runs(results_dir: str | Path, law: Result) -> pd.DataFrame:
-    """Runs of the law's study with the larger one that was predicted, as of `scaling_study.read_runs`."""
-    runs = scaling_study.read_runs(results_dir, law.params["study"])
-    target = scaling_study.read_place(results_dir, law.params["target"])
-    return runs if target is None else pd.concat([runs, pd.DataFrame([scaling_study.run_row(target)])])
-
-
 def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
     if "law" not in study:
         return ""
@@ -69,13 +60,15 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
             "interval of one run."
         )
     if "scaling_scores" in study:
-        table = study_tables.scores_by_size(study["scaling_scores"], scaling_runs(results_dir, study["law"]))
-        header = ["", "parameters", "speech, h", "bits a second, mean of seeds", "corpus WER, %", "similarity", "n"]
+        params = study["law"].params
+        trained = [params["study"], *([params["target"].split("/")[0]] if params["target"] else [])]
+        table = scaling_study.read_speech(results_dir, study["scaling_scores"], params["spoken"], trained)
+        header = ["", "parameters", "speech, h", "bits a second", "corpus WER, %", "similarity", "n"]
         rows = [
             [
                 row["system"],
                 f"{row['parameters']:,.0f}",
-                f"{row['hours']:g}",
+                f"{row['hours']:.3g}",
                 with_interval(row, "loss", decimals=1),
                 with_interval(row, "corpus_wer", 100, 1),
                 with_interval(row, "speaker_similarity", decimals=3),

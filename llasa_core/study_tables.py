@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from llasa_core import metrics, scaling_study
+from llasa_core import metrics
 from llasa_core.comparison import compare_systems
 from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
-from llasa_core.finetuning_study import system_rows
 from llasa_core.recognition import compare_losses
 from llasa_core.results import Result
 
@@ -95,25 +94,6 @@ def joint_minus_single(result: Result) -> dict[str, float]:
     return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
         result.rows("speech_held_out"), result.rows("both_held_out")
     )
-
-
-def scores_by_size(scored: Result, runs: pd.DataFrame) -> pd.DataFrame:
-    """A row a model size whose speech was scored, smallest first: system, parameters, hours, loss, and `summarise`.
-
-    runs: of `scaling_study.read_runs`, with those of the larger run that was predicted. loss: bits a second of held-out
-    speech, the mean over the seeds of the most speech of that size. Raises InputError for a system without a run.
-    """
-    cells = scaling_study.cells(runs)
-    rows = []
-    for system, scores in system_rows(scored).items():
-        known = cells[cells["model"] == system].sort_values("hours")
-        if not len(known):
-            raise InputError(
-                f"{scored.folder}: system {system!r}, expected one of {', '.join(cells['model'].unique())}"
-            )
-        most = known.iloc[-1][["parameters", "hours", "loss", "loss_low", "loss_high", "seeds"]].to_dict()
-        rows.append({"system": system, **most, **summarise(scores)})
-    return pd.DataFrame(rows).sort_values("parameters", ignore_index=True)
 
 
 def _bits_per_second(rows: Sequence[Mapping]) -> dict[str, float]:
