@@ -226,7 +226,7 @@ def test_every_figure_and_table_of_the_paper_has_a_row_with_file_command_and_cos
     assert files and all((ROOT / f"experiments/{name}.yaml").is_file() for name in files)
     assert (table["command"] != "").all() and table["command"][5] == "llasa run experiments/asr.yaml"
     rows = table.set_index("shows")
-    assert rows.loc["train-time scaling", "runs"] == 18 + 7  # the grid; prediction, target, law, three models' speech, scores
+    assert rows.loc["train-time scaling", "runs"] == 18 + 7  # the grid, and all around it
     assert rows.loc["codecs", "hours"] == pytest.approx(2 * 3 / 3600)
     assert rows.loc["recognition", "published"] == "WER clean 2.3 % (llasa-asr-1b)"
     assert rows.loc["recognition", "ours"].startswith("WER clean 20.00 [")
