@@ -70,6 +70,11 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
     return [*pieces[:-1], replace(pieces[-1], pause=0.0)] if pieces else []
 
 
+def pieces_of_request(request: Request, characters: int = CHARACTERS) -> list[Piece]:
+    """The pieces of a request's text; one piece where the text begins with the words of its voice prompt."""
+    return [Piece(request.text, 0.0)] if request.continues else pieces_of_text(request.text, characters)
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a paragraph, white space made single; abbreviations, initials and decimals end none."""
     text = " ".join(text.split())
@@ -100,7 +105,7 @@ def speak_long(
     with the number of pieces just finished. Returns the manifest's path; raises InputError as `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
-    cut = {request.id: pieces_of_text(request.text, characters) for request in requests}
+    cut = {request.id: pieces_of_request(request, characters) for request in requests}
     refuse_repeated(requests)
     if (out / "manifest.jsonl").exists() and not (out / "pieces").is_dir():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by the synthesis of long texts; choose another folder")
@@ -155,7 +160,7 @@ def stream_long(
     told: Callable[[Spoken], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Waves (n,) of a text of any length while it is sampled, pauses between; `told` hears of every finished piece."""
-    pieces, rate = pieces_of_text(request.text, characters), synthesizer.codec.sample_rate
+    pieces, rate = pieces_of_request(request, characters), synthesizer.codec.sample_rate
     carried, silent = request, 0.0  # seconds of silence at the end of what has been given out
     for number, piece in enumerate(pieces):
         stream = SpeechStream(synthesizer, _piece(carried, number, pieces), sampling, window, guards)

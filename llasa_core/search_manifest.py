@@ -134,8 +134,11 @@ def _joined(out: Path, request: Request, parts: list[dict], verifiers: Mapping[s
 
 
 def pieces_of(request: Request, characters: int) -> list[Request]:
-    """The request itself, or its chunks ID.0, ID.1, .. where its text is longer than `characters` (0: never)."""
-    texts = text_chunks(request.text, characters) if characters else [request.text]
+    """The request itself, or its chunks ID.0, ID.1, .. where its text is longer than `characters` (0: never).
+
+    A text that begins with the words of its voice prompt is never cut: a later chunk would not begin with them.
+    """
+    texts = text_chunks(request.text, characters) if characters and not request.continues else [request.text]
     if len(texts) == 1:
         return [request]
     return [replace(request, id=f"{request.id}.{number}", text=text) for number, text in enumerate(texts)]

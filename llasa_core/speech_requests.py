@@ -47,6 +47,11 @@ class Request:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}")
 
+    @property
+    def continues(self) -> bool:
+        """Whether the text begins with the words of its voice prompt: then it cannot be cut into pieces."""
+        return self.voice is not None and not self.voice.text
+
 
 def parse_object(line: str, where: str) -> dict:
     """One JSON object; `where` (file and line) opens the message of the InputError."""

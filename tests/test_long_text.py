@@ -12,6 +12,7 @@ from llasa_core.guards import Guards
 from llasa_core.long_text import edges, joined, pieces_of_text, sentences, speak_long, stream_long
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
+from llasa_core.search_manifest import pieces_of
 from llasa_core.speech_requests import Request
 from llasa_core.spoken_form import cardinal, ordinal, spoken_form
 from llasa_core.streaming import SpeechFile, Window
@@ -84,6 +85,14 @@ def test_voice_of_the_first_piece_is_carried_along_unless_one_is_given(synthesiz
     (alone,) = synthesizer.speak([Request("x", rest[0]["text"], voice=carried)], SAMPLING)
     wave, _ = soundfile.read(tmp_path / "pieces" / "rest" / rest[0]["audio"], dtype="float32")
     assert np.abs(wave - alone.wave).max() < 1e-4
+
+
+def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, tmp_path):
+    voice = Voice("", np.arange(20, dtype=np.int32))
+    requests = [Request("within", STORY, voice=voice), Request("open", STORY)]
+    path = speak_long(synthesizer, requests, tmp_path, SAMPLING, Guards(attempts=1), 60)
+    assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 2]
+    assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
 
 
 def test_stopped_long_text_goes_on_and_ends_with_the_same_audio(synthesizer, tmp_path):

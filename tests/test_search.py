@@ -80,6 +80,15 @@ def test_one_beam_and_one_candidate_is_plain_sampling(synthesizer, name):
         np.testing.assert_array_equal(chosen.spoken.wave, expected.wave)
 
 
+@pytest.mark.parametrize("name", ["best-of-n", "prm", "partial-prm"])
+def test_utterance_that_ends_at_once_is_empty_and_not_the_voice_prompt(mini_tokenizer, name):
+    ends = Synthesizer(speaking_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec(), slots=16)
+    request = Request("v", "At seven.", voice=Voice("Hello there.", np.arange(20, dtype=np.int32)))
+    strategy = Strategy(name, 2, 2, 2, step_codes=4, prefix_seconds=0.16, guide="length")
+    chosen = run(ends, [request], strategy, {"length": length}, sampling=replace(SAMPLING, min_codes=0))["v"]
+    assert codes(chosen) == [] and len(chosen.spoken.wave) == 0 and set(chosen.scores[:, 0]) == {0.0}
+
+
 @pytest.mark.parametrize("strategy", [Strategy(candidates=5), GUIDED, replace(GUIDED, name="prm")])
 def test_same_seed_same_choice_whatever_runs_beside_it(synthesizer, strategy):
     together = run(synthesizer, REQUESTS, strategy)
