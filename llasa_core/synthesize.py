@@ -191,6 +191,8 @@ class Synthesizer:
         rate = self.codec.frame_rate
         by_text = length_limit(request.text, self.seconds_per_character, frame_rate=rate)
         least = length_limit(request.text, self.seconds_per_character / 2, 1.0, 0.0, rate)
+        if request.continues:  # the voice has spoken its part of the text
+            least = max(1, least - len(request.voice.codes))
         if guards is not None and guards.longest is not None:
             by_text = min(by_text, guards.bounds(request, rate)[1])
         room = self.context - prompt_tokens

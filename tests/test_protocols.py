@@ -105,7 +105,7 @@ def test_continuation_is_synthesized_with_the_guards_that_are_on_by_default(tmp_
     prepare_protocol("librispeech-continuation", librispeech(tmp_path / "set"), tmp_path / "out")
     mini_tokenizer.save_pretrained(tmp_path / "model")
     build_model("tiny", vocabulary_of(mini_tokenizer).size, context=512).save_pretrained(tmp_path / "model")
-    asked = ["--manifest", str(tmp_path / "out/requests.jsonl"), "-o", str(tmp_path / "spoken")]
+    asked = ["--manifest", str(tmp_path / "out/requests.jsonl"), "-o", str(tmp_path / "spoken"), "--max-seconds", "0.4"]
     assert cli.main(["synthesize", "--model", str(tmp_path / "model"), "--codec", "fake", *asked]) == 0
     rows = read_rows(tmp_path / "spoken" / "manifest.jsonl")
     assert [row["id"] for row in rows] == ["121-70-0000", "61-70-0000", "61-70-0003"]
