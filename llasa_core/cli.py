@@ -335,6 +335,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speaker", help="speaker tag")
     parser.add_argument("--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text")
     parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
+    parser.add_argument("--language", default="en", help="of TEXT, and of lines that name none (default en)")
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
     parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")

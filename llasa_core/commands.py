@@ -200,6 +200,7 @@ def search(options: Namespace) -> None:
     rate, verifiers = synthesizer.codec.sample_rate, {}
     if asr != "none":
         verifiers["words"] = WordsVerifier(judges.load_transcriber(asr), rate)
+        verifiers["words"].check(requests)
     if speaker != "none":
         embedder = judges.load_speaker_embedder(speaker)
         if options.voices is not None:
@@ -297,6 +298,8 @@ def run(options: Namespace) -> int:
 
 def speech(options: Namespace) -> tuple:
     """(Synthesizer, requests, Sampling) of synthesize and search; cheap checks come before the model is loaded."""
+    from dataclasses import replace
+
     from llasa_core.sampling import Sampling
     from llasa_core.speech_requests import Request, read_requests
     from llasa_core.synthesize import Synthesizer
@@ -312,7 +315,7 @@ def speech(options: Namespace) -> tuple:
             require(path)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds)
     if options.text is not None:
-        requests = [Request("utterance", options.text, options.speaker, seed=options.seed)]
+        requests = [Request("utterance", options.text, options.speaker, None, options.seed, options.language)]
     engine = None
     if getattr(options, "engine", "torch") == "vllm":
         from llasa_core.vllm_backend import VllmEngine
@@ -320,10 +323,10 @@ def speech(options: Namespace) -> tuple:
         engine = VllmEngine(options.model)
     synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine)
     if options.manifest is not None:
-        requests = read_requests(options.manifest, synthesizer.voice, options.seed)
+        requests = read_requests(options.manifest, synthesizer.voice, options.seed, options.language)
     elif options.voice is not None:
         voice = synthesizer.voice(options.voice, options.voice_text)
-        requests = [Request("utterance", options.text, options.speaker, voice, options.seed)]
+        requests = [replace(requests[0], voice=voice)]
     return synthesizer, requests, sampling
 
 

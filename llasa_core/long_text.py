@@ -100,7 +100,7 @@ def speak_long(
 ) -> Path:
     """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in OUT/pieces.
 
-    A line: id, audio, text, speaker, seed, codes, ended (all pieces), seconds, pieces (count); with guards also
+    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces (count); with guards also
     attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is called
     with the number of pieces just finished. Returns the manifest's path; raises InputError as `synthesize_manifest`.
     """
@@ -140,7 +140,7 @@ def speak_long(
         os.replace(temporary, out / audio)
         rows = [line for _, line in parts]
         line = {"id": request.id, "audio": audio, "text": request.text, "speaker": request.speaker or ""}
-        line |= {"seed": request.seed, "codes": sum(row["codes"] for row in rows)}
+        line |= {"seed": request.seed, "language": request.language, "codes": sum(row["codes"] for row in rows)}
         line |= {"ended": all(row["ended"] for row in rows), "seconds": round(seconds, 4), "pieces": len(rows)}
         if guards is not None:
             line["attempts"] = sum(row["attempts"] for row in rows)

@@ -30,7 +30,7 @@ from llasa_core.synthesize import Synthesizer
 def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
     """One request an utterance and seed; its id is ID.sSEED. `speaker` stays, since verifiers ask for it."""
     return [
-        Request(f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed)
+        Request(f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed, language=item.language)
         for seed in seeds
         for item in utterances
     ]

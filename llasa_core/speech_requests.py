@@ -1,7 +1,8 @@
 """What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
 
-A line of the file has id and text, and may have speaker, seed, voice (audio, relative to the file) and voice_text, or
-voice_in_text: true where the text begins with the words of the voice (speech is continued within an utterance).
+A line of the file has id and text, and may have speaker, language, seed, voice (audio, relative to the file) and
+voice_text, or voice_in_text: true where the text begins with the words of the voice (speech is continued within an
+utterance).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
 class Request:
     """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice is continued.
 
-    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the utterance.
+    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the utterance. `language`
+    changes nothing of the speech: it says by which rules words are counted, and stays with the utterance.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Request:
     speaker: str | None = None
     voice: Voice | None = None
     seed: int = 0
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
@@ -46,6 +49,8 @@ class Request:
             raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}")
+        if not isinstance(self.language, str) or not self.language:
+            raise InputError(f"request {self.id}: language must be a code like en, got {self.language!r}")
 
     @property
     def continues(self) -> bool:
@@ -70,16 +75,18 @@ def refuse_repeated(requests: Sequence[Request]) -> None:
         raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
 
 
-def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:
-    """Requests from JSON lines (keys: see the head of this module).
+def read_requests(
+    path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0, language: str = "en"
+) -> list[Request]:
+    """Requests from JSON lines (keys: see the head of this module); seed and language are those of lines without.
 
-    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, language, seconds,
-    split, category and expected say nothing about what to speak.
+    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, seconds, split,
+    category and expected say nothing about what to speak.
     `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
-    known = {"id", "text", "speaker", "seed", "voice", "voice_text", "voice_in_text"}
-    known |= {"audio", "language", "seconds", "split", "category", "expected"}
+    known = {"id", "text", "speaker", "language", "seed", "voice", "voice_text", "voice_in_text"}
+    known |= {"audio", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
     for number, line in text_lines(path, "requests as JSON lines"):
@@ -99,8 +106,9 @@ def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed:
                 voices[key] = voice(path.parent / key[0], key[1])
             prompt = replace(voices[key], text="") if within else voices[key]
         try:
+            said = item.get("language", language)
             requests.append(
-                Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed))
+                Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed), said)
             )
         except InputError as error:
             raise InputError(f"{where}: {error}") from None

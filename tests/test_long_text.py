@@ -91,15 +91,16 @@ def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, 
     voice = Voice("", np.arange(20, dtype=np.int32))
     requests = [Request(name, STORY[:49], voice=said) for name, said in (("within", voice), ("open", None))]
     path = speak_long(synthesizer, requests, tmp_path, SAMPLING, Guards(attempts=1), 30)
-    assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 2]
+    assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 3]
     assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
 
 
 def test_stopped_long_text_goes_on_and_ends_with_the_same_audio(synthesizer, tmp_path):
-    requests = [Request("a", STORY), Request("short", "Red lamp.")]
+    requests = [Request("a", STORY, language="de"), Request("short", "Red lamp.")]
     whole = speak_long(synthesizer, requests, tmp_path / "whole", SAMPLING, Guards(attempts=2), 60)
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [(line["id"], line["pieces"]) for line in lines] == [("a", 2), ("short", 1)]
+    assert [line["language"] for line in lines] == ["de", "en"]
     wave, rate = soundfile.read(tmp_path / "whole" / "wavs" / "a.wav")
     assert lines[0]["seconds"] == pytest.approx(len(wave) / rate) and lines[0]["attempts"] >= 2
 

@@ -262,6 +262,33 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
     assert rows[0]["id"] == "a"
 
 
+def test_language_reaches_the_words_verifier_and_the_judge(synthesizer, tmp_path):
+    class Hears:
+        name = version = "ears"
+
+        def transcribe(self, waves, sample_rate, language="en"):
+            if language == "fr":
+                raise InputError("ears: no French")
+            return ["今天天气不好"] * len(waves)
+
+    words = WordsVerifier(Hears())
+    texts = {language: Request(language, "今天天气很好", language=language) for language in ("en", "zh")}
+    assert words(np.zeros(9), texts["en"]) == -1 and words(np.zeros(9), texts["zh"]) == pytest.approx(-1 / 6)
+    words.check(texts.values())
+    for wrong, message in ((replace(texts["zh"], language="fr"), "no French"), (Request("x", "!?"), "empty after")):
+        with pytest.raises(InputError, match=message):
+            words.check([wrong])
+    arguments = tmp_path, Strategy(candidates=2), {"words": words}, SAMPLING
+    path = search_manifest.search_manifest(synthesizer, [replace(texts["zh"], id="a")], *arguments)
+    line = json.loads(path.read_text())
+    assert line["language"] == "zh" and line["scores"]["words"] == pytest.approx([-1 / 6] * 2)
+    rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
+    assert (rows[0]["language"], rows[0]["words"]) == ("zh", 6)
+    done = []
+    search_manifest.search_manifest(synthesizer, [replace(texts["en"], id="a")], *arguments, progress=done.append)
+    assert json.loads(path.read_text())["scores"]["words"] == [-1, -1] and done == [1]  # searched again
+
+
 @pytest.mark.parametrize("strategy", [Strategy(candidates=3), GUIDED])
 def test_killed_search_goes_on_and_ends_with_the_same_manifest(synthesizer, tmp_path, strategy):
     def told(out):

@@ -47,7 +47,9 @@ def test_arms_choose_among_the_first_candidates_by_their_own_verifiers():
 
 
 def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it_cost(synthesizer, tmp_path):
-    requests = requests_of([Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.")], [0, 3])
+    utterances = [Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.", language="de")]
+    requests = requests_of(utterances, [0, 3])
+    assert [request.language for request in requests] == ["en", "de"] * 2
     assert [request.id for request in requests] == ["a.s0", "b.s0", "a.s3", "b.s3"]
     found = search_manifest(synthesizer, requests, tmp_path / "n", Strategy(candidates=4), VERIFIERS, SAMPLING)
     lines = {line["id"]: line for line in read_rows(found)}

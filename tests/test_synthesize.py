@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.guards import Guards
+from llasa_core.manifest import read_manifest
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_requests import Request, length_limit, read_requests, seconds_per_character, spoken_characters
@@ -190,7 +191,13 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING)
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [line["id"] for line in lines] == [request.id for request in requests]
-    assert set(lines[0]) == {"id", "audio", "text", "speaker", "seed", "codes", "ended", "reason", "seconds"}
+    assert set(lines[0]) == {
+        *("id", "audio", "text", "speaker", "seed", "language"),
+        "codes",
+        "ended",
+        "reason",
+        "seconds",
+    }
     for line in lines:
         wave, rate = soundfile.read(tmp_path / "whole" / line["audio"], dtype="int16")
         assert (rate, len(wave)) == (16_000, 320 * line["codes"]) and line["seconds"] == len(wave) / rate
@@ -223,6 +230,10 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     changed = [replace(requests[0], seed=77), *requests[1:]]
     synthesize_manifest(synthesizer, changed, tmp_path / "killed", SAMPLING)
     assert spoken == ["u0"]
+    spoken.clear()
+    named = [replace(request, language="de") for request in changed]
+    synthesize_manifest(synthesizer, named, tmp_path / "killed", SAMPLING)
+    assert spoken == [] and {item.language for item in read_manifest(again)} == {"de"}  # it is no part of the sound
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
@@ -288,6 +299,7 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
         ({"seed": -1}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"speaker": 3}, "speaker"),
+        ({"language": 3}, "language"),
     ],
 )
 def test_request_is_checked_when_it_is_made(wrong, message):
@@ -305,7 +317,7 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     lines = [
         {"id": "a", "text": "One.", "voice": "v.wav", "voice_text": "Hello.", "seed": 4},
         {"id": "b", "text": "Two.", "voice": "v.wav", "voice_text": "Hello."},
-        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "en", "seconds": 1.0},
+        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "fr", "seconds": 1.0},
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
@@ -313,6 +325,8 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     assert made == [(tmp_path / "v.wav", "Hello.")]
     assert requests[0].voice is requests[1].voice
     assert [(r.id, r.seed, r.speaker) for r in requests] == [("a", 4, None), ("b", 9, None), ("c", 9, None)]
+    assert [request.language for request in requests] == ["en", "en", "fr"]
+    assert [request.language for request in read_requests(path, voice, language="zh")] == ["zh", "zh", "fr"]
 
 
 @pytest.mark.parametrize(
