@@ -333,6 +333,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", help="JSON lines with id and text, in place of TEXT")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl")
     parser.add_argument("--speaker", help="speaker tag")
+    parser.add_argument("--tags", action="store_true", help="speakers of a manifest become tags for any model")
     parser.add_argument("--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text")
     parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
     parser.add_argument("--language", default="en", help="of TEXT, and of lines that name none (default en)")

@@ -15,11 +15,12 @@ from llasa_core.errors import InputError
 
 def check(options: Namespace) -> int:
     """Print every difference from the released layout; status 1 if there is one."""
+    from llasa_core.speech_settings import checkpoint_file
     from llasa_core.tokens import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
-    config_file = Path(options.checkpoint) / "config.json"
-    config = read_json(config_file) if config_file.is_file() else None
+    config_file = checkpoint_file(options.checkpoint, "config.json")
+    config = None if config_file is None else read_json(config_file)
     differences = check_layout(tokenizer, config)
     for difference in differences:
         print(difference)
@@ -321,12 +322,16 @@ def speech(options: Namespace) -> tuple:
         from llasa_core.vllm_backend import VllmEngine
 
         engine = VllmEngine(options.model)
-    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine)
+    tags = options.tags or options.speaker is not None
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine, tags=tags)
     if options.manifest is not None:
         requests = read_requests(options.manifest, synthesizer.voice, options.seed, options.language)
     elif options.voice is not None:
         voice = synthesizer.voice(options.voice, options.voice_text)
         requests = [replace(requests[0], voice=voice)]
+    if count := synthesizer.untagged(requests):
+        why = "nothing says whether the model knows speaker tags; --tags writes them"
+        print(f"llasa: {options.model}: {count} named speakers are no tags: {why}", file=sys.stderr)
     return synthesizer, requests, sampling
 
 

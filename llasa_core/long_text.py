@@ -100,8 +100,8 @@ def speak_long(
 ) -> Path:
     """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in OUT/pieces.
 
-    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces (count); with guards also
-    attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is called
+    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces (count); with guards
+    also attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is called
     with the number of pieces just finished. Returns the manifest's path; raises InputError as `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
@@ -212,7 +212,7 @@ def edges(wave: np.ndarray, rate: int) -> tuple[float, float]:
 
 def _carries(synthesizer: Synthesizer, request: Request) -> bool:
     """Whether the first piece becomes the voice of the others: nothing else says whose voice it is."""
-    return request.voice is None and (not request.speaker or synthesizer.speakers == ())
+    return request.voice is None and synthesizer.tag(request) is None
 
 
 def _name(request: Request, number: int) -> str:
