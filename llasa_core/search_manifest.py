@@ -43,7 +43,7 @@ def search_manifest(
 ) -> Path:
     """Search every request into OUT, one line of OUT/manifest.jsonl a request, in their order; returns its path.
 
-    A line: id, audio, text, speaker, seed, language, codes (count), ended, seconds, candidates (count), chosen (their number),
+    A line: id, audio, text, speaker, seed, language, codes (count), ended, seconds, candidates (count), chosen (which),
     scores {verifier: of every candidate}, tokens (of every candidate), cost, and verifiers, the judges that chose: the
     speech must not be scored with them. A text longer than `chunk_characters` (0: never) is searched in pieces of
     about that length (paper: 100) with a pause between them; scores and tokens are then lists, one entry a piece.

@@ -220,8 +220,15 @@ def test_costs_of_requests_add_up_to_the_work_that_was_done(synthesizer):
         found = run(synthesizer, REQUESTS, strategy)
         costs = [chosen.cost for chosen in found.values()]
         total = Cost.total(costs)
+        assert set(total.verifier_cpu_by) == {"loud"}
         for field in fields(Cost):
-            assert getattr(total, field.name) == pytest.approx(sum(getattr(cost, field.name) for cost in costs))
+            parts = [getattr(cost, field.name) for cost in costs]
+            if field.name == "verifier_cpu_by":
+                parts = [part["loud"] for part in parts]
+                assert total.verifier_cpu_by["loud"] == pytest.approx(total.verifier_cpu_seconds)
+                assert total.verifier_cpu_by["loud"] == pytest.approx(sum(parts))
+            else:
+                assert getattr(total, field.name) == pytest.approx(sum(parts))
         assert total.candidates == sum(len(chosen.tokens) for chosen in found.values())
         assert 0 < total.verifier_seconds <= total.wall_seconds
         assert min(total.cpu_seconds, total.audio_seconds) > 0
