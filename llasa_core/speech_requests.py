@@ -12,14 +12,14 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.manifest import text_lines
+from llasa_core.manifest import Utterance, read_manifest, text_lines
 from llasa_core.prompts import Voice
 
 FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
@@ -115,6 +115,26 @@ def read_requests(
     if not requests:
         raise InputError(f"{path}: no requests in it")
     return requests
+
+
+def voice_clips(
+    manifest: str | Path, speakers: Iterable[str], shortest: float = 2.0, longest: float = 4.0
+) -> dict[str, Utterance]:
+    """{speaker: the first recording of its own between these lengths, seconds}, to be made a voice prompt.
+
+    Raises InputError for a speaker who has none: another voice, or none, would change what is measured.
+    """
+    clips: dict[str, Utterance] = {}
+    for item in read_manifest(manifest):
+        if shortest <= (item.seconds or 0) <= longest:
+            clips.setdefault(item.speaker, item)
+    wanted = sorted(set(speakers))
+    if missing := [speaker for speaker in wanted if speaker not in clips]:
+        raise InputError(
+            f"{manifest}: no recording of {shortest:g} to {longest:g} s by speaker {missing[0]!r} "
+            f"({len(missing)} of {len(wanted)} speakers have none), expected one each for the voice prompts"
+        )
+    return {speaker: clips[speaker] for speaker in wanted}
 
 
 def spoken_characters(text: str) -> float:

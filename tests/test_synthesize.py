@@ -15,10 +15,17 @@ from llasa_core import cli
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.guards import Guards
-from llasa_core.manifest import read_manifest
+from llasa_core.manifest import Utterance, read_manifest, write_manifest
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request, length_limit, read_requests, seconds_per_character, spoken_characters
+from llasa_core.speech_requests import (
+    Request,
+    length_limit,
+    read_requests,
+    seconds_per_character,
+    spoken_characters,
+    voice_clips,
+)
 from llasa_core.speech_settings import checkpoint_file
 from llasa_core.synthesize import Synthesizer, read_settings, synthesize_manifest
 from llasa_core.tokens import vocabulary_of
@@ -407,6 +414,16 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     assert [(r.id, r.seed, r.speaker) for r in requests] == [("a", 4, None), ("b", 9, None), ("c", 9, None)]
     assert [request.language for request in requests] == ["en", "en", "fr"]
     assert [request.language for request in read_requests(path, voice, language="zh")] == ["zh", "zh", "fr"]
+
+
+def test_voice_of_a_speaker_is_its_first_clip_of_that_length_and_nobody_goes_without(tmp_path):
+    spoken = [("a0", "ann", 1.9), ("a1", "ann", 2.0), ("a2", "ann", 3.0), ("b0", "bob", 4.1), ("c0", "cy", None)]
+    spoken += [("b1", "bob", 4.0)]
+    write_manifest(tmp_path / "m.jsonl", [Utterance(i, f"{i}.wav", "Hi.", who, seconds=s) for i, who, s in spoken])
+    clips = voice_clips(tmp_path / "m.jsonl", ["bob", "ann", "bob"])
+    assert {speaker: clip.id for speaker, clip in clips.items()} == {"ann": "a1", "bob": "b1"}
+    with pytest.raises(InputError, match=r"m\.jsonl: no recording of 2 to 4 s by speaker 'cy' \(2 of 3 speakers"):
+        voice_clips(tmp_path / "m.jsonl", ["ann", "cy", "dan"])
 
 
 @pytest.mark.parametrize(
