@@ -176,12 +176,14 @@ def search(options: Namespace) -> None:
     from llasa_core.search_manifest import pieces_of, search_manifest
     from llasa_core.verifiers import VoiceVerifier, WordsVerifier
 
-    asr, speaker = options.verifier_asr, options.verifier_speaker
+    guided = options.strategy != "best-of-n"
+    by_voice = guided and options.guide == "voice"
+    asr, speaker = options.verifier_asr, options.verifier_speaker or ("resemblyzer" if by_voice else "none")
     if asr == speaker == "none":
         raise InputError("--verifier-asr and --verifier-speaker are both none, expected at least one verifier")
     if speaker != "none" and (options.voice is None) == (options.voices is None):
-        raise InputError("--verifier-speaker compares with recordings: it needs --voice or --voices, one of the two")
-    guided = options.strategy != "best-of-n"
+        what = f"--strategy {options.strategy} is guided by the voice" if by_voice else "--verifier-speaker"
+        raise InputError(f"{what}, compared with recordings: it needs --voice or --voices, one of the two")
     if guided and (speaker if options.guide == "voice" else asr) == "none":
         raise InputError(f"--strategy {options.strategy} is guided by the {options.guide}: it needs that verifier")
     strategy = Strategy(

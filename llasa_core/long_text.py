@@ -101,8 +101,9 @@ def speak_long(
     """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in OUT/pieces.
 
     A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces (count); with guards
-    also attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is called
-    with the number of pieces just finished. Returns the manifest's path; raises InputError as `synthesize_manifest`.
+    also attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is
+    called with the number of pieces just finished. Returns the manifest's path; raises InputError as
+    `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
     cut = {request.id: pieces_of_request(request, characters) for request in requests}

@@ -3,16 +3,18 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from test_decoding import ANSWERS, tiny_llama
 from test_synthesize import tiny_llama as speaking_llama
 
-from llasa_core import judges, search_manifest
+from llasa_core import cli, judges, search_manifest
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.decoding import Answers, decode, generating
 from llasa_core.errors import InputError
 from llasa_core.evaluate import evaluate_manifest
 from llasa_core.forking import Branches
+from llasa_core.judges.fake import FakeQualityPredictor, FakeSpeakerEmbedder, FakeTranscriber, fake_speech
 from llasa_core.model import flops_per_token, model_config
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
@@ -269,6 +271,41 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
     assert rows[0]["id"] == "a"
 
 
+def test_search_and_evaluate_with_their_defaults_use_different_judges(synthesizer, tmp_path, monkeypatch):
+    """`llasa search --strategy partial-prm --voice ...`, then `llasa evaluate`: no verifier scores what it chose."""
+    loaded = []
+
+    def loader(kind, fake):
+        def load(name, **options):
+            loaded.append((kind, name))
+            judge = fake()
+            judge.name = name
+            return judge
+
+        return load
+
+    monkeypatch.setattr(judges, "load_transcriber", loader("words", FakeTranscriber))
+    monkeypatch.setattr(judges, "load_speaker_embedder", loader("voice", FakeSpeakerEmbedder))
+    monkeypatch.setattr(judges, "load_quality_predictor", loader("quality", FakeQualityPredictor))
+    synthesizer.model.save_pretrained(tmp_path / "model")
+    synthesizer.tokenizer.save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "me.wav", fake_speech("what I say in it"), 16_000)
+    ask = ["search", "--model", str(tmp_path / "model"), "--codec", "fake", "--max-seconds", "0.4", "Red lamp."]
+    voice = ["--voice", str(tmp_path / "me.wav"), "--voice-text", "What I say in it."]
+    small = ["--candidates", "2", "--beams", "1", "--expansions", "2", "--step-codes", "10"]
+    out = tmp_path / "searched"
+    assert cli.main([*ask, "--strategy", "partial-prm", *voice, *small, "-o", str(out)]) == 0
+    assert loaded == [("words", "moonshine-tiny.en"), ("voice", "resemblyzer")]
+    originals = tmp_path / "originals.jsonl"
+    originals.write_text('{"id": "me", "audio": "me.wav", "text": "What I say in it.", "speaker": ""}\n')
+    score = ["evaluate", str(out / "manifest.jsonl"), str(tmp_path / "scores"), "--references", str(originals)]
+    assert cli.main(score) == 0
+    assert not set(loaded[:2]) & set(loaded[2:]) and len(loaded) == 5
+    loaded.clear()
+    assert cli.main([*ask, *small[:2], "-o", str(tmp_path / "words")]) == 0  # best of N: by words alone
+    assert loaded == [("words", "moonshine-tiny.en")]
+
+
 def test_language_reaches_the_words_verifier_and_the_judge(synthesizer, tmp_path):
     class Hears:
         name = version = "ears"
@@ -355,8 +392,6 @@ def test_chunks_follow_the_papers_lengths_and_prefer_punctuation():
 
 
 def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
-    from llasa_core.judges.fake import fake_speech
-
     embedder = judges.load_speaker_embedder("fake")
     waves = {name: fake_speech("hello there", number) for number, name in enumerate(("ava", "ben"))}
     voices = {name: embedder.embed([wave], 16_000)[0] for name, wave in waves.items()}
