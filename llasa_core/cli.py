@@ -186,7 +186,6 @@ def build_parser() -> argparse.ArgumentParser:
         "speak with inference-time search: many candidates, the best by the verifiers",
         'llasa search --model artifacts/pretrain/model --candidates 16 "Call Anna at nine." -o artifacts/searched\n'
         "         llasa search --model artifacts/pretrain/model --strategy partial-prm \\\n"
-        "             --verifier-asr moonshine-tiny.en --verifier-speaker resemblyzer \\\n"
         "             --manifest test.jsonl --voices dev.jsonl -o artifacts/searched",
     )
     add_speech_options(add)
@@ -205,8 +204,14 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("first", "sum"),
         help="first: the words decide, the voice breaks ties; sum: both are added (default first)",
     )
-    add.add_argument("--verifier-asr", default="whisper-tiny.en", help="recogniser that scores the words, or none")
-    add.add_argument("--verifier-speaker", default="none", help="speaker model that scores the voice, or none")
+    add.add_argument(
+        "--verifier-asr",
+        default="moonshine-tiny.en",
+        help="recogniser that scores the words, or none; not the one that evaluates (default %(default)s)",
+    )
+    add.add_argument(
+        "--verifier-speaker", help="speaker model that scores the voice, or none (default: resemblyzer where it guides)"
+    )
     add.add_argument("--voices", metavar="MANIFEST", help="recordings of the speakers whose voices are wanted")
     add.add_argument("--chunk-characters", type=whole, default=0, help="search longer texts in pieces; paper: 100")
 
@@ -333,8 +338,10 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", help="JSON lines with id and text, in place of TEXT")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl")
     parser.add_argument("--speaker", help="speaker tag")
+    parser.add_argument("--tags", action="store_true", help="speakers of a manifest become tags for any model")
     parser.add_argument("--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text")
     parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
+    parser.add_argument("--language", default="en", help="of TEXT, and of lines that name none (default en)")
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
     parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")

@@ -15,11 +15,12 @@ from llasa_core.errors import InputError
 
 def check(options: Namespace) -> int:
     """Print every difference from the released layout; status 1 if there is one."""
+    from llasa_core.speech_settings import checkpoint_file
     from llasa_core.tokens import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
-    config_file = Path(options.checkpoint) / "config.json"
-    config = read_json(config_file) if config_file.is_file() else None
+    config_file = checkpoint_file(options.checkpoint, "config.json")
+    config = None if config_file is None else read_json(config_file)
     differences = check_layout(tokenizer, config)
     for difference in differences:
         print(difference)
@@ -175,12 +176,14 @@ def search(options: Namespace) -> None:
     from llasa_core.search_manifest import pieces_of, search_manifest
     from llasa_core.verifiers import VoiceVerifier, WordsVerifier
 
-    asr, speaker = options.verifier_asr, options.verifier_speaker
+    guided = options.strategy != "best-of-n"
+    by_voice = guided and options.guide == "voice"
+    asr, speaker = options.verifier_asr, options.verifier_speaker or ("resemblyzer" if by_voice else "none")
     if asr == speaker == "none":
         raise InputError("--verifier-asr and --verifier-speaker are both none, expected at least one verifier")
     if speaker != "none" and (options.voice is None) == (options.voices is None):
-        raise InputError("--verifier-speaker compares with recordings: it needs --voice or --voices, one of the two")
-    guided = options.strategy != "best-of-n"
+        what = f"--strategy {options.strategy} is guided by the voice" if by_voice else "--verifier-speaker"
+        raise InputError(f"{what}, compared with recordings: it needs --voice or --voices, one of the two")
     if guided and (speaker if options.guide == "voice" else asr) == "none":
         raise InputError(f"--strategy {options.strategy} is guided by the {options.guide}: it needs that verifier")
     strategy = Strategy(
@@ -200,6 +203,7 @@ def search(options: Namespace) -> None:
     rate, verifiers = synthesizer.codec.sample_rate, {}
     if asr != "none":
         verifiers["words"] = WordsVerifier(judges.load_transcriber(asr), rate)
+        verifiers["words"].check(requests)
     if speaker != "none":
         embedder = judges.load_speaker_embedder(speaker)
         if options.voices is not None:
@@ -297,6 +301,8 @@ def run(options: Namespace) -> int:
 
 def speech(options: Namespace) -> tuple:
     """(Synthesizer, requests, Sampling) of synthesize and search; cheap checks come before the model is loaded."""
+    from dataclasses import replace
+
     from llasa_core.sampling import Sampling
     from llasa_core.speech_requests import Request, read_requests
     from llasa_core.synthesize import Synthesizer
@@ -312,18 +318,22 @@ def speech(options: Namespace) -> tuple:
             require(path)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds)
     if options.text is not None:
-        requests = [Request("utterance", options.text, options.speaker, seed=options.seed)]
+        requests = [Request("utterance", options.text, options.speaker, None, options.seed, options.language)]
     engine = None
     if getattr(options, "engine", "torch") == "vllm":
         from llasa_core.vllm_backend import VllmEngine
 
         engine = VllmEngine(options.model)
-    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine)
+    tags = options.tags or options.speaker is not None
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device, engine=engine, tags=tags)
     if options.manifest is not None:
-        requests = read_requests(options.manifest, synthesizer.voice, options.seed)
+        requests = read_requests(options.manifest, synthesizer.voice, options.seed, options.language)
     elif options.voice is not None:
         voice = synthesizer.voice(options.voice, options.voice_text)
-        requests = [Request("utterance", options.text, options.speaker, voice, options.seed)]
+        requests = [replace(requests[0], voice=voice)]
+    if count := synthesizer.untagged(requests):
+        why = "nothing says whether the model knows speaker tags; --tags writes them"
+        print(f"llasa: {options.model}: {count} named speakers are no tags: {why}", file=sys.stderr)
     return synthesizer, requests, sampling
 
 

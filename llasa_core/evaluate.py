@@ -201,7 +201,7 @@ def read_rows(path: str | Path) -> list[dict]:
 
 def read_utterances(path: str | Path) -> list[dict]:
     """What a manifest says of each utterance: id, audio (as written), text, speaker, language, file (that exists) and
-    perhaps ended, verifiers. InputError for a missing wav and for a manifest of none."""
+    perhaps ended, verifiers, text_id. InputError for a missing wav and for a manifest of none."""
     utterances = []
     for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
         if not utterance.audio.is_file():
@@ -210,8 +210,7 @@ def read_utterances(path: str | Path) -> list[dict]:
         described |= {"speaker": utterance.speaker, "language": utterance.language}
         if isinstance(row.get("ended"), bool):
             described["ended"] = row["ended"]
-        if row.get("verifiers"):
-            described["verifiers"] = row["verifiers"]
+        described |= {key: row[key] for key in ("verifiers", CLUSTER) if row.get(key)}
         utterances.append(described)
     if not utterances:
         raise InputError(f"{path}: no utterances, expected at least one")

@@ -39,7 +39,8 @@ class Guards:
     hotter than the one before: what loops at a low temperature loops again at the same.
 
     shortest, longest: (intercept, slope) of the fewest and most codes as a line over `spoken_characters`; None for
-    longest leaves the length limit that there is anyway. With a voice prompt the bounds give way to its pace.
+    longest leaves the length limit that there is anyway. With a voice prompt the bounds give way to its pace; where its
+    words are those that the text begins with, its pace is not known, and its codes count as spoken of the fewest.
     at_once: fewer codes are "ended_at_once". loop_codes: so many codes in a row that equal those one period before
     (up to 2 s) are a loop. distinct: fewer different codes in any 50 (1 s) are "stuck". silence_seconds: the longest
     stretch of silence, at either end or inside.
@@ -95,7 +96,9 @@ class Guards:
         most = length_limit(request.text, frame_rate=frame_rate)
         if self.longest is not None:
             most = _line(self.longest, characters)
-        if request.voice is not None:
+        if request.continues:
+            fewest -= len(request.voice.codes)
+        elif request.voice is not None:
             own = characters * len(request.voice.codes) / spoken_characters(request.voice.text)
             fewest, most = min(fewest, own / 2), max(most, 2 * own + frame_rate)
         return max(1, math.floor(fewest)), max(1, math.ceil(most))

@@ -179,7 +179,8 @@ class _Group:
         synthesizer, request, cost = self.synthesizer, self.requests[r], self.costs[r]
         codes = [synthesizer.vocabulary.ids_to_codes(answer.ids) for answer in answers]
         whole = synthesizer.codec.decode([self.voiced(r, row) for row in codes])
-        waves = [wave[-len(row) * synthesizer.hop :] for wave, row in zip(whole, codes, strict=True)]
+        voice = 0 if request.voice is None else len(request.voice.codes)
+        waves = [wave[voice * synthesizer.hop :] for wave in whole]
         names = self.strategy.finals(tuple(self.verifiers))
         scores = np.array([scored(wave, request, names, self.verifiers, cost, i) for i, wave in enumerate(waves)])
         cost.candidates = len(answers)

@@ -70,6 +70,11 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
     return [*pieces[:-1], replace(pieces[-1], pause=0.0)] if pieces else []
 
 
+def pieces_of_request(request: Request, characters: int = CHARACTERS) -> list[Piece]:
+    """The pieces of a request's text; one piece where the text begins with the words of its voice prompt."""
+    return [Piece(request.text, 0.0)] if request.continues else pieces_of_text(request.text, characters)
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a paragraph, white space made single; abbreviations, initials and decimals end none."""
     text = " ".join(text.split())
@@ -95,12 +100,13 @@ def speak_long(
 ) -> Path:
     """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in OUT/pieces.
 
-    A line: id, audio, text, speaker, seed, codes, ended (all pieces), seconds, pieces (count); with guards also
-    attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is called
-    with the number of pieces just finished. Returns the manifest's path; raises InputError as `synthesize_manifest`.
+    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces (count); with guards
+    also attempts (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress` is
+    called with the number of pieces just finished. Returns the manifest's path; raises InputError as
+    `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
-    cut = {request.id: pieces_of_text(request.text, characters) for request in requests}
+    cut = {request.id: pieces_of_request(request, characters) for request in requests}
     refuse_repeated(requests)
     if (out / "manifest.jsonl").exists() and not (out / "pieces").is_dir():
         raise InputError(f"{out / 'manifest.jsonl'}: not written by the synthesis of long texts; choose another folder")
@@ -135,7 +141,7 @@ def speak_long(
         os.replace(temporary, out / audio)
         rows = [line for _, line in parts]
         line = {"id": request.id, "audio": audio, "text": request.text, "speaker": request.speaker or ""}
-        line |= {"seed": request.seed, "codes": sum(row["codes"] for row in rows)}
+        line |= {"seed": request.seed, "language": request.language, "codes": sum(row["codes"] for row in rows)}
         line |= {"ended": all(row["ended"] for row in rows), "seconds": round(seconds, 4), "pieces": len(rows)}
         if guards is not None:
             line["attempts"] = sum(row["attempts"] for row in rows)
@@ -155,7 +161,7 @@ def stream_long(
     told: Callable[[Spoken], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Waves (n,) of a text of any length while it is sampled, pauses between; `told` hears of every finished piece."""
-    pieces, rate = pieces_of_text(request.text, characters), synthesizer.codec.sample_rate
+    pieces, rate = pieces_of_request(request, characters), synthesizer.codec.sample_rate
     carried, silent = request, 0.0  # seconds of silence at the end of what has been given out
     for number, piece in enumerate(pieces):
         stream = SpeechStream(synthesizer, _piece(carried, number, pieces), sampling, window, guards)
@@ -207,7 +213,7 @@ def edges(wave: np.ndarray, rate: int) -> tuple[float, float]:
 
 def _carries(synthesizer: Synthesizer, request: Request) -> bool:
     """Whether the first piece becomes the voice of the others: nothing else says whose voice it is."""
-    return request.voice is None and (not request.speaker or synthesizer.speakers == ())
+    return request.voice is None and synthesizer.tag(request) is None
 
 
 def _name(request: Request, number: int) -> str:

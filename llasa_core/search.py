@@ -189,10 +189,10 @@ def scored(
 ) -> list[float]:
     """Scores of one wave by the named verifiers, whose time is added to the cost; InputError for one not finite."""
     values = []
-    with cost.verifying():
-        for name in names:
+    for name in names:
+        with cost.verifying(name):
             values.append(float(verifiers[name](wave, request)))
-            if not math.isfinite(values[-1]):
-                raise InputError(f"verifier {name}: scored candidate {number} of {request.id} {values[-1]}")
+        if not math.isfinite(values[-1]):
+            raise InputError(f"verifier {name}: scored candidate {number} of {request.id} {values[-1]}")
     cost.scored += len(values)
     return values

@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from llasa_core.decoding import Answers
 
 
 @dataclass
 class Cost:
-    """Sums; `a + b` adds every field.
+    """Sums; `a + b` adds every field, a dict by its keys.
 
     candidates: whole utterances that were scored. generated_tokens: drawn by all rows, dropped ones and END included.
     prompt_tokens: computed once a request, all its samples share them. model_flops: see `generation_flops`.
-    audio_seconds: decoded by the codec, partial audio included. scored: calls of verifiers.
+    audio_seconds: decoded by the codec, partial audio included. scored: calls of verifiers. verifier_cpu_by: the part
+    of verifier_cpu_seconds that each verifier took, by its name; {} in what was written before it was kept apart.
     cpu_seconds (all threads of the process) and wall_seconds hold everything. Requests run side by side, so that only
     their sums are exact: a request of best-of-n gets what passed since the one before it was finished, requests that
     are guided together share by tokens.
@@ -34,11 +35,15 @@ class Cost:
     scored: int = 0
     verifier_seconds: float = 0.0
     verifier_cpu_seconds: float = 0.0
+    verifier_cpu_by: dict[str, float] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
+        pairs = {one.name: (getattr(self, one.name), getattr(other, one.name)) for one in fields(self)}
+        mine, others = pairs.pop("verifier_cpu_by")
+        by = {name: mine.get(name, 0.0) + others.get(name, 0.0) for name in mine | others}
+        return Cost(**{name: a + b for name, (a, b) in pairs.items()}, verifier_cpu_by=by)
 
     @classmethod
     def total(cls, costs: Sequence[Cost]) -> Cost:
@@ -47,15 +52,19 @@ class Cost:
 
     def rounded(self) -> dict:
         """A dict for JSON, seconds to the microsecond."""
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        by = {name: round(value, 6) for name, value in self.verifier_cpu_by.items()}
+        values = asdict(self) | {"verifier_cpu_by": by}
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
 
     @contextmanager
-    def verifying(self):
-        """What runs inside is a verifier's."""
+    def verifying(self, verifier: str):
+        """What runs inside is that verifier's."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.verifier_seconds += time.perf_counter() - wall
-        self.verifier_cpu_seconds += time.process_time() - cpu
+        spent = time.process_time() - cpu
+        self.verifier_cpu_seconds += spent
+        self.verifier_cpu_by[verifier] = self.verifier_cpu_by.get(verifier, 0.0) + spent
 
 
 class Clock:

@@ -43,7 +43,7 @@ def search_manifest(
 ) -> Path:
     """Search every request into OUT, one line of OUT/manifest.jsonl a request, in their order; returns its path.
 
-    A line: id, audio, text, speaker, seed, codes (count), ended, seconds, candidates (count), chosen (their number),
+    A line: id, audio, text, speaker, seed, language, codes (count), ended, seconds, candidates (count), chosen (which),
     scores {verifier: of every candidate}, tokens (of every candidate), cost, and verifiers, the judges that chose: the
     speech must not be scored with them. A text longer than `chunk_characters` (0: never) is searched in pieces of
     about that length (paper: 100) with a pause between them; scores and tokens are then lists, one entry a piece.
@@ -64,11 +64,12 @@ def search_manifest(
     every = [piece for group in pieces.values() for piece in group]
     if repeated := [name for name, count in Counter(piece.id for piece in every).items() if count > 1]:
         raise InputError(f"requests: the id {repeated[0]!r} is that of a request and of a piece of another")
-    journal, wanted = out / "finished.jsonl", {piece.id: _identity(piece) for piece in every}
+    journal = out / "finished.jsonl"
+    wanted = {piece.id: _identity(piece) | {"language": piece.language} for piece in every}  # the verifiers ask for it
     folder = {piece.id: "pieces" if len(group) > 1 else "wavs" for group in pieces.values() for piece in group}
     finished = {}
     for line in _complete_lines(journal):
-        same = wanted.get(line.get("id")) == line.get("identity")
+        same = wanted.get(line.get("id")) == {"language": "en"} | line.get("identity", {})
         if same and (out / line["audio"]).is_file():
             finished[line["id"]] = line
     found = search(
@@ -123,7 +124,7 @@ def _joined(out: Path, request: Request, parts: list[dict], verifiers: Mapping[s
     if len(parts) > 1:
         write_wav(out / audio, wave, rate)
     line = {"id": request.id, "audio": audio, "text": request.text, "speaker": request.speaker or ""}
-    line |= {"seed": request.seed, "codes": sum(part["codes"] for part in parts)}
+    line |= {"seed": request.seed, "language": request.language, "codes": sum(part["codes"] for part in parts)}
     line |= {"ended": all(part["ended"] for part in parts), "seconds": round(len(wave) / rate, 4)}
     line["candidates"] = sum(len(part["tokens"]) for part in parts)
     for key in ("chosen", "scores", "tokens"):
@@ -134,8 +135,11 @@ def _joined(out: Path, request: Request, parts: list[dict], verifiers: Mapping[s
 
 
 def pieces_of(request: Request, characters: int) -> list[Request]:
-    """The request itself, or its chunks ID.0, ID.1, .. where its text is longer than `characters` (0: never)."""
-    texts = text_chunks(request.text, characters) if characters else [request.text]
+    """The request itself, or its chunks ID.0, ID.1, .. where its text is longer than `characters` (0: never).
+
+    A text that begins with the words of its voice prompt is never cut: a later chunk would not begin with them.
+    """
+    texts = text_chunks(request.text, characters) if characters and not request.continues else [request.text]
     if len(texts) == 1:
         return [request]
     return [replace(request, id=f"{request.id}.{number}", text=text) for number, text in enumerate(texts)]

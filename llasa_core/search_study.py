@@ -30,7 +30,7 @@ from llasa_core.synthesize import Synthesizer
 def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
     """One request an utterance and seed; its id is ID.sSEED. `speaker` stays, since verifiers ask for it."""
     return [
-        Request(f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed)
+        Request(f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed, language=item.language)
         for seed in seeds
         for item in utterances
     ]
@@ -76,16 +76,19 @@ def nested_rows(
     """Rows of one arm of a best-of-N search; judged: scored utterances of `speak_choices`, by id.
 
     Tokens and FLOPs are exact. CPU seconds are the line's own, generation shared out by tokens and verification by
-    candidates; what no verifier of the arm heard is not counted.
+    candidates; verifiers that are not the arm's are not counted. Lines written before the cost named its verifiers hold
+    the seconds of all together: an arm with any of them is then charged with all.
     """
     flops = generation_flops(synthesizer.model.config, synthesizer.speech_answers)
     rows = []
     for line in lines:
         index, tokens, cost = nested_choice(line, arm["n"], arm["by"]), line["tokens"][: arm["n"]], line["cost"]
         prompt, share = cost["prompt_tokens"], sum(tokens) / sum(line["tokens"])
-        heard = arm["n"] / len(line["tokens"]) if arm["by"] else 0.0
+        by = cost.get("verifier_cpu_by") or {}
+        listening = sum(by[name] for name in arm["by"]) if by else cost["verifier_cpu_seconds"] * bool(arm["by"])
+        heard = arm["n"] / len(line["tokens"])
         attended = sum(attended_keys(prompt, drawn) for drawn in tokens)
-        seconds = share * (cost["cpu_seconds"] - cost["verifier_cpu_seconds"]) + heard * cost["verifier_cpu_seconds"]
+        seconds = share * (cost["cpu_seconds"] - cost["verifier_cpu_seconds"]) + heard * listening
         spent = {"tokens": sum(tokens), "flops": flops(prompt - 1, sum(tokens), attended), "cpu_seconds": seconds}
         rows.append(_row(line, index, judged[f"{line['id']}.c{index}"], spent))
     return rows

@@ -12,7 +12,7 @@ from llasa_core.errors import InputError
 def synthesize(options: Namespace) -> None:
     """Speak a text or a manifest: short texts side by side, long ones in sentences, or a stream."""
     from llasa_core.guards import Guards
-    from llasa_core.long_text import pieces_of_text, speak_long
+    from llasa_core.long_text import pieces_of_request, speak_long
     from llasa_core.speech_manifest import synthesize_manifest
 
     if options.stream and (options.text is None or Path(options.out).is_dir()):
@@ -30,7 +30,7 @@ def synthesize(options: Namespace) -> None:
     if options.stream:
         stream_to_file(synthesizer, requests[0], options.out, sampling, guards, characters)
         return
-    pieces = [pieces_of_text(request.text, characters) for request in requests]
+    pieces = [pieces_of_request(request, characters) for request in requests]
     with progress_bar(sum(map(len, pieces)), "piece") as bar:
         if max(map(len, pieces)) > 1:
             print(speak_long(synthesizer, requests, options.out, sampling, guards, characters, bar.update))

@@ -37,8 +37,8 @@ def synthesize_manifest(
 ) -> Path:
     """Speak requests into OUT/wavs/ID.wav (16 bit) and OUT/manifest.jsonl, one line a request, in their order.
 
-    A line: id, audio (relative to OUT), text, speaker, seed, codes (count), ended, reason, seconds; with a voice
-    prompt also voice, the hash of it; with guards also attempts (count), guard (why each rejected attempt was
+    A line: id, audio (relative to OUT), text, speaker, seed, language, codes (count), ended, reason, seconds; with a
+    voice prompt also voice, the hash of it; with guards also attempts (count), guard (why each rejected attempt was
     rejected) and failed (what is wrong with the one kept; [] if it is good); with `keep_codes` code_list, the codes.
     Stopped and started again, it keeps what is finished (OUT/finished.jsonl tells) and ends with the manifest of an
     uninterrupted run; a request whose text, speaker, seed or voice has changed is spoken again. `progress` is called
@@ -55,11 +55,12 @@ def synthesize_manifest(
     _same_settings(out / "synthesis.json", settings)
     journal = out / "finished.jsonl"
     wanted = {request.id: _identity(request) for request in requests}
+    languages = {request.id: request.language for request in requests}
     finished = {}
     for line in [*_complete_lines(out / "manifest.jsonl"), *_complete_lines(journal)]:
         same = wanted.get(line.get("id")) == {key: line.get(key) for key in ("text", "speaker", "seed", "voice")}
         if same and (out / line["audio"]).is_file():
-            finished[line["id"]] = line
+            finished[line["id"]] = line | {"language": languages[line["id"]]}  # of the request, not of its sound
     # Checks what is left to speak, before anything is written.
     left = [request for request in requests if request.id not in finished]
     speech = synthesizer.speak(left, sampling, guards)
@@ -78,7 +79,12 @@ def synthesize_manifest(
             audio = f"wavs/{request.id}.wav"
             write_wav(out / audio, spoken.wave, synthesizer.codec.sample_rate)
             line = {"id": request.id, "audio": audio, **{k: v for k, v in wanted[request.id].items() if v is not None}}
-            line |= {"codes": len(generated.codes), "ended": generated.ended, "reason": generated.reason}
+            line |= {
+                "language": request.language,
+                "codes": len(generated.codes),
+                "ended": generated.ended,
+                "reason": generated.reason,
+            }
             line["seconds"] = round(len(spoken.wave) / synthesizer.codec.sample_rate, 4)
             if guards is not None:
                 line |= {"attempts": spoken.attempts, "guard": spoken.rejected, "failed": spoken.failed}

@@ -1,7 +1,8 @@
 """What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
 
-A line of the file has id and text, and may have speaker, seed, voice (audio, relative to the file) and voice_text, or
-voice_in_text: true where the text begins with the words of the voice (speech is continued within an utterance).
+A line of the file has id and text, and may have speaker, language, seed, voice (audio, relative to the file) and
+voice_text, or voice_in_text: true where the text begins with the words of the voice (speech is continued within an
+utterance).
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.manifest import text_lines
+from llasa_core.manifest import Utterance, read_manifest, text_lines
 from llasa_core.prompts import Voice
 
 FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
@@ -28,7 +29,8 @@ FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
 class Request:
     """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice is continued.
 
-    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the utterance.
+    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the utterance. `language`
+    changes nothing of the speech: it says by which rules words are counted, and stays with the utterance.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Request:
     speaker: str | None = None
     voice: Voice | None = None
     seed: int = 0
+    language: str = "en"
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
@@ -46,6 +49,13 @@ class Request:
             raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}")
+        if not isinstance(self.language, str) or not self.language:
+            raise InputError(f"request {self.id}: language must be a code like en, got {self.language!r}")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the text begins with the words of its voice prompt: then it cannot be cut into pieces."""
+        return self.voice is not None and not self.voice.text
 
 
 def parse_object(line: str, where: str) -> dict:
@@ -65,16 +75,18 @@ def refuse_repeated(requests: Sequence[Request]) -> None:
         raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
 
 
-def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0) -> list[Request]:
-    """Requests from JSON lines (keys: see the head of this module).
+def read_requests(
+    path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0, language: str = "en"
+) -> list[Request]:
+    """Requests from JSON lines (keys: see the head of this module); seed and language are those of lines without.
 
-    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, language, seconds,
-    split, category and expected say nothing about what to speak.
+    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio, seconds, split,
+    category and expected say nothing about what to speak.
     `voice` makes a prompt of an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
-    known = {"id", "text", "speaker", "seed", "voice", "voice_text", "voice_in_text"}
-    known |= {"audio", "language", "seconds", "split", "category", "expected"}
+    known = {"id", "text", "speaker", "language", "seed", "voice", "voice_text", "voice_in_text"}
+    known |= {"audio", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
     for number, line in text_lines(path, "requests as JSON lines"):
@@ -94,14 +106,35 @@ def read_requests(path, voice: Callable[[Path, str], Voice] | None = None, seed:
                 voices[key] = voice(path.parent / key[0], key[1])
             prompt = replace(voices[key], text="") if within else voices[key]
         try:
+            said = item.get("language", language)
             requests.append(
-                Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed))
+                Request(item["id"], item["text"], item.get("speaker") or None, prompt, item.get("seed", seed), said)
             )
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     if not requests:
         raise InputError(f"{path}: no requests in it")
     return requests
+
+
+def voice_clips(
+    manifest: str | Path, speakers: Iterable[str], shortest: float = 2.0, longest: float = 4.0
+) -> dict[str, Utterance]:
+    """{speaker: the first recording of its own between these lengths, seconds}, to be made a voice prompt.
+
+    Raises InputError for a speaker who has none: another voice, or none, would change what is measured.
+    """
+    clips: dict[str, Utterance] = {}
+    for item in read_manifest(manifest):
+        if shortest <= (item.seconds or 0) <= longest:
+            clips.setdefault(item.speaker, item)
+    wanted = sorted(set(speakers))
+    if missing := [speaker for speaker in wanted if speaker not in clips]:
+        raise InputError(
+            f"{manifest}: no recording of {shortest:g} to {longest:g} s by speaker {missing[0]!r} "
+            f"({len(missing)} of {len(wanted)} speakers have none), expected one each for the voice prompts"
+        )
+    return {speaker: clips[speaker] for speaker in wanted}
 
 
 def spoken_characters(text: str) -> float:

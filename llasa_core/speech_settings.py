@@ -1,14 +1,46 @@
-"""`llasa.json`, which stands beside a checkpoint: what a synthesizer must know of how the model was trained."""
+"""What stands beside a checkpoint, in its folder or on the hub: `llasa.json` says how the model was trained.
+
+A hub id is no folder: its files are looked for where the weights are, or a model pushed there loses its settings.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from llasa_core.errors import InputError
 from llasa_core.speech_requests import parse_object
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 SETTINGS_KEYS = {"codec": str, "date": str, "speakers": list, "mask_eot": bool, "seconds_per_character": int | float}
+
+
+def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:
+    """A file of a checkpoint folder or hub id (fetched into the hub's cache, as weights are); None if it has none.
+
+    Offline, what the cache does not hold is not there. InputError where the hub cannot be asked.
+    """
+    if Path(checkpoint).exists():
+        path = Path(checkpoint) / name
+        return path if path.is_file() else None
+    if not HUB_ID.fullmatch(str(checkpoint)):
+        return None
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(str(checkpoint), name)
+    except OSError as error:  # without a cause: the repository has no such file
+        absent = error.__cause__ is None
+        if absent or (constants.HF_HUB_OFFLINE and isinstance(error.__cause__, LocalEntryNotFoundError)):
+            return None
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{checkpoint}: cannot be asked for its {name} ({reason}); HF_HUB_OFFLINE=1 goes on with what is cached"
+        ) from None
+    return None if found is None else Path(found)
 
 
 def read_settings(path: Path) -> dict:

@@ -20,9 +20,9 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
 
     corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity, similarity_to_original,
     quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances. nearest_speaker_share, never_ended_share,
-    ended_at_once_share: Wilson. Where rows name a `text_id`, the bootstrap resamples texts with all their seeds. Also
-    utterances, seconds (of audio), pesq_wb_unscored, pesq_nb_unscored and stoi_unscored. Raises InputError when there
-    are no rows.
+    ended_at_once_share: `share_interval`. Where rows name a `text_id`, the bootstrap resamples texts with all their
+    seeds, and NAME_texts stands beside NAME_n. Also utterances, texts (where they are named), seconds (of audio),
+    pesq_wb_unscored, pesq_nb_unscored and stoi_unscored. Raises InputError when there are no rows.
     """
     if not rows:
         raise InputError("no scored utterances, expected at least one")
@@ -31,8 +31,15 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
     }
 
-    def add(name: str, value: float, interval: metrics.Interval, n: int) -> None:
-        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_n": n})
+    named = any(CLUSTER in row for row in rows)
+    if named:
+        summary["texts"] = len(set(texts_of(rows)))
+
+    def add(name: str, value: float, interval: metrics.Interval, counted: Sequence[Mapping]) -> None:
+        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high})
+        summary[f"{name}_n"] = len(counted)
+        if named:
+            summary[f"{name}_texts"] = len(set(texts_of(counted)))
 
     for name, errors_key, words_key in (
         ("corpus_wer", "errors", "words"),
@@ -43,11 +50,11 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         if counted:
             errors, words = [row[errors_key] for row in counted], [row[words_key] for row in counted]
             interval = text_interval(errors, counted, words, seed)
-            add(name, metrics.corpus_wer(errors, words), interval, len(counted))
+            add(name, metrics.corpus_wer(errors, words), interval, counted)
             if name == "corpus_wer":
                 rates = np.asarray(errors) / np.asarray(words)
                 interval = text_interval(rates, counted, seed=seed)
-                add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, len(counted))
+                add("mean_utterance_wer", metrics.mean_utterance_wer(errors, words), interval, counted)
     for name, key in (
         ("speaker_similarity", "similarity"),
         ("similarity_to_original", "similarity_to_original"),
@@ -59,26 +66,46 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         counted = [row for row in rows if row.get(key) is not None]
         values = [row[key] for row in counted]
         if values:
-            add(name, float(np.mean(values)), text_interval(values, counted, seed=seed), len(values))
+            add(name, float(np.mean(values)), text_interval(values, counted, seed=seed), counted)
         unscored = sum(key in row and row[key] is None for row in rows)
         if key in ("pesq_wb", "pesq_nb", "stoi") and (values or unscored):
             summary[f"{name}_unscored"] = unscored
     outcomes = {
-        "nearest_speaker_share": [row["nearest_speaker"] == row["speaker"] for row in rows if "nearest_speaker" in row],
-        "never_ended_share": [not row["ended"] for row in rows if "ended" in row],
-        "ended_at_once_share": [row["seconds"] < ENDED_AT_ONCE_SECONDS for row in rows if "ended" in row],
+        "nearest_speaker_share": ("nearest_speaker", lambda row: row["nearest_speaker"] == row["speaker"]),
+        "never_ended_share": ("ended", lambda row: not row["ended"]),
+        "ended_at_once_share": ("ended", lambda row: row["seconds"] < ENDED_AT_ONCE_SECONDS),
     }
-    for name, hits in outcomes.items():
-        if hits:
-            add(name, sum(hits) / len(hits), metrics.wilson_interval(sum(hits), len(hits)), len(hits))
+    for name, (key, outcome) in outcomes.items():
+        if counted := [row for row in rows if key in row]:
+            hits = [outcome(row) for row in counted]
+            add(name, sum(hits) / len(hits), share_interval(hits, counted, seed), counted)
     return summary
+
+
+def texts_of(rows: Sequence[Mapping]) -> list:
+    """The text that each row speaks: its `text_id`; a row without one is its own text."""
+    return [row.get(CLUSTER, number) for number, row in enumerate(rows)]
+
+
+def share_interval(hits: Sequence[bool], rows: Sequence[Mapping], seed: int = 0) -> metrics.Interval:
+    """Interval of the share of hits: Wilson where every row speaks a text of its own, else the bootstrap over texts.
+
+    A bootstrap of no hits, or of hits alone, has no width: then Wilson with as many trials as there are texts, as if
+    all seeds of a text came out alike.
+    """
+    hit, texts = sum(hits), len(set(texts_of(rows)))
+    if texts == len(rows):
+        return metrics.wilson_interval(hit, len(rows))
+    if hit in (0, len(rows)):
+        return metrics.wilson_interval(texts if hit else 0, texts)
+    return text_interval([float(one) for one in hits], rows, seed=seed)
 
 
 def text_interval(
     values: Sequence[float], rows: Sequence[Mapping], weights: Sequence[float] | None = None, seed: int = 0
 ) -> metrics.Interval:
-    """`metrics.bootstrap_interval` over the texts that rows speak (`text_id`; a row without one is its own text)."""
-    texts = [row.get(CLUSTER, number) for number, row in enumerate(rows)]
+    """`metrics.bootstrap_interval` over the texts that rows speak (`texts_of`)."""
+    texts = texts_of(rows)
     weights = np.ones(len(texts)) if weights is None else weights
     return metrics.bootstrap_interval(
         metrics.cluster_sums(values, texts), metrics.cluster_sums(weights, texts), seed=seed

@@ -22,7 +22,7 @@ from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_manifest import synthesize_manifest
 from llasa_core.speech_requests import Request, length_limit, read_requests
-from llasa_core.speech_settings import SETTINGS, read_settings
+from llasa_core.speech_settings import SETTINGS, checkpoint_file, read_settings
 from llasa_core.tokens import load_tokenizer, vocabulary_of
 
 __all__ = [
@@ -77,8 +77,9 @@ class Synthesizer:
     Raises InputError where tokenizer, model and codec do not belong together. `mask_eot` hides the template's
     `<|eot_id|>` tokens from attention, as the public training code does. `slots` rows are generated at a time.
     `speakers` are the tags that the model was trained with: any other is refused; none at all (an empty list) means
-    that prompts carry no tag, whatever the request says; None means not known, and every name becomes a tag. With a
-    voice prompt the request's speaker only names whose voice it is, and no tag is written.
+    that prompts carry no tag, whatever the request says; None means not known: a released checkpoint never saw tags,
+    so names become tags only with `tags` (`untagged` says so). With a voice prompt the request's speaker only names
+    whose voice it is, and no tag is written.
     `guards` are what the checkpoint brings; they act where a call asks for them. `engine` (`vllm_backend`) generates in
     place of our loop, in `speak` and `generate_codes`; search and streaming always use the loop.
     A LoRA model must be merged first: the loop reads the weight of the output embedding.
@@ -98,6 +99,7 @@ class Synthesizer:
         slots: int = 32,
         guards: Guards | None = None,
         engine=None,
+        tags: bool = False,
     ) -> None:
         self.vocabulary = vocabulary_of(tokenizer)
         if codec.codebook_size != self.vocabulary.codebook_size:
@@ -115,12 +117,14 @@ class Synthesizer:
         self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
         if mask_eot and self._eot is None:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
-        self.engine = engine
+        self.engine, self.tags = engine, tags
         if engine is not None and mask_eot:
             raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
     @classmethod
-    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None) -> Synthesizer:
+    def from_folder(
+        cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None, tags: bool = False
+    ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
 
         Weights are float32 on a CPU, bfloat16 on CUDA.
@@ -128,19 +132,19 @@ class Synthesizer:
         from llasa_core.codecs import load_codec
         from llasa_core.model import load_model
 
-        settings = read_settings(Path(model_dir) / SETTINGS)
+        card, learnt = (checkpoint_file(model_dir, name) for name in (SETTINGS, GUARDS))
+        settings = {} if card is None else read_settings(card)
         named = settings.pop("codec", None)
         if codec is None and named is None:
             raise InputError(f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec")
         if codec is None or isinstance(codec, str | Path):
             codec = load_codec(str(codec if codec is not None else named), device)
         if named is not None and codec.name != named:
-            raise InputError(f"{Path(model_dir) / SETTINGS}: the model was trained on codec {named}, not {codec.name}")
+            raise InputError(f"{card}: the model was trained on codec {named}, not {codec.name}")
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
-        learnt = Path(model_dir) / GUARDS
-        guards = Guards.from_file(learnt) if learnt.is_file() else None
-        return cls(model, tokenizer, codec, device, slots=slots, guards=guards, engine=engine, **settings)
+        guards = None if learnt is None else Guards.from_file(learnt)
+        return cls(model, tokenizer, codec, device, slots=slots, guards=guards, engine=engine, tags=tags, **settings)
 
     @property
     def hop(self) -> int:
@@ -168,6 +172,7 @@ class Synthesizer:
             "model": self.fingerprint(),
             "date": self.prompt.date,
             "speakers": self.speakers if self.speakers is None else list(self.speakers),
+            **({"tags": self.tags} if self.speakers is None else {}),
             "mask_eot": self.mask_eot,
             "seconds_per_character": self.seconds_per_character,
         }
@@ -191,6 +196,8 @@ class Synthesizer:
         rate = self.codec.frame_rate
         by_text = length_limit(request.text, self.seconds_per_character, frame_rate=rate)
         least = length_limit(request.text, self.seconds_per_character / 2, 1.0, 0.0, rate)
+        if request.continues:  # the voice has spoken its part of the text
+            least = max(1, least - len(request.voice.codes))
         if guards is not None and guards.longest is not None:
             by_text = min(by_text, guards.bounds(request, rate)[1])
         room = self.context - prompt_tokens
@@ -249,13 +256,25 @@ class Synthesizer:
         """Prompts int32 (T,) and the most codes of every request; InputError for a request that cannot be spoken."""
         prompts, limits = [], []
         for request in requests:
-            tag = None if self.speakers == () or request.voice is not None else request.speaker or None
-            if tag is not None and self.speakers is not None and tag not in self.speakers:
-                known = ", ".join(self.speakers)
-                raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
-            prompts.append(self.prompt.tts_prompt(request.text, tag, request.voice))
+            prompts.append(self.prompt.tts_prompt(request.text, self.tag(request), request.voice))
             limits.append(self.limit(request, len(prompts[-1]), sampling, guards))
         return prompts, limits
+
+    def tag(self, request: Request) -> str | None:
+        """The speaker tag of a request's prompt, None without one; InputError for a speaker that the model lacks."""
+        if request.voice is not None or not request.speaker:
+            return None
+        if self.speakers is None:
+            return request.speaker if self.tags else None
+        if self.speakers and request.speaker not in self.speakers:
+            known = ", ".join(self.speakers)
+            raise InputError(f"request {request.id}: unknown speaker {request.speaker!r}; the model knows {known}")
+        return request.speaker if self.speakers else None
+
+    def untagged(self, requests: Sequence[Request]) -> int:
+        """How many requests name a speaker that is no tag because nothing says whether the model knows tags."""
+        unknown = self.speakers is None and not self.tags
+        return sum(unknown and request.voice is None and bool(request.speaker) for request in requests)
 
     def hidden(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         """The positions of each prompt that no token attends to: its `<|eot_id|>` with mask_eot, else None."""

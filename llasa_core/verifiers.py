@@ -6,7 +6,7 @@ speaker model. `judge` names what hears, so that `evaluate` can refuse to report
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 
 class WordsVerifier:
-    """Minus the word error rate of what the transcriber hears: 0 is perfect. For whole utterances."""
+    """Minus the word error rate of what the transcriber hears, in the request's language: 0 is perfect. For whole
+    utterances. Raises InputError for a language that the transcriber does not hear."""
 
-    def __init__(self, transcriber: Transcriber, sample_rate: int = 16_000, language: str = "en") -> None:
-        self.judge, self._transcriber = transcriber.name, transcriber
-        self._sample_rate, self._language = sample_rate, language
+    def __init__(self, transcriber: Transcriber, sample_rate: int = 16_000) -> None:
+        self.judge, self._transcriber, self._sample_rate = transcriber.name, transcriber, sample_rate
 
     def __call__(self, wave: np.ndarray, request: Request) -> float:
-        heard = self._transcriber.transcribe([wave], self._sample_rate, self._language)[0]
-        errors, words = word_errors(request.text, heard, self._language)
+        heard = self._transcriber.transcribe([wave], self._sample_rate, request.language)[0]
+        errors, words = word_errors(request.text, heard, request.language)
         return -errors / words
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """InputError, before anything is searched, for a language that is not heard or a text without a word."""
+        for language in {request.language for request in requests}:
+            self._transcriber.transcribe([], self._sample_rate, language)
+        for request in requests:
+            word_errors(request.text, "", request.language)
 
 
 class VoiceVerifier:

@@ -175,6 +175,11 @@ CASES = {
         ["search", *SPEAK[1:], "hello", "--strategy", "prm", "--verifier-asr", "fake"],
         "guided by the voice",
     ),
+    "search guided by a voice that is switched off": (
+        None,
+        ["search", *SPEAK[1:], "hello", "--strategy", "prm", "--verifier-asr", "fake", "--verifier-speaker", "none"],
+        "guided by the voice: it needs that verifier",
+    ),
     "scores by the verifier of the search": (
         lambda: lines("found.jsonl", {"id": "a", "audio": "a.wav", "text": "one", "verifiers": ["fake"]}),
         ["evaluate", "found.jsonl", "out", "--asr", "fake", "--quality", "none"],

@@ -67,6 +67,27 @@ def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(tmp_path, m
     assert all(np.isfinite(value) for value in summary.values())
 
 
+def test_shares_of_several_seeds_have_intervals_over_texts_and_say_how_many():
+    rows = [
+        {"id": f"{text}.s{seed}", "text_id": f"t{text}", "seconds": 1.0, "ended": text % 4 > 0}
+        for text in range(20)
+        for seed in range(30)
+    ]
+    summary = summarise(rows)  # 5 of 20 texts never end, whatever the seed: 600 rows know no more than 20
+    assert (summary["utterances"], summary["texts"]) == (600, 20)
+    assert (summary["never_ended_share"], summary["never_ended_share_n"]) == (0.25, 600)
+    assert summary["never_ended_share_texts"] == 20
+    alone = summarise([{key: value for key, value in row.items() if key != "text_id"} for row in rows])
+    assert "texts" not in alone and "never_ended_share_texts" not in alone
+    assert alone["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(150, 600).low)
+    assert summary["never_ended_share_low"] < 0.11 < 0.21 < alone["never_ended_share_low"]
+    assert summary["never_ended_share_high"] > 0.4 > 0.29 > alone["never_ended_share_high"]
+    none = metrics.wilson_interval(0, 20)  # no text ended at once: a bootstrap would be sure of it
+    assert (summary["ended_at_once_share_low"], summary["ended_at_once_share_high"]) == (none.low, none.high)
+    once = summarise(rows[::30])  # texts named, each spoken once
+    assert once["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(5, 20).low)
+
+
 def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):
     out = tmp_path / "out"
     rows, summary = evaluate_manifest(manifest, out, TRANSCRIBER, EMBEDDER, QUALITY, references=references, seed=5)
@@ -76,6 +97,13 @@ def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifes
     assert written["metrics"] == summary and written["seed"] == 5
     assert written["judges"]["transcriber"] == "fake (fake)"
     assert sorted(file.name for file in out.iterdir()) == ["summary.json", "utterances.jsonl"]
+
+
+def test_seeds_of_a_text_that_the_manifest_names_are_resampled_together(tmp_path):
+    lines = [(f"u{i}", "Room seven.", "room seven.", "ann", "ann", {"text_id": f"t{i % 2}"}) for i in range(4)]
+    rows, summary = evaluate_manifest(write_manifest(tmp_path / "spoken", lines), tmp_path / "out", TRANSCRIBER)
+    assert [row["text_id"] for row in rows] == ["t0", "t1", "t0", "t1"]
+    assert (summary["texts"], summary["corpus_wer_n"], summary["corpus_wer_texts"]) == (2, 4, 2)
 
 
 def test_a_metric_without_its_judge_is_left_out(tmp_path, manifest):

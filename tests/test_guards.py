@@ -110,6 +110,13 @@ def test_slow_voice_prompt_widens_the_bounds():
     assert guards.bounds(replace(request, voice=None)) == (60, 120) and guards.bounds(request) == (60, 650)
 
 
+def test_voice_whose_words_begin_the_text_has_spoken_its_codes_of_the_fewest():
+    guards = Guards(shortest=(0, 2.0), longest=(0, 4.0))
+    request = Request("a", "x" * 30, voice=Voice("", np.zeros(40, np.int32)))
+    assert guards.bounds(request) == (20, 120)
+    assert guards.bounds(replace(request, voice=Voice("", np.zeros(400, np.int32)))) == (1, 120)
+
+
 def test_guarded_speech_is_what_its_seed_says_whatever_the_batch(synthesizer, requests):
     plain = {one.request.id: one for one in synthesizer.speak(requests, SAMPLING)}
     guarded = {one.request.id: one for one in synthesizer.speak(requests, SAMPLING, STRICT)}

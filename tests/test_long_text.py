@@ -12,6 +12,7 @@ from llasa_core.guards import Guards
 from llasa_core.long_text import edges, joined, pieces_of_text, sentences, speak_long, stream_long
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
+from llasa_core.search_manifest import pieces_of
 from llasa_core.speech_requests import Request
 from llasa_core.spoken_form import cardinal, ordinal, spoken_form
 from llasa_core.streaming import SpeechFile, Window
@@ -86,11 +87,20 @@ def test_voice_of_the_first_piece_is_carried_along_unless_one_is_given(synthesiz
     assert np.abs(wave - alone.wave).max() < 1e-4
 
 
+def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, tmp_path):
+    voice = Voice("", np.arange(20, dtype=np.int32))
+    requests = [Request(name, STORY[:49], voice=said) for name, said in (("within", voice), ("open", None))]
+    path = speak_long(synthesizer, requests, tmp_path, SAMPLING, Guards(attempts=1), 30)
+    assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 3]
+    assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
+
+
 def test_stopped_long_text_goes_on_and_ends_with_the_same_audio(synthesizer, tmp_path):
-    requests = [Request("a", STORY), Request("short", "Red lamp.")]
+    requests = [Request("a", STORY, language="de"), Request("short", "Red lamp.")]
     whole = speak_long(synthesizer, requests, tmp_path / "whole", SAMPLING, Guards(attempts=2), 60)
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [(line["id"], line["pieces"]) for line in lines] == [("a", 2), ("short", 1)]
+    assert [line["language"] for line in lines] == ["de", "en"]
     wave, rate = soundfile.read(tmp_path / "whole" / "wavs" / "a.wav")
     assert lines[0]["seconds"] == pytest.approx(len(wave) / rate) and lines[0]["attempts"] >= 2
 

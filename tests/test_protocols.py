@@ -14,10 +14,12 @@ from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.evaluate import read_rows
 from llasa_core.manifest import read_manifest
+from llasa_core.model import build_model
 from llasa_core.prompts import Voice
 from llasa_core.protocols import PROTOCOLS, protocol_of
 from llasa_core.protocols.preparation import prepare_protocol, reference_manifest
 from llasa_core.speech_requests import read_requests
+from llasa_core.tokens import vocabulary_of
 
 
 def prepared(name, source, out, **options):
@@ -97,6 +99,17 @@ def test_continuation_prompts_with_the_first_three_seconds_and_the_whole_text(tm
     wanted, voices = requests(tmp_path / "out")
     assert wanted[2].text == "ROOM SEVEN IS TAKEN BY NOW" and wanted[2].voice.text == ""
     assert voices[2][0].name == "61-70-0003.wav" and trials["61-70-0003"]["joined"]
+
+
+def test_continuation_is_synthesized_with_the_guards_that_are_on_by_default(tmp_path, mini_tokenizer, capsys):
+    prepare_protocol("librispeech-continuation", librispeech(tmp_path / "set"), tmp_path / "out")
+    mini_tokenizer.save_pretrained(tmp_path / "model")
+    build_model("tiny", vocabulary_of(mini_tokenizer).size, context=512).save_pretrained(tmp_path / "model")
+    asked = ["--manifest", str(tmp_path / "out/requests.jsonl"), "-o", str(tmp_path / "spoken"), "--max-seconds", "0.4"]
+    assert cli.main(["synthesize", "--model", str(tmp_path / "model"), "--codec", "fake", *asked]) == 0
+    rows = read_rows(tmp_path / "spoken" / "manifest.jsonl")
+    assert [row["id"] for row in rows] == ["121-70-0000", "61-70-0000", "61-70-0003"]
+    assert all(row["attempts"] >= 1 for row in rows)
 
 
 def test_cross_sentence_takes_a_short_utterance_of_the_same_speaker_or_the_pairs_of_a_list(tmp_path):

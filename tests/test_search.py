@@ -3,16 +3,18 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from test_decoding import ANSWERS, tiny_llama
 from test_synthesize import tiny_llama as speaking_llama
 
-from llasa_core import judges, search_manifest
+from llasa_core import cli, judges, search_manifest
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.decoding import Answers, decode, generating
 from llasa_core.errors import InputError
 from llasa_core.evaluate import evaluate_manifest
 from llasa_core.forking import Branches
+from llasa_core.judges.fake import FakeQualityPredictor, FakeSpeakerEmbedder, FakeTranscriber, fake_speech
 from llasa_core.model import flops_per_token, model_config
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
@@ -78,6 +80,15 @@ def test_one_beam_and_one_candidate_is_plain_sampling(synthesizer, name):
         assert codes(chosen) == expected.generated.codes.tolist()
         assert chosen.spoken.generated.log_prob == pytest.approx(expected.generated.log_prob, abs=1e-3)
         np.testing.assert_array_equal(chosen.spoken.wave, expected.wave)
+
+
+@pytest.mark.parametrize("name", ["best-of-n", "prm", "partial-prm"])
+def test_utterance_that_ends_at_once_is_empty_and_not_the_voice_prompt(mini_tokenizer, name):
+    ends = Synthesizer(speaking_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec(), slots=16)
+    request = Request("v", "At seven.", voice=Voice("Hello there.", np.arange(20, dtype=np.int32)))
+    strategy = Strategy(name, 2, 2, 2, step_codes=4, prefix_seconds=0.16, guide="length")
+    chosen = run(ends, [request], strategy, {"length": length}, sampling=replace(SAMPLING, min_codes=0))["v"]
+    assert codes(chosen) == [] and len(chosen.spoken.wave) == 0 and set(chosen.scores[:, 0]) == {0.0}
 
 
 @pytest.mark.parametrize("strategy", [Strategy(candidates=5), GUIDED, replace(GUIDED, name="prm")])
@@ -211,8 +222,15 @@ def test_costs_of_requests_add_up_to_the_work_that_was_done(synthesizer):
         found = run(synthesizer, REQUESTS, strategy)
         costs = [chosen.cost for chosen in found.values()]
         total = Cost.total(costs)
+        assert set(total.verifier_cpu_by) == {"loud"}
         for field in fields(Cost):
-            assert getattr(total, field.name) == pytest.approx(sum(getattr(cost, field.name) for cost in costs))
+            parts = [getattr(cost, field.name) for cost in costs]
+            if field.name == "verifier_cpu_by":
+                parts = [part["loud"] for part in parts]
+                assert total.verifier_cpu_by["loud"] == pytest.approx(total.verifier_cpu_seconds)
+                assert total.verifier_cpu_by["loud"] == pytest.approx(sum(parts))
+            else:
+                assert getattr(total, field.name) == pytest.approx(sum(parts))
         assert total.candidates == sum(len(chosen.tokens) for chosen in found.values())
         assert 0 < total.verifier_seconds <= total.wall_seconds
         assert min(total.cpu_seconds, total.audio_seconds) > 0
@@ -251,6 +269,68 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
         evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
     rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake-2"))
     assert rows[0]["id"] == "a"
+
+
+def test_search_and_evaluate_with_their_defaults_use_different_judges(synthesizer, tmp_path, monkeypatch):
+    """`llasa search --strategy partial-prm --voice ...`, then `llasa evaluate`: no verifier scores what it chose."""
+    loaded = []
+
+    def loader(kind, fake):
+        def load(name, **options):
+            loaded.append((kind, name))
+            judge = fake()
+            judge.name = name
+            return judge
+
+        return load
+
+    monkeypatch.setattr(judges, "load_transcriber", loader("words", FakeTranscriber))
+    monkeypatch.setattr(judges, "load_speaker_embedder", loader("voice", FakeSpeakerEmbedder))
+    monkeypatch.setattr(judges, "load_quality_predictor", loader("quality", FakeQualityPredictor))
+    synthesizer.model.save_pretrained(tmp_path / "model")
+    synthesizer.tokenizer.save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "me.wav", fake_speech("what I say in it"), 16_000)
+    ask = ["search", "--model", str(tmp_path / "model"), "--codec", "fake", "--max-seconds", "0.4", "Red lamp."]
+    voice = ["--voice", str(tmp_path / "me.wav"), "--voice-text", "What I say in it."]
+    small = ["--candidates", "2", "--beams", "1", "--expansions", "2", "--step-codes", "10"]
+    out = tmp_path / "searched"
+    assert cli.main([*ask, "--strategy", "partial-prm", *voice, *small, "-o", str(out)]) == 0
+    assert loaded == [("words", "moonshine-tiny.en"), ("voice", "resemblyzer")]
+    originals = tmp_path / "originals.jsonl"
+    originals.write_text('{"id": "me", "audio": "me.wav", "text": "What I say in it.", "speaker": ""}\n')
+    score = ["evaluate", str(out / "manifest.jsonl"), str(tmp_path / "scores"), "--references", str(originals)]
+    assert cli.main(score) == 0
+    assert not set(loaded[:2]) & set(loaded[2:]) and len(loaded) == 5
+    loaded.clear()
+    assert cli.main([*ask, *small[:2], "-o", str(tmp_path / "words")]) == 0  # best of N: by words alone
+    assert loaded == [("words", "moonshine-tiny.en")]
+
+
+def test_language_reaches_the_words_verifier_and_the_judge(synthesizer, tmp_path):
+    class Hears:
+        name = version = "ears"
+
+        def transcribe(self, waves, sample_rate, language="en"):
+            if language == "fr":
+                raise InputError("ears: no French")
+            return ["今天天气不好"] * len(waves)
+
+    words = WordsVerifier(Hears())
+    texts = {language: Request(language, "今天天气很好", language=language) for language in ("en", "zh")}
+    assert words(np.zeros(9), texts["en"]) == -1 and words(np.zeros(9), texts["zh"]) == pytest.approx(-1 / 6)
+    words.check(texts.values())
+    for wrong, message in ((replace(texts["zh"], language="fr"), "no French"), (Request("x", "!?"), "empty after")):
+        with pytest.raises(InputError, match=message):
+            words.check([wrong])
+    arguments = tmp_path, Strategy(candidates=2), {"words": words}, SAMPLING
+    path = search_manifest.search_manifest(synthesizer, [replace(texts["zh"], id="a")], *arguments)
+    line = json.loads(path.read_text())
+    assert line["language"] == "zh" and line["scores"]["words"] == pytest.approx([-1 / 6] * 2)
+    rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
+    assert (rows[0]["language"], rows[0]["words"]) == ("zh", 6)
+    done = []
+    search_manifest.search_manifest(synthesizer, [replace(texts["en"], id="a")], *arguments, progress=done.append)
+    assert json.loads(path.read_text())["scores"]["words"] == [-1, -1] and done == [1]  # searched again
 
 
 @pytest.mark.parametrize("strategy", [Strategy(candidates=3), GUIDED])
@@ -312,8 +392,6 @@ def test_chunks_follow_the_papers_lengths_and_prefer_punctuation():
 
 
 def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
-    from llasa_core.judges.fake import fake_speech
-
     embedder = judges.load_speaker_embedder("fake")
     waves = {name: fake_speech("hello there", number) for number, name in enumerate(("ava", "ben"))}
     voices = {name: embedder.embed([wave], 16_000)[0] for name, wave in waves.items()}

@@ -9,6 +9,7 @@ from llasa_core.evaluate import read_rows
 from llasa_core.manifest import Utterance
 from llasa_core.sampling import Sampling
 from llasa_core.search import Strategy
+from llasa_core.search_cost import Cost
 from llasa_core.search_manifest import search_manifest
 from llasa_core.search_study import (
     arm_scores,
@@ -47,7 +48,9 @@ def test_arms_choose_among_the_first_candidates_by_their_own_verifiers():
 
 
 def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it_cost(synthesizer, tmp_path):
-    requests = requests_of([Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.")], [0, 3])
+    utterances = [Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.", language="de")]
+    requests = requests_of(utterances, [0, 3])
+    assert [request.language for request in requests] == ["en", "de"] * 2
     assert [request.id for request in requests] == ["a.s0", "b.s0", "a.s3", "b.s3"]
     found = search_manifest(synthesizer, requests, tmp_path / "n", Strategy(candidates=4), VERIFIERS, SAMPLING)
     lines = {line["id"]: line for line in read_rows(found)}
@@ -67,6 +70,30 @@ def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it
         assert row["flops"] == pytest.approx(cost["model_flops"])
         assert row["cpu_seconds"] == pytest.approx(cost["cpu_seconds"], abs=1e-5)
     assert all(one["tokens"] < all_of_them["tokens"] for one, all_of_them in zip(plain, whole, strict=True))
+
+
+def test_arm_is_charged_with_its_own_verifiers_where_the_search_kept_them_apart(synthesizer):
+    cost = {"prompt_tokens": 5, "cpu_seconds": 20.0, "verifier_cpu_seconds": 10.0}
+    judged = {f"a.s0.c{index}": {"words": 4} for index in range(4)}
+
+    def seconds(line):
+        arms = {"plain": (1, []), "words": (4, ["words"]), "voice": (4, ["voice"]), "half": (2, ["voice"])}
+        arms["both"] = (4, ["words", "voice"])
+        rows = {k: nested_rows(synthesizer, {"n": n, "by": by}, [line], judged)[0] for k, (n, by) in arms.items()}
+        return {name: row["cpu_seconds"] for name, row in rows.items()}
+
+    before = seconds(LINE | {"cost": cost})  # tokens 10, 20, 30, 40 of 100; generation took 10 s
+    assert before == {"plain": 1.0, "words": 20.0, "voice": 20.0, "half": 8.0, "both": 20.0}
+    apart = seconds(LINE | {"cost": cost | {"verifier_cpu_by": {"words": 8.0, "voice": 2.0}}})
+    assert apart == {"plain": 1.0, "words": 18.0, "voice": 12.0, "half": 4.0, "both": 20.0}
+
+
+def test_cost_that_was_written_without_verifiers_by_name_is_still_read_and_added():
+    old = Cost(candidates=2, verifier_cpu_seconds=1.5)
+    new = Cost(candidates=1, verifier_cpu_seconds=0.5, verifier_cpu_by={"words": 0.5})
+    written = {key: value for key, value in old.rounded().items() if key != "verifier_cpu_by"}
+    total = Cost.total([Cost(**written), new])
+    assert (total.candidates, total.verifier_cpu_seconds, total.verifier_cpu_by) == (3, 2.0, {"words": 0.5})
 
 
 def test_scores_are_averages_with_intervals_over_texts_not_over_seeds():

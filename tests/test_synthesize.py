@@ -8,18 +8,30 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llasa_core import cli
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.guards import Guards
+from llasa_core.manifest import Utterance, read_manifest, write_manifest
 from llasa_core.prompts import Voice
 from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request, length_limit, read_requests, seconds_per_character, spoken_characters
+from llasa_core.speech_requests import (
+    Request,
+    length_limit,
+    read_requests,
+    seconds_per_character,
+    spoken_characters,
+    voice_clips,
+)
+from llasa_core.speech_settings import checkpoint_file
 from llasa_core.synthesize import Synthesizer, read_settings, synthesize_manifest
 from llasa_core.tokens import vocabulary_of
 
 TEXTS = ("Call the office.", "Red lamp.", "Please bring four apples.", "We meet Alice.", "At seven.", "The hall.")
+VOICE = Voice("Hello there.", np.arange(20, dtype=np.int32))
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
 
 
@@ -134,6 +146,82 @@ def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, m
         next(iter(tagged.speak([replace(request, speaker="nobody")], SAMPLING)))
 
 
+def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_for(model, mini_tokenizer):
+    plain, asked = (Synthesizer(model, mini_tokenizer, FakeCodec(), tags=tags) for tags in (False, True))
+    requests = [Request("a", TEXTS[0], speaker="LJ"), Request("b", TEXTS[0]), Request("c", TEXTS[0], "LJ", VOICE)]
+    (released, bare, _), _ = plain.prepare(requests, SAMPLING)
+    assert released.tolist() == bare.tolist() and plain.untagged(requests) == 1
+    (tagged, bare, _), _ = asked.prepare(requests, SAMPLING)
+    assert len(tagged) > len(bare) and asked.untagged(requests) == 0
+    assert plain.settings() != asked.settings()
+
+
+@pytest.fixture
+def hub(model, mini_tokenizer, tmp_path, monkeypatch):
+    """A folder that stands for `me/llasa` in the hub's cache; there is no network."""
+    cached = tmp_path / "cache" / "models--me--llasa"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("a" * 40)
+    snapshot = cached / "snapshots" / ("a" * 40)
+    model.save_pretrained(snapshot)
+    mini_tokenizer.save_pretrained(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    return snapshot
+
+
+def test_model_of_the_hub_has_the_settings_and_guards_that_stand_beside_its_weights(hub, synthesizer):
+    with pytest.raises(InputError, match="name the codec"):
+        Synthesizer.from_folder("me/llasa")
+    bare = Synthesizer.from_folder("me/llasa", "fake")
+    assert bare.speakers is None and bare.guards == Guards() and bare.fingerprint() == synthesizer.fingerprint()
+    card = {"codec": "fake", "date": "01 Jan 2026", "mask_eot": True, "speakers": ["kore"]}
+    (hub / "llasa.json").write_text(json.dumps(card))
+    Guards(attempts=2).write(hub / "guards.json")
+    pushed = Synthesizer.from_folder("me/llasa")
+    assert (pushed.prompt.date, pushed.mask_eot, pushed.speakers) == ("01 Jan 2026", True, ("kore",))
+    assert pushed.codec.name == "fake" and pushed.guards == Guards(attempts=2)
+    (hub / "llasa.json").write_text(json.dumps({"codec": "xcodec2"}))
+    with pytest.raises(InputError, match=r"llasa\.json: the model was trained on codec xcodec2, not fake"):
+        Synthesizer.from_folder("me/llasa", "fake")
+
+
+def test_check_reads_the_config_of_a_hub_id(hub, capsys):
+    assert cli.main(["check", "me/llasa"]) == 1
+    assert "config vocab_size: " in capsys.readouterr().out
+
+
+def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_error(hub, monkeypatch):
+    def answering(error):
+        def download(*_, **__):
+            raise error
+
+        monkeypatch.setattr("transformers.utils.hub.hf_hub_download", download)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    answering(EntryNotFoundError("404"))
+    assert checkpoint_file("me/llasa", "llasa.json") is None
+    answering(LocalEntryNotFoundError("no connection"))
+    assert checkpoint_file("me/llasa", "config.json").samefile(hub / "config.json")  # as weights are: what is cached
+    with pytest.raises(InputError, match=r"me/llasa: cannot be asked for its llasa.json .*HF_HUB_OFFLINE=1"):
+        checkpoint_file("me/llasa", "llasa.json")
+    assert checkpoint_file("./gone", "llasa.json") is checkpoint_file("/a/b", "llasa.json") is None
+
+
+def test_command_says_once_that_speakers_of_a_manifest_are_no_tags(hub, tmp_path, capsys):
+    lines = [{"id": str(i), "text": TEXTS[i], "speaker": "LJ"} for i in range(2)]
+    (tmp_path / "lj.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ask = ["synthesize", "--model", "me/llasa", "--codec", "fake", "--attempts", "0", "--max-seconds", "0.2"]
+    assert cli.main([*ask, "--manifest", str(tmp_path / "lj.jsonl"), "-o", str(tmp_path / "plain")]) == 0
+    err = capsys.readouterr().err
+    assert err.count("llasa: me/llasa: 2 named speakers are no tags") == 1 and "--tags" in err
+    assert cli.main([*ask, "--manifest", str(tmp_path / "lj.jsonl"), "-o", str(tmp_path / "asked"), "--tags"]) == 0
+    assert cli.main([*ask, TEXTS[0], "--speaker", "LJ", "-o", str(tmp_path / "named")]) == 0
+    assert "no tags" not in capsys.readouterr().err
+    tags = {name: json.loads((tmp_path / name / "synthesis.json").read_text())["tags"] for name in ("plain", "asked")}
+    assert tags == {"plain": False, "asked": True}
+
+
 def test_beside_a_voice_prompt_the_speaker_is_a_label_and_no_tag(model, mini_tokenizer):
     synthesizer = Synthesizer(model, mini_tokenizer, FakeCodec(), speakers=["kore"])
     request = Request("a", TEXTS[0], voice=Voice("hello", np.array([5, 6, 7])))
@@ -190,7 +278,13 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING)
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [line["id"] for line in lines] == [request.id for request in requests]
-    assert set(lines[0]) == {"id", "audio", "text", "speaker", "seed", "codes", "ended", "reason", "seconds"}
+    assert set(lines[0]) == {
+        *("id", "audio", "text", "speaker", "seed", "language"),
+        "codes",
+        "ended",
+        "reason",
+        "seconds",
+    }
     for line in lines:
         wave, rate = soundfile.read(tmp_path / "whole" / line["audio"], dtype="int16")
         assert (rate, len(wave)) == (16_000, 320 * line["codes"]) and line["seconds"] == len(wave) / rate
@@ -223,6 +317,10 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     changed = [replace(requests[0], seed=77), *requests[1:]]
     synthesize_manifest(synthesizer, changed, tmp_path / "killed", SAMPLING)
     assert spoken == ["u0"]
+    spoken.clear()
+    named = [replace(request, language="de") for request in changed]
+    synthesize_manifest(synthesizer, named, tmp_path / "killed", SAMPLING)
+    assert spoken == [] and {item.language for item in read_manifest(again)} == {"de"}  # it is no part of the sound
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
@@ -288,6 +386,7 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
         ({"seed": -1}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"speaker": 3}, "speaker"),
+        ({"language": 3}, "language"),
     ],
 )
 def test_request_is_checked_when_it_is_made(wrong, message):
@@ -305,7 +404,7 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     lines = [
         {"id": "a", "text": "One.", "voice": "v.wav", "voice_text": "Hello.", "seed": 4},
         {"id": "b", "text": "Two.", "voice": "v.wav", "voice_text": "Hello."},
-        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "en", "seconds": 1.0},
+        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "fr", "seconds": 1.0},
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
@@ -313,6 +412,18 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     assert made == [(tmp_path / "v.wav", "Hello.")]
     assert requests[0].voice is requests[1].voice
     assert [(r.id, r.seed, r.speaker) for r in requests] == [("a", 4, None), ("b", 9, None), ("c", 9, None)]
+    assert [request.language for request in requests] == ["en", "en", "fr"]
+    assert [request.language for request in read_requests(path, voice, language="zh")] == ["zh", "zh", "fr"]
+
+
+def test_voice_of_a_speaker_is_its_first_clip_of_that_length_and_nobody_goes_without(tmp_path):
+    spoken = [("a0", "ann", 1.9), ("a1", "ann", 2.0), ("a2", "ann", 3.0), ("b0", "bob", 4.1), ("c0", "cy", None)]
+    spoken += [("b1", "bob", 4.0)]
+    write_manifest(tmp_path / "m.jsonl", [Utterance(i, f"{i}.wav", "Hi.", who, seconds=s) for i, who, s in spoken])
+    clips = voice_clips(tmp_path / "m.jsonl", ["bob", "ann", "bob"])
+    assert {speaker: clip.id for speaker, clip in clips.items()} == {"ann": "a1", "bob": "b1"}
+    with pytest.raises(InputError, match=r"m\.jsonl: no recording of 2 to 4 s by speaker 'cy' \(2 of 3 speakers"):
+        voice_clips(tmp_path / "m.jsonl", ["ann", "cy", "dan"])
 
 
 @pytest.mark.parametrize(
