@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llasa_core import machine
 from llasa_core.decoding import Answers, decode
 from llasa_core.errors import InputError
 from llasa_core.guards import GUARDS, Guards
@@ -120,14 +121,15 @@ class Synthesizer:
             raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
     @classmethod
-    def from_folder(cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None) -> Synthesizer:
+    def from_folder(cls, model_dir, codec=None, device: str | None = None, slots: int = 32, engine=None) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
 
-        Weights are float32 on a CPU, bfloat16 on CUDA.
+        Weights are float32 on a CPU, bfloat16 on CUDA. device: by default the GPU where there is one (machine.device).
         """
         from llasa_core.codecs import load_codec
         from llasa_core.model import load_model
 
+        device = machine.device(device)
         settings = read_settings(Path(model_dir) / SETTINGS)
         named = settings.pop("codec", None)
         if codec is None and named is None:
