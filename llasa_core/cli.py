@@ -5,14 +5,12 @@ error, 130 interrupted. Nothing heavy is imported before a subcommand runs, so `
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from llasa_core.errors import InputError
+from llasa_core import machine
+from llasa_core.errors import guarded
 from llasa_core.protocols import PROTOCOLS, help_text
-
-BAD_INPUT = (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,28 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     def handle() -> int:
         from llasa_core import commands
 
+        check(options)
         return getattr(commands, options.handler)(options)
 
     return guarded(handle)
 
 
-def guarded(handle) -> int:
-    """`handle()` with the exceptions of bad input, Ctrl-C and a closed pipe turned into exit status and one line."""
-    try:
-        status = handle() or 0
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the interpreter's own last flush
-        return 141
-    except BAD_INPUT as error:
-        named = isinstance(error, OSError) and error.filename is not None
-        message = f"{error.filename}: {error.strerror}" if named else str(error)
-        print("llasa:", " ".join(message.split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("llasa: interrupted", file=sys.stderr)
-        return 130
+def check(options: argparse.Namespace) -> None:
+    """InputError where the device is not here or OUT cannot be a folder, before anything is loaded."""
+    if getattr(options, "device", None) is not None:
+        machine.device(options.device, here=getattr(options, "slurm", None) is None)
+    folder = getattr(options, "out", None)
+    if folder is not None and options.handler != "compare" and not getattr(options, "stream", False):
+        machine.check_folder(folder)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -148,9 +148,13 @@ def train(options: Namespace) -> int | None:
         from llasa_core import slurm_commands
 
         return slurm_commands.train(options, config)
+    import contextlib
+
     from llasa_core.train import train as run_training
 
-    print_counts(run_training(config, progress=True))
+    with contextlib.redirect_stdout(sys.stderr):  # the libraries' own lines; standard output is the metrics alone
+        metrics = run_training(config, progress=True)
+    print_counts(metrics)
 
 
 def synthesize(options: Namespace) -> None:
@@ -234,7 +238,11 @@ def transcribe(options: Namespace) -> None:
 
     waves = [load_audio(wav) for wav in options.wavs]
     synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device)
-    texts = synthesizer.transcribe_codes([synthesizer.codec.encode([wave])[0] for wave in waves])
+    codes = [synthesizer.codec.encode([wave])[0] for wave in waves]
+    for wav, row in zip(options.wavs, codes, strict=True):
+        if not len(row):
+            raise InputError(f"{wav}: shorter than one code ({synthesizer.hop} samples), expected speech")
+    texts = synthesizer.transcribe_codes(codes)
     for wav, text in zip(options.wavs, texts, strict=True):
         print(f"{wav}\t{text}")
 

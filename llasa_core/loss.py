@@ -82,7 +82,7 @@ def held_out_loss(model: PreTrainedModel, batches: Sequence[dict[str, Any]], bf1
 class HeldOut:
     """The held-out datasets as fixed batches, measured per dataset and together.
 
-    The first `utterances` of each that fit a row of `context` tokens count; longer ones are counted in `dropped`.
+    The first `utterances` of each that fit a row of `context` tokens count; longer ones count as `dropped_overlong`.
     Raises InputError for a dataset with none.
     """
 
@@ -96,11 +96,11 @@ class HeldOut:
         bf16: bool = False,
         mask_eot: bool = False,
     ) -> None:
-        self.bf16, self.datasets, self.dropped = bf16, [], 0
+        self.bf16, self.datasets, self.dropped_overlong = bf16, [], 0
         for name, source in sources:
             lengths = source.longest()
             fitting = np.flatnonzero(lengths <= context)
-            self.dropped += len(lengths) - len(fitting)
+            self.dropped_overlong += len(lengths) - len(fitting)
             fitting = fitting[:utterances]
             if not len(fitting):
                 raise InputError(f"{name}: no held-out utterance fits a row of {context} tokens")

@@ -22,6 +22,7 @@ from typing import Any
 
 from llasa_core.errors import InputError
 from llasa_core.experiments import Experiment, RunState, follow, run_arguments, write_json
+from llasa_core.resuming import SETTINGS
 from llasa_core.slurm_job import NodeCommand, log_path
 from llasa_core.slurm_settings import SlurmSettings
 from llasa_core.train_config import TrainConfig
@@ -257,6 +258,8 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
             f"{output}: holds checkpoints of other settings, from which a requeued job would go on; "
             "expected another `output_dir`, or `resume: true`"
         )
+    if not config.resume and earlier != json.loads(json.dumps(values)):
+        (output / SETTINGS).unlink(missing_ok=True)  # a job always resumes, and this run begins anew
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     command = ("-m", "llasa_core.train", str(path))

@@ -43,8 +43,13 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
             raise InputError(f"request {self.id!r}: the id must be a file name of letters, digits and ._+@=,-")
+        if (size := len(self.id.encode())) > 200:
+            raise InputError(f"request {self.id[:40]}..: the id takes {size} bytes, expected a file name of up to 200")
         if not isinstance(self.text, str) or not self.text.strip():
             raise InputError(f"request {self.id}: the text is empty")
+        for name, value in (("text", self.text), ("speaker", self.speaker)):
+            if isinstance(value, str) and (lone := re.search("[\ud800-\udfff]", value)):
+                raise InputError(f"request {self.id}: the {name} holds {lone[0]!a}, half a character, expected text")
         if self.speaker is not None and not isinstance(self.speaker, str):
             raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:

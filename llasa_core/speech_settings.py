@@ -47,7 +47,11 @@ def read_settings(path: Path) -> dict:
     """What llasa.json says of SETTINGS_KEYS; {} without the file. Speakers of a model without tags are left out."""
     if not path.is_file():
         return {}
-    settings = parse_object(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8, expected JSON that training wrote") from None
+    settings = parse_object(text, str(path))
     if settings.get("speaker_tags") == 0:
         settings["speakers"] = []
     for key, kind in SETTINGS_KEYS.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llasa_core import machine
 from llasa_core.decoding import Answers, decode
 from llasa_core.errors import InputError
 from llasa_core.guards import GUARDS, Guards
@@ -123,15 +124,16 @@ class Synthesizer:
 
     @classmethod
     def from_folder(
-        cls, model_dir, codec=None, device: str = "cpu", slots: int = 32, engine=None, tags: bool = False
+        cls, model_dir, codec=None, device: str | None = None, slots: int = 32, engine=None, tags: bool = False
     ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that llasa.json names).
 
-        Weights are float32 on a CPU, bfloat16 on CUDA.
+        Weights are float32 on a CPU, bfloat16 on CUDA. device: by default the GPU where there is one (machine.device).
         """
         from llasa_core.codecs import load_codec
         from llasa_core.model import load_model
 
+        device = machine.device(device)
         card, learnt = (checkpoint_file(model_dir, name) for name in (SETTINGS, GUARDS))
         settings = {} if card is None else read_settings(card)
         named = settings.pop("codec", None)

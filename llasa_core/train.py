@@ -18,19 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
-from transformers.training_args import OptimizerNames
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from llasa_core.engines import engine_arguments, leave, whole_state
-from llasa_core.errors import InputError
+from llasa_core.errors import DivergedError, InputError, guarded
 from llasa_core.head_loss import use_head_loss
+from llasa_core.machine import check_folder
 from llasa_core.manifest import publish
 from llasa_core.model import SIZES, build_model, load_model, parameter_count, resize_vocabulary, use_packed_attention
 from llasa_core.packing import PackedRows
-from llasa_core.train_config import TrainConfig
+from llasa_core.resuming import begin, resumable, run_settings
+from llasa_core.train_checks import check_settings
+from llasa_core.train_config import TrainConfig, lora_settings
 from llasa_core.train_data import TrainingData, open_data
-from llasa_core.trainer import DivergedError, PackedTrainer, RunLog, StepBatches
+from llasa_core.trainer import PackedTrainer, RunLog, StepBatches
 
 __all__ = ["TrainConfig", "launch", "publish_checkpoint", "train"]
 
@@ -43,8 +45,9 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     """Train and write `output_dir`: an ordinary checkpoint with its tokenizer, train_log.jsonl and llasa.json (last).
 
     Returns flat metrics: final_loss (mean of the last log line), eval_loss and eval_bits_per_second where held-out
-    codes are given, steps, tokens, seconds, tokens_per_second, parameters, dropped_overlong, fill. Raises InputError on
-    settings or data that do not fit together.
+    codes are given, steps, tokens, seconds, tokens_per_second, parameters, dropped_overlong and eval_dropped_overlong,
+    fill. Raises InputError on settings or data that do not fit together, or are not those of the run that it resumes,
+    and DivergedError where the loss is not finite.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if config.threads:
@@ -52,21 +55,22 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     for note in config.notes:
         logger.info("%s", note)
     per_step, per_device, passes = config.rows(world)
-    output = Path(config.output_dir)
+    check_settings(config)
+    engine = engine_arguments(config, world)
+    output = check_folder(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
 
     data = open_data(config, rank, world, per_device)
     rows, held_out = data.rows, data.held_out
     max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
     sharded = config.fsdp or config.deepspeed is not None  # such a state is only read into a run that goes on
-    checkpoint, start = _newest_checkpoint(output, max_steps - sharded) if config.resume else (None, 0)
+    settings = run_settings(config, data.digests, per_step, max_steps)
+    checkpoint, start = resumable(output, settings, max_steps - sharded) if config.resume else (None, 0)
     model = _model(config, data)
     counts = parameter_count(model)
     if config.lora is not None:
         model = _add_lora(model, config.lora, config.seed)
 
-    if config.optim not in set(OptimizerNames):
-        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(sorted(OptimizerNames))}")
     on_cpu = not torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -92,7 +96,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         report_to=config.report_to,
         disable_tqdm=not progress,
         dataloader_num_workers=config.workers,
-        **engine_arguments(config, world),
+        **engine,
     )
     log = RunLog(output / "train_log.jsonl", rows, per_step, held_out, config, start)
     trainer = PackedTrainer(
@@ -101,8 +105,11 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         callbacks=[log],
         batches=StepBatches(rows, config, data.vocabulary, rank, world, start),
         tokenizer=data.tokenizer,
+        settings=settings,
     )
     trainer.remove_callback(PrinterCallback)
+    if rank == 0:
+        begin(output, settings, start, config.resume)
     with _progress_bars(progress):
         if start < max_steps:
             try:
@@ -112,6 +119,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
                 note |= {"tokens": rows.tokens_before((error.step - 1) * per_step), "parameters": counts["total"]}
                 publish(output / DIVERGED, json.dumps(note | {"parameters_body": counts["body"]}).encode())
                 raise
+            finally:
+                _close_bar(trainer)
         else:  # the run had reached its last step before it ended
             trainer._load_from_checkpoint(checkpoint)
 
@@ -129,6 +138,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         "parameters": counts["total"],
         "parameters_body": counts["body"],
         "dropped_overlong": rows.dropped_overlong,
+        **({"eval_dropped_overlong": held_out.dropped_overlong} if held_out else {}),
         "truncated": data.truncated,
         "fill": rows.fill(),
     }
@@ -152,7 +162,7 @@ def launch(config: TrainConfig, processes: int = 1, keep_diverged: bool = False)
     keep_diverged: a loss that is not finite is an outcome, not an error. No model is written, and the metrics are
     diverged (1), diverged_at_step, steps (planned), tokens (before that step), parameters and parameters_body.
     """
-    output = Path(config.output_dir)
+    output = check_folder(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / DIVERGED).unlink(missing_ok=True)
     try:
@@ -190,6 +200,13 @@ def _progress_bars(shown: bool) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def _close_bar(trainer: PackedTrainer) -> None:
+    """End the bar of a run that ended before its last step, so that it stands above the message."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+            callback.training_bar.close()
+
+
 def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
     tokenizer, vocabulary = data.tokenizer, data.vocabulary
     if config.model in SIZES:
@@ -224,10 +241,7 @@ def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch
 def _add_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    values = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": projections, **settings}
-    if set(values) != {"r", "alpha", "dropout", "target_modules"}:
-        raise InputError(f"config: `lora` has keys {sorted(settings)}, expected r, alpha, dropout, target_modules")
+    values = lora_settings(settings)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=values["r"],
@@ -237,7 +251,10 @@ def _add_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> An
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # shards of one matrix come from several processes
-        return get_peft_model(model, lora)
+        try:
+            return get_peft_model(model, lora)
+        except ValueError as error:
+            raise InputError(f"config: `lora` does not fit the model ({error})") from None
 
 
 def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
@@ -246,18 +263,6 @@ def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
     if part:
         count += part * rows.rows_in_epoch(int(whole))
     return max(1, math.ceil(count / per_step))
-
-
-def _newest_checkpoint(output: Path, most: int) -> tuple[str | None, int]:
-    """The newest checkpoint of at most `most` steps whose last-written file is whole, and its step."""
-    found: list[tuple[int, str]] = []
-    for folder in output.glob("checkpoint-*"):
-        try:
-            found.append((json.loads((folder / "trainer_state.json").read_text())["global_step"], str(folder)))
-        except (OSError, ValueError):
-            logger.info("%s is not whole and is left out", folder)
-    found = [one for one in found if one[0] <= most]
-    return (max(found)[1], max(found)[0]) if found else (None, 0)
 
 
 def _publish(model: Any, tokenizer: Any, config: TrainConfig, output: Path, card: dict[str, Any]) -> None:
@@ -304,15 +309,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("usage: python -m llasa_core.train config.json")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        metrics = train(TrainConfig.from_json(arguments[0]), progress=sys.stderr.isatty())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(json.dumps(metrics, indent=2, sort_keys=True))
-    leave()
-    return 0
+
+    def handle() -> None:
+        with contextlib.redirect_stdout(sys.stderr):  # the libraries' own lines; standard output is the metrics alone
+            metrics = train(TrainConfig.from_json(arguments[0]), progress=sys.stderr.isatty())
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(metrics, indent=2, sort_keys=True))
+        leave()
+
+    return guarded(handle)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from typing import Any
 from llasa_core.errors import InputError
 from llasa_core.tokens import DEFAULT_DATE
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": list(PROJECTIONS)}
+
 RENAMED = {
     "llm_model_name_or_path": "model",
     "tokenizer_name_or_path": "tokenizer",
@@ -107,6 +110,9 @@ class TrainConfig:
             self._demand(name, getattr(self, name) > 0, "above 0")
         for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
             self._demand(name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0")
+        self._demand("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1")
+        if self.lora is not None:
+            lora_settings(self.lora)
         self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
         if self.fsdp and self.deepspeed is not None:
             raise InputError("config: `fsdp` and `deepspeed` are two ways to shard, expected one of them")
@@ -191,6 +197,24 @@ class TrainConfig:
         if rows % per_device:
             raise InputError(f"config: `rows_per_device` is {per_device}, expected a divisor of {rows} rows a process")
         return rows * world_size, per_device, rows // per_device
+
+
+def lora_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The `lora` of a config with its defaults (r, alpha, dropout, target_modules); InputError names the key."""
+    if set(given) - set(LORA):
+        raise InputError(f"config: `lora` has keys {sorted(given)}, expected some of {', '.join(LORA)}")
+    values = {**LORA, **given}
+    modules = values["target_modules"]
+    texts = isinstance(modules, list) and modules and all(isinstance(name, str) and name for name in modules)
+    for key, holds, expected in (
+        ("r", _fits(values["r"], int) and values["r"] >= 1, "a whole number of at least 1"),
+        ("alpha", _fits(values["alpha"], float) and values["alpha"] > 0, "a number above 0"),
+        ("dropout", _fits(values["dropout"], float) and 0 <= values["dropout"] < 1, "0 to 1"),
+        ("target_modules", texts or (isinstance(modules, str) and modules), "a list of names, or a pattern"),
+    ):
+        if not holds:
+            raise InputError(f"config: `lora` has {key} {values[key]!r}, expected {expected}")
+    return values
 
 
 @dataclass(frozen=True)

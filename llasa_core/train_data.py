@@ -5,8 +5,8 @@ avoided: datasets of two codecs, or of a codec that the model does not know, wou
 """
 
 import hashlib
+import json
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class TrainingData:
     frame_rate: float
     speakers: list[str]  # of the datasets trained on
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
+    digests: list[str]  # sha256 of what each dataset trained on holds
 
 
 def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> TrainingData:
@@ -75,7 +76,16 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     )
     speakers = sorted({name for source in sources[:trained] for name in source.speakers})
     truncated = sum(source.truncated for source in sources[:trained])
-    return TrainingData(tokenizer, vocabulary, rows, held_out, codec, codebook_size, frame_rate, speakers, truncated)
+    digests = [_digest(opened[entry]) for entry in entries[:trained]]
+    return TrainingData(
+        tokenizer, vocabulary, rows, held_out, codec, codebook_size, frame_rate, speakers, truncated, digests
+    )
+
+
+def _digest(dataset: Any) -> str:
+    """sha256 of the parts that meta.json lists with theirs, or of the conversations."""
+    content = dataset.rows if isinstance(dataset, ChatDataset) else dataset.meta["shards"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _open(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Any:
@@ -91,8 +101,6 @@ def _open(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Any:
 
 def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Path:
     """The codes folder of a manifest of audio, made now by all processes together unless it is there already."""
-    import torch
-
     from llasa_core.codecs import load_codec
     from llasa_core.codes import encode_manifest
 
@@ -103,8 +111,7 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
     done = folder / "meta.json"
     if not done.is_file():
         logger.info("encoding %s with %s into %s", entry.path, entry.codec, folder)
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        encode_manifest(entry.path, folder, load_codec(entry.codec, device), world, rank, rows_per_part=200)
+        encode_manifest(entry.path, folder, load_codec(entry.codec), world, rank, rows_per_part=200)
     while not done.is_file():  # the last process to finish its share writes it; a dead one ends all of them
         time.sleep(0.2)
     return folder

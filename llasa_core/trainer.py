@@ -20,7 +20,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer, TrainerCallback
 
+from llasa_core import resuming
 from llasa_core.engines import check_wrapper, compute_in_bf16, shard_on_cpu
+from llasa_core.errors import DivergedError
 from llasa_core.loss import HeldOut, labelled_loss
 from llasa_core.packing import PackedRows, code_noise, collate
 from llasa_core.train_config import TrainConfig
@@ -72,19 +74,13 @@ class StepBatches(IterableDataset):
         return [name for number in range(first, first + share) for name in self.rows.identifiers(number)]
 
 
-class DivergedError(FloatingPointError):
-    """The loss of `step` (1 is the first) is not finite."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
-
-
 class PackedTrainer(Trainer):
     """HF Trainer with our loss and our data order; its checkpoints keep no pickled arguments."""
 
-    def __init__(self, *args: Any, batches: StepBatches, tokenizer: Any, **kwargs: Any) -> None:
-        self.batches, self.tokenizer = batches, tokenizer
+    def __init__(
+        self, *args: Any, batches: StepBatches, tokenizer: Any, settings: dict[str, Any], **kwargs: Any
+    ) -> None:
+        self.batches, self.tokenizer, self.settings = batches, tokenizer, settings
         super().__init__(*args, train_dataset=batches, **kwargs)
         self.model_accepts_loss_kwargs = True  # num_items_in_batch: labelled tokens of the global batch
         self.loss_is_scaled_for_ga = True
@@ -121,6 +117,11 @@ class PackedTrainer(Trainer):
             )
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         return loss * self.accelerator.num_processes  # DDP averages gradients over processes
+
+    def _save_checkpoint(self, model, trial):
+        if self.args.should_save:
+            resuming.mark_checkpoint(Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.settings)
+        super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir=None, _internal_call=False):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

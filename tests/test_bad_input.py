@@ -1,5 +1,6 @@
 """Bad input through the real command line: status 2, one line that names the culprit, no file left behind."""
 
+import importlib.util
 import json
 import struct
 from pathlib import Path
@@ -18,6 +19,7 @@ from llasa_core.tokens import merge_tokenizer, vocabulary_of
 
 CONFIG = {"model": "tiny", "tokenizer": "model", "codes": "codes", "output_dir": "out", "max_steps": 1}
 CONFIG |= {"context": 256, "tokens_per_step": 256, "peak_lr": 1e-3}
+ABSENT, FIND = ("neptune", "bitsandbytes"), importlib.util.find_spec
 EXPERIMENT = "name: study\nnotebook: study.ipynb\n"
 
 
@@ -260,6 +262,65 @@ CASES = {
     "tokenizer that is not there": (None, ["check", "./nowhere"], "nowhere"),
     "folder without a tokenizer": (None, ["check", "codes"], "codes"),
     "tokenizer cut off": (lambda: cut("model/tokenizer.json"), ["check", "model"], "model"),
+    "device of no such name": (None, [*ENCODE, "--device", "foo"], "device 'foo'"),
+    "device that is not there": (None, [*SPEAK, "hello", "--device", "cuda"], "device 'cuda'"),
+    "file where codes should go": (lambda: Path("out").touch(), ENCODE, "out: is no folder"),
+    "file where a checkpoint should go": (lambda: (config(), Path("out").touch()), TRAIN, "out: is no folder"),
+    "file where rows should go": (
+        lambda: Path("out").touch(),
+        ["export-memmap", "codes", "out", "--tokenizer", "model"],
+        "out: is no folder",
+    ),
+    "file where scores should go": (
+        lambda: Path("out").touch(),
+        ["evaluate", "corpus.jsonl", "out", "--quality", "none", "--asr", "fake"],
+        "out: is no folder",
+    ),
+    "file where a report should go": (
+        lambda: Path("out").touch(),
+        ["data", "report", "codes", "-o", "out/report"],
+        "out: is no folder",
+    ),
+    "folder where a manifest should be": (
+        lambda: Path("spoken").mkdir(),
+        ["evaluate", "spoken", "out", "--quality", "none", "--asr", "fake"],
+        "spoken",
+    ),
+    "log of no such kind": (lambda: config(report_to="nonsense"), TRAIN, "`report_to` is 'nonsense'"),
+    "log whose package is not there": (lambda: config(report_to="neptune"), TRAIN, "`report_to` is 'neptune'"),
+    "optimizer whose package is not there": (
+        lambda: config(optim="adamw_bnb_8bit"),
+        TRAIN,
+        "needs the package bitsandbytes",
+    ),
+    "seed below zero": (lambda: config(seed=-1), TRAIN, "`seed` is -1"),
+    "LoRA rank that is no number": (lambda: config(lora={"r": "x"}), TRAIN, "`lora` has r 'x'"),
+    "LoRA of a layer that is not there": (
+        lambda: config(lora={"target_modules": ["q_proj", "query"]}),
+        TRAIN,
+        "target_modules 'query'",
+    ),
+    "half a character": (
+        lambda: Path("requests.jsonl").write_text('{"id": "a", "text": "one \\ud800"}\n'),
+        [*SPEAK, "--manifest", "requests.jsonl"],
+        "requests.jsonl:1",
+    ),
+    "half a character on the command line": (None, [*SPEAK, "one \udcff"], "half a character"),
+    "id longer than a file name": (
+        lambda: lines("requests.jsonl", {"id": "a" * 300, "text": "one"}),
+        [*SPEAK, "--manifest", "requests.jsonl"],
+        "requests.jsonl:1",
+    ),
+    "checkpoint's settings that are no UTF-8": (
+        lambda: Path("model/llasa.json").write_bytes(b'{"codec": "\xff"}'),
+        [*SPEAK, "hello"],
+        "llasa.json: byte 11",
+    ),
+    "recording shorter than one code": (
+        lambda: wav("short.wav", samples=100),
+        ["transcribe", "--model", "model", "--codec", "fake", "a.wav", "short.wav"],
+        "short.wav",
+    ),
     "experiment file that is not there": (None, ["run", "nowhere.yaml"], "nowhere.yaml"),
     "number that YAML reads as text": (lambda: experiment("base: {peak_lr: 3e-4}\n"), RUN, "3.0e-4"),
     "unknown parameter": (lambda: experiment("base: {sead: 1}\n"), RUN, "sead"),
@@ -293,6 +354,8 @@ def place(workshop, tmp_path, monkeypatch):
         else:
             target.write_bytes(source.read_bytes())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # what is not there must not depend on the machine
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in ABSENT else FIND(name, *rest))
     return tmp_path
 
 

@@ -57,6 +57,18 @@ def test_rows_agree_with_the_loss_that_training_measured(trained, workshop):
     assert summary["held_out_loss_low"] < summary["held_out_loss"] < summary["held_out_loss_high"]
 
 
+def test_what_does_not_fit_is_counted_and_recorded(trained, workshop, tmp_path):
+    rows = held_out_rows(trained[0], write_codes(tmp_path / "long", 3, seed=1, repeats=4, longest=600), bf16=False)
+    assert len(rows) == 2 and rows.dropped_overlong == 1
+    assert held_out_summary(rows, trained[0], 1)["held_out_dropped_overlong"] == 1
+
+
+def test_the_held_out_pass_runs_on_the_device_that_is_there(trained, workshop, monkeypatch):
+    monkeypatch.setattr("llasa_core.machine.device", lambda name=None: "meta")
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
+        held_out_rows(trained[0], workshop / "held_out")
+
+
 def test_recognition_is_measured_on_its_text(trained, workshop):
     rows = held_out_rows(trained[0], workshop / "held_out", task="asr", bf16=False)
     assert len(rows) == 7 and all(row["labels"] < 20 for row in rows)

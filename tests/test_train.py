@@ -29,13 +29,18 @@ SCHEMA = pa.schema(
 )
 
 
-def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None):
-    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn them."""
+def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest=None):
+    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn them.
+
+    `longest`: codes of the last utterance.
+    """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     rows = []
     for i in range(count):
-        codes = generator.integers(0, repeats or codebook_size, int(generator.integers(20, 60)))
+        length = int(generator.integers(20, 60))
+        length = longest if longest and i == count - 1 else length
+        codes = generator.integers(0, repeats or codebook_size, length)
         rows.append(
             {
                 "id": f"u{seed}-{i}",
@@ -63,6 +68,7 @@ def workshop(tmp_path_factory, mini_tokenizer):
     mini_tokenizer.save_pretrained(folder / "tokenizer")
     write_codes(folder / "codes", 60, seed=0, repeats=4)
     write_codes(folder / "held_out", 12, seed=1, repeats=4)
+    write_codes(folder / "long", 5, seed=1, repeats=4, longest=600)
     return folder
 
 
@@ -151,9 +157,7 @@ def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     changes = {"max_steps": 12, "save_steps": 3}
     train(settings(workshop, tmp_path / "whole", **changes))
     config = settings(workshop, tmp_path / "killed", **changes, resume=True)
-    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    command = [sys.executable, "-m", "llasa_core.train", str(tmp_path / "config.json")]
+    command = [sys.executable, "-m", "llasa_core.train", write_config(tmp_path, config)]
     kills = 0
     for reached in (2, 5, 8):  # steps of the log at which the process dies
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -179,6 +183,113 @@ def test_a_finished_run_that_resumes_trains_no_further(workshop, tmp_path):
     train(config)
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"peak_lr": 5e-2, "seed": 3},
+            r"settings\.json: .*`peak_lr` 0\.002, the config 0\.05; .*`output_dir`",
+        ),
+        ({"seed": 3}, "`seed` 0, the config 3"),
+        ({"max_steps": 4}, "`max_steps` 2, the config 4"),
+        ({"tokens_per_step": 2048}, "`tokens_per_step` 1024, the config 2048"),
+        ({"codes": "held_out"}, "`codes` .*sha256"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_another_run_is_not_resumed_nor_certified(finished, workshop, change, message):
+    before = (finished / "llasa.json").read_bytes()
+    change = {name: [str(workshop / value)] if name == "codes" else value for name, value in change.items()}
+    with pytest.raises(InputError, match=message):
+        train(settings(workshop, finished, **{"max_steps": 2, "save_steps": 2, "resume": True, **change}))
+    assert (finished / "llasa.json").read_bytes() == before
+    unsaved = [folder.rename(folder.with_name(f"aside-{folder.name}")) for folder in finished.glob("checkpoint-*")]
+    with pytest.raises(InputError, match=message):  # a finished folder without checkpoints
+        train(settings(workshop, finished, **{"max_steps": 2, "resume": True, **change}))
+    for folder in unsaved:
+        folder.rename(folder.with_name(folder.name.removeprefix("aside-")))
+
+
+@pytest.fixture(scope="module")
+def finished(workshop, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(settings(workshop, folder, max_steps=2, save_steps=2))
+    return folder
+
+
+def test_what_decides_no_weight_may_change_on_the_way(finished, workshop, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    moved = shutil.copytree(workshop / "codes", tmp_path / "moved")
+    changes = {"rows_per_device": 1, "save_steps": 1, "log_steps": 2, "report_to": "none", "codes": [str(moved)]}
+    metrics = train(settings(workshop, tmp_path / "run", max_steps=2, resume=True, **changes))
+    assert metrics["steps"] == 2 and metrics["tokens_per_second"] == 0  # nothing was trained again
+
+
+def test_a_folder_from_before_settings_were_kept_resumes(finished, workshop, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "settings.json").unlink()
+    (tmp_path / "run" / "checkpoint-2" / "settings.json").unlink()
+    longer = settings(workshop, tmp_path / "run", max_steps=3, peak_lr=1e-3, resume=True)
+    assert train(longer)["steps"] == 3
+    assert len(losses(tmp_path / "run")) == 3
+    with pytest.raises(InputError, match=r"`peak_lr` 0\.001, the config 0.002"):  # from now on they are kept
+        train(settings(workshop, tmp_path / "run", max_steps=3, resume=True))
+
+
+def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(finished, workshop, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    anew = {"max_steps": 2, "save_steps": 2, "peak_lr": 1e-3}
+    with monkeypatch.context() as patch:
+        patch.setattr("llasa_core.trainer.labelled_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(workshop, tmp_path / "run", **anew))
+    train(settings(workshop, tmp_path / "run", **anew, resume=True))
+    train(settings(workshop, tmp_path / "whole", **anew))
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_held_out_utterances_that_do_not_fit_are_counted(finished, workshop):
+    config = settings(workshop, finished, max_steps=2, resume=True, context=512, eval_codes=[str(workshop / "long")])
+    assert train(config)["eval_dropped_overlong"] == 1
+
+
+def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, capsys):
+    from llasa_core import cli
+    from llasa_core.train import main
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for command, arguments in ((main, []), (cli.main, ["train"])):
+        path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
+        assert command([*arguments, path]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["steps"] == 2
+        assert "'loss'" in captured.err
+
+
+def write_config(folder, config):
+    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
+    (folder / "config.json").write_text(json.dumps(values))
+    return str(folder / "config.json")
+
+
+def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch, capsys):
+    from llasa_core import cli
+    from llasa_core.train import main
+
+    monkeypatch.setattr("llasa_core.trainer.labelled_loss", lambda model, batch: (torch.tensor(math.nan), 1))
+    path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
+    for command, arguments in ((main, []), (cli.main, ["train"])):
+        assert command([*arguments, path]) == 1
+        captured = capsys.readouterr()
+        assert captured.err.splitlines()[-1].startswith("llasa: the loss is nan at step 1, lower peak_lr; read: u0-")
+        assert "Traceback" not in captured.err and captured.out == ""
 
 
 def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(workshop, tmp_path):
@@ -232,6 +343,10 @@ def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
         ({"peak_lr": "3e-4"}, "`peak_lr` is '3e-4', expected a number"),
         ({"max_steps": 10.5}, "`max_steps` is 10.5, expected a whole number or null"),
         ({"bf16": 1}, "`bf16` is 1, expected true or false"),
+        ({"seed": -1}, "`seed` is -1, expected 0 to"),
+        ({"lora": {"rank": 4}}, r"`lora` has keys \['rank'\], expected some of r, alpha"),
+        ({"lora": {"dropout": 1}}, "`lora` has dropout 1, expected 0 to 1"),
+        ({"lora": {"target_modules": [3]}}, "expected a list of names"),
         ({"seed": True}, "`seed` is True, expected a whole number"),
         ({"codes": []}, "at least one codes folder"),
         ({"codes": [{"path": "x", "task": "sing"}]}, "expected tts, asr or chat"),

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from llasa_core import machine
 from llasa_core.errors import InputError
 
 __all__ = ["Codec", "load_codec"]
@@ -37,17 +38,19 @@ class Codec(Protocol):
         ...
 
 
-def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
+def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
     """The codec "xcodec2" (the released checkpoint), "mini" (the tracked one), "fake" (no model), or one in a folder.
 
     A folder holds `config.json`, of a mini codec or, by its model_type, of X-codec2 in transformers' format.
-    Raises InputError for an unknown name, or weights that are not there.
+    device: by default the GPU where there is one (machine.device). Raises InputError for an unknown name, or weights
+    that are not there.
     """
     name = str(name_or_path)
     if name == "fake":
         from llasa_core.codecs.fake import FakeCodec
 
         return FakeCodec()
+    device = machine.device(device)
     if name == "xcodec2":
         from llasa_core.codecs.xcodec2 import Xcodec2Codec
 

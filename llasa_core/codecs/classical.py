@@ -124,7 +124,7 @@ class Metered:
         return float(coded.bits) if isinstance(coded, Coded) else len(coded) * math.log2(self.codec.codebook_size)
 
 
-def load_any_codec(name: str, device: str = "cpu") -> Any:
+def load_any_codec(name: str, device: str | None = None) -> Any:
     """ "opus-12k", "codec2-1300", or what codecs.load_codec knows. InputError where it is not there."""
     from llasa_core.codecs import load_codec
 

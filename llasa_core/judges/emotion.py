@@ -5,7 +5,7 @@ emotion2vec has no packaged weights: funasr (optional) loads it from a folder or
 
 import numpy as np
 
-from llasa_core import judges
+from llasa_core import judges, machine
 from llasa_core.errors import InputError
 
 MODEL_ID = "iic/emotion2vec_plus_large"
@@ -18,11 +18,12 @@ class Emotion2VecEmbedder:
     Raises InputError when funasr is absent or the model cannot be loaded.
     """
 
-    def __init__(self, name: str = "emotion2vec_plus_large", device: str = "cpu"):
+    def __init__(self, name: str = "emotion2vec_plus_large", device: str | None = None):
         try:
             from funasr import AutoModel
         except ImportError as error:
             raise InputError(f"emotion2vec needs funasr ({error}), expected: pip install funasr") from None
+        device = machine.device(device)
         model = MODEL_ID if name == "emotion2vec_plus_large" else name
         try:
             self._model = AutoModel(model=model, device=device, disable_update=True, disable_pbar=True)

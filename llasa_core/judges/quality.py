@@ -13,7 +13,7 @@ import types
 
 import numpy as np
 
-from llasa_core import judges
+from llasa_core import judges, machine
 from llasa_core.errors import InputError
 
 REQUIREMENT = "--no-deps distillmos==0.9.1 xls-r-sqa==0.1.0"
@@ -34,17 +34,17 @@ class DistillMosPredictor:
 
     name = "distillmos"
 
-    def __init__(self, device: str = "cpu"):
+    def __init__(self, device: str | None = None):
         weights = judges.package_folder("distillmos", REQUIREMENT) / "weights" / "distill_mos_v7.pt"
         judges.package_folder("xls_r_sqa", REQUIREMENT)
         if not weights.is_file():
             raise InputError(f"{weights}: file is missing, expected it from: pip install {REQUIREMENT}")
         judges.check_sha256(weights.read_bytes(), WEIGHTS_SHA256, weights)
+        self._device = machine.device(device)
         with _importable_torchaudio():
             distillmos = importlib.import_module("distillmos")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
-            self._model = distillmos.ConvTransformerSQAModel().to(device).eval()  # loads with weights_only=True
-        self._device = device
+            self._model = distillmos.ConvTransformerSQAModel().to(self._device).eval()  # loads with weights_only=True
         self.version = judges.distribution_version("distillmos")
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:

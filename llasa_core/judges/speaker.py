@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges
+from llasa_core import judges, machine
 from llasa_core.errors import InputError
 
 WESPEAKER_REQUIREMENT = "--no-deps moonshine-voice==0.0.73"
@@ -63,7 +63,7 @@ class ResemblyzerEmbedder:
 
     name = "resemblyzer"
 
-    def __init__(self, device: str = "cpu"):
+    def __init__(self, device: str | None = None):
         import io
 
         import torch
@@ -73,12 +73,12 @@ class ResemblyzerEmbedder:
             raise InputError(f"{file}: file is missing, expected it from: pip install {RESEMBLYZER_REQUIREMENT}")
         content = judges.check_sha256(file.read_bytes(), RESEMBLYZER_SHA256, file)
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model_state"]
+        self._device = machine.device(device)
         self._lstm = torch.nn.LSTM(40, 256, 3, batch_first=True)
         self._linear = torch.nn.Linear(256, 256)
         for layer, prefix in ((self._lstm, "lstm."), (self._linear, "linear.")):
             layer.load_state_dict({key: weights[prefix + key] for key in layer.state_dict()})
-            layer.to(device).eval()
-        self._device = device
+            layer.to(self._device).eval()
         self._filters = slaney_mel_filters()
         self.version = judges.distribution_version("resemblyzer")
 
@@ -116,7 +116,7 @@ class WavLMEmbedder:
     values of this model are for comparisons with one another. Raises InputError when the model is out of reach.
     """
 
-    def __init__(self, name: str = "wavlm", device: str = "cpu"):
+    def __init__(self, name: str = "wavlm", device: str | None = None):
         import transformers
 
         source = WAVLM_ID if name == "wavlm" else name
@@ -128,8 +128,8 @@ class WavLMEmbedder:
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"speaker model {source!r} is neither a folder nor reachable: {reason}") from error
-        self._model.to(device).eval()
-        self._device = device
+        self._device = machine.device(device)
+        self._model.to(self._device).eval()
         self.name = name
         self.version = f"{judges.distribution_version('transformers')}, {source}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges
+from llasa_core import judges, machine
 from llasa_core.errors import InputError
 
 
@@ -56,14 +56,19 @@ class WhisperTranscriber:
     Raises InputError when the package, the folder or the hub is out of reach, or the weights are not the known ones.
     """
 
-    def __init__(self, name: str = "whisper-tiny.en", device: str = "cpu", threads: int | None = None):
+    def __init__(self, name: str = "whisper-tiny.en", device: str | None = None, threads: int | None = None):
         try:
+            import ctranslate2
             from faster_whisper import WhisperModel
         except ImportError as error:
             raise InputError(f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper") from None
+        kind, _, number = machine.device(device).partition(":")
+        if device is None and not ctranslate2.get_cuda_device_count():  # its build may know no GPU where torch does
+            kind, number = "cpu", ""
         settings = {
-            "device": device,
-            "compute_type": "int8" if device == "cpu" else "float16",
+            "device": kind,
+            "device_index": int(number or 0),
+            "compute_type": "int8" if kind == "cpu" else "float16",
             "cpu_threads": threads or judges.default_threads(),
         }
         self.name = name
