@@ -189,6 +189,12 @@ def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
     return table.select(SCHEMA.names)
 
 
+def codec_of(meta: dict) -> dict:
+    """What meta.json says of the codec: for a dataset made from this one."""
+    keys = ("codec", "codebook_size", "frame_rate", "codec_fingerprint", "codec_folder")
+    return {key: meta[key] for key in keys if key in meta}
+
+
 def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> None:
     lists = joined(table["codes"])
     codes = lists.values.to_numpy()

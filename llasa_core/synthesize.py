@@ -22,7 +22,7 @@ from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_manifest import synthesize_manifest
 from llasa_core.speech_requests import Request, length_limit, read_requests
-from llasa_core.speech_settings import SETTINGS, read_settings
+from llasa_core.speech_settings import SETTINGS, read_settings, refuse_another_codec
 from llasa_core.tokens import load_tokenizer, vocabulary_of
 
 __all__ = [
@@ -129,13 +129,13 @@ class Synthesizer:
         from llasa_core.model import load_model
 
         settings = read_settings(Path(model_dir) / SETTINGS)
-        named = settings.pop("codec", None)
+        trained = {key: settings.pop(key, None) for key in ("codec", "codec_fingerprint", "codec_folder")}
+        named = trained["codec"]
         if codec is None and named is None:
             raise InputError(f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec")
         if codec is None or isinstance(codec, str | Path):
             codec = load_codec(str(codec if codec is not None else named), device)
-        if named is not None and codec.name != named:
-            raise InputError(f"{Path(model_dir) / SETTINGS}: the model was trained on codec {named}, not {codec.name}")
+        refuse_another_codec(Path(model_dir) / SETTINGS, trained, codec)
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
         learnt = Path(model_dir) / GUARDS
