@@ -1,8 +1,8 @@
 """What `llasa encode` reads, in numbered parts: a manifest, tar (WebDataset) shards, or parquet files with audio.
 
 Local or by URL. A part is a slice of the manifest, one tar, or one row group: each is known by a fingerprint before its
-audio is read, so that a stopped extraction knows which it has. The traps avoided: tars and parquet files are streamed, a
-member or a few rows at a time, whatever sizes their headers announce; a tar member that is not read is told, with why.
+audio is read, so that a stopped extraction knows which it has. The traps avoided: tars and parquet files are streamed,
+a member or a few rows at a time, whatever sizes their headers announce; what is not read is told, with why.
 """
 
 import hashlib
@@ -131,7 +131,7 @@ class ParquetSource:
         return hashlib.sha256(f"{_of_file(path)}/{group}".encode()).hexdigest()[:16]
 
     def audio(self, part: int) -> None:
-        """None: the audio is inside the file, whose size the fingerprint has; files that a column names are not seen."""
+        """None: the audio is inside the file, whose size the fingerprint has; files that a column names go unseen."""
 
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a row group, a few in memory at a time."""

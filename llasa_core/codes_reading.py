@@ -73,6 +73,11 @@ class CodesDataset:
         borders = self._borders[part]
         return self._codes[part][borders[at] : borders[at + 1]]
 
+    def value(self, name: str, index: int):
+        """One of the other columns of a row, 0 <= index < len(self)."""
+        part, at = self._place(index)
+        return self._columns[part][name][at].as_py()
+
     def column(self, name: str) -> list[pa.Array]:
         """One of the other columns, an array for each part."""
         return [columns[name] for columns in self._columns]

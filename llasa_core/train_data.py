@@ -108,7 +108,8 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
         ours = fingerprint_of(entry.codec) if made else None
         if None not in (made, ours) and made != ours:
             raise InputError(
-                f"{folder}: made with other weights of codec {entry.codec}: {made}, not {ours}; delete it to encode anew"
+                f"{folder}: made with other weights of codec {entry.codec}: {made}, not {ours}; "
+                "delete it to encode anew"
             )
     else:
         logger.info("encoding %s with %s into %s", entry.path, entry.codec, folder)

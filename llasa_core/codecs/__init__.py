@@ -66,7 +66,7 @@ def load_codec(name_or_path: str | Path, device: str = "cpu") -> Codec:
 
 
 def fingerprint_of(name_or_path: str | Path) -> str | None:
-    """`load_codec(name_or_path).fingerprint`, without loading X-codec2; None where the codec has none or is not there."""
+    """`load_codec(name_or_path).fingerprint`, without loading X-codec2; None where it has none or is not there."""
     name = str(name_or_path)
     try:
         if _kind(name) == "xcodec2":
