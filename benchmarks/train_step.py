@@ -28,7 +28,7 @@ from llasa_core.experiments import write_json
 from llasa_core.head_loss import use_head_loss
 from llasa_core.loss import labelled_loss, utterance_losses
 from llasa_core.model import parameter_count, use_packed_attention
-from llasa_core.packing import NO_LABEL, collate, pack_lengths, pack_shuffled
+from llasa_core.packing import NO_LABEL, collate, pack_lengths, packed_windows
 from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokens import merge_tokenizer
@@ -300,7 +300,7 @@ def data_loading(prompt: Prompt, count: int) -> dict:
     generator = np.random.default_rng(1)
     lengths = (generator.permutation(seconds_of(20_000)) * 50).astype(int) + 75
     kept = lengths[lengths <= CONTEXT]
-    rows = pack_shuffled(kept, CONTEXT, (0, 0))
+    rows = [row for window in packed_windows(kept, CONTEXT, (0, 0)) for row in window]
     return {
         "public_seconds_per_sample": theirs,
         "ours_seconds_per_sample": ours,

@@ -113,16 +113,12 @@ def main():
         opening, dataset = timed(lambda: read_codes(folder, cache=cache))
         few = min(options.rows, 20_000)
 
-        class Few:
-            """The first rows, as any dataset: they are measured one by one."""
+        def one_by_one():
+            """Tokens of the first rows, each read and tokenized for itself."""
+            template, rows = prompt.template_length("tts"), (dataset[index] for index in range(few))
+            return [len(prompt.text_ids(row["text"])) + len(row["codes"]) + template for row in rows]
 
-            def __len__(self):
-                return few
-
-            def __getitem__(self, index):
-                return dataset[index]
-
-        before, _ = timed(lambda: ExampleSource(Few(), prompt))
+        before, _ = timed(one_by_one)
         first, _ = timed(lambda: ExampleSource(dataset, prompt))
         kept, source = timed(lambda: ExampleSource(dataset, prompt))
         planned, rows = timed(lambda: PackedRows([source], CONTEXT, 0))

@@ -1,16 +1,18 @@
 """What `llasa encode` reads, in numbered parts: a manifest, tar (WebDataset) shards, or parquet files with audio.
 
 Local or by URL. A part is a slice of the manifest, one tar, or one row group: each is known by a fingerprint before its
-audio is read, so that a stopped extraction knows which it has. The trap avoided: tars and parquet files are streamed, a
-member or a few rows at a time, whatever sizes their headers announce.
+audio is read, so that a stopped extraction knows which it has. The traps avoided: tars and parquet files are streamed,
+a member or a few rows at a time, whatever sizes their headers announce; what is not read is told, with why.
 """
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,9 +20,16 @@ from llasa_core.corpus_readers import AUDIO_SUFFIXES, COLUMNS
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest
 from llasa_core.remote import expand, is_url, join, listing, open_binary, size_of
+from llasa_core.tar_samples import tar_samples
 
-MOST_BYTES = 2**30  # of one recording in a tar
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
+
+
+@dataclass(frozen=True)
+class Unread(Utterance):
+    """What a source holds but cannot give as an utterance, and why: to be counted as left out for that reason."""
+
+    reason: str = ""
 
 
 class ManifestSource:
@@ -28,6 +37,7 @@ class ManifestSource:
 
     def __init__(self, path: str | Path, rows_per_part: int):
         self.name = str(path)
+        self._folder = self.name.rpartition("/")[0] if is_url(path) else str(Path(path).parent.resolve())
         self._utterances, self._rows = read_manifest(path), rows_per_part
         if not self._utterances:
             raise InputError(f"{path}: no utterances, expected at least one")
@@ -42,15 +52,37 @@ class ManifestSource:
             digest.update(json.dumps(fields).encode())
         return digest.hexdigest()[:16]
 
+    def audio(self, part: int) -> str | None:
+        """16 hex digits over the names and sizes of a part's audio files; None where none of them is there any more.
+
+        Names are relative to the manifest, or the last one alone outside its folder, and times are left out, so a
+        copied corpus is the same; a file that changed within its size is not seen. Of URLs the names count alone: a
+        size would take a request for each.
+        """
+        digest, there = hashlib.sha256(), False
+        for utterance in self.utterances(part):
+            path, size = str(utterance.audio), None
+            inside = path.startswith(f"{self._folder}/")
+            name = path[len(self._folder) + 1 :] if inside else path.rpartition("/")[2]
+            if not is_url(path):
+                try:
+                    size = os.stat(path).st_size
+                except (OSError, ValueError):
+                    size = -1
+            there = there or size != -1
+            digest.update(json.dumps([name, size]).encode())
+        return digest.hexdigest()[:16] if there else None
+
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a part, in order."""
         return iter(self._utterances[part * self._rows : (part + 1) * self._rows])
 
 
 class TarSource:
-    """One part a tar; members of one name are one utterance, as WebDataset has it.
+    """One part a tar; neighbouring members of one name are one utterance, as WebDataset has it (tar_samples).
 
     audio: .wav, .flac, .mp3, .ogg or .opus; text: .txt, or .json with text and perhaps speaker, language and id.
+    Members that belong to no audio are Unread.
     """
 
     def __init__(self, paths: list[str]):
@@ -60,13 +92,19 @@ class TarSource:
         """16 hex digits over the name and size of a tar."""
         return _of_file(self._paths[part])
 
+    def audio(self, part: int) -> None:
+        """None: the audio is inside the tar, whose size the fingerprint has."""
+
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a tar; InputError, which names it, where it is damaged or an id occurs twice."""
         path, seen = self._paths[part], set()
         try:
             with open_binary(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                for key, members in _samples(archive, path):
-                    utterance = _tar_utterance(key, members, path)
+                for key, found in tar_samples(archive, path):
+                    unread = isinstance(found, str)
+                    utterance = (
+                        Unread(_safe(key), b"", "", reason=found) if unread else _tar_utterance(key, found, path)
+                    )
                     if utterance.id in seen:
                         raise InputError(f"{path}: id {utterance.id!r} occurs twice, expected unique ids")
                     seen.add(utterance.id)
@@ -91,6 +129,9 @@ class ParquetSource:
         """16 hex digits over a file's name and size and the number of the row group."""
         path, group = self._groups[part]
         return hashlib.sha256(f"{_of_file(path)}/{group}".encode()).hexdigest()[:16]
+
+    def audio(self, part: int) -> None:
+        """None: the audio is inside the file, whose size the fingerprint has; files that a column names go unseen."""
 
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a row group, a few in memory at a time."""
@@ -127,7 +168,8 @@ class ParquetSource:
 def open_source(spec: str | Path, rows_per_part: int = 1000) -> Any:
     """The source that a path, URL or pattern names: by suffix .tar or .parquet, a folder of these, else a manifest.
 
-    It has `name`, `parts` (their number), `rows` (None: not known), `fingerprint(part)` and `utterances(part)`.
+    It has `name`, `parts` (their number), `rows` (None: not known), and for each part `fingerprint(part)`,
+    `audio(part)` (a fingerprint of files outside it) and `utterances(part)`.
     InputError if it cannot be read.
     """
     if rows_per_part < 1:
@@ -152,29 +194,6 @@ def _of_file(path: str) -> str:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}, expected a file to encode") from None
     return hashlib.sha256(f"{PurePosixPath(path).name} {size}".encode()).hexdigest()[:16]
-
-
-def _samples(archive: tarfile.TarFile, path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(name without suffix, {suffix: content}) of neighbouring members of one name."""
-    key, members = None, {}
-    for member in archive:
-        name = PurePosixPath(member.name)
-        if not member.isfile() or name.name.startswith("."):
-            continue
-        stem, _, suffix = name.name.partition(".")
-        here = str(name.with_name(stem)) if stem else str(name)
-        suffix = f".{suffix.lower()}"
-        if suffix not in (*AUDIO_SUFFIXES, ".txt", ".json"):
-            continue
-        if member.size > MOST_BYTES:
-            raise InputError(f"{path}: {member.name} has {member.size} bytes, expected at most {MOST_BYTES}")
-        if here != key:
-            if members:
-                yield key, members
-            key, members = here, {}
-        members[suffix] = archive.extractfile(member).read()
-    if members:
-        yield key, members
 
 
 def _tar_utterance(key: str, members: dict[str, bytes], path: str) -> Utterance:
@@ -222,12 +241,16 @@ def _utterance(facts: dict, name: str, audio) -> Utterance:
     text, speaker, language = (facts.get(key) for key in ("text", "speaker", "language"))
     id = name if facts.get("id") in (None, "") else str(facts["id"])
     return Utterance(
-        re.sub(r"[^\w.+@=,-]", "_", id),
+        _safe(id),
         audio,
         str(text or ""),
         "" if speaker is None else str(speaker),
         str(language or "en"),
     )
+
+
+def _safe(id: str) -> str:
+    return re.sub(r"[^\w.+@=,-]", "_", id)
 
 
 def _brief(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core.codes_dataset import CodesDataset, finish, part_name, read_codes, write_part
+from llasa_core.codes_dataset import CodesDataset, codec_of, finish, part_name, read_codes, write_part
 from llasa_core.codes_memmap import export_memmap, import_memmap
 from llasa_core.encode import encode_manifest, refuse_another
 from llasa_core.errors import InputError
@@ -85,7 +85,7 @@ def _write(
     out: Path, dataset: CodesDataset, members: Sequence, row: Callable, made_from: str, rows_per_part: int
 ) -> dict:
     """row(member) for each member, made from `dataset`, as a codes dataset; parts that are there already are kept."""
-    settings = {name: dataset.meta[name] for name in ("codec", "codebook_size", "frame_rate")}
+    settings = codec_of(dataset.meta)
     starts = range(0, len(members), rows_per_part)
     out.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(starts):

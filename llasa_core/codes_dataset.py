@@ -19,6 +19,7 @@ from llasa_core.codes_reading import (
     SCHEMA,
     CodesDataset,
     brief,
+    codec_of,
     joined,
     read_codes,
     read_meta,
@@ -30,7 +31,17 @@ from llasa_core.codes_reading import (
 from llasa_core.errors import InputError
 from llasa_core.manifest import full_disk, publish
 
-__all__ = ["SCHEMA", "CodesDataset", "finish", "read_codes", "read_meta", "read_part", "write_part", "write_table"]
+__all__ = [
+    "SCHEMA",
+    "CodesDataset",
+    "codec_of",
+    "finish",
+    "read_codes",
+    "read_meta",
+    "read_part",
+    "write_part",
+    "write_table",
+]
 
 _INFO = b"llasa"  # key of a part's own facts in its parquet metadata
 
@@ -42,7 +53,8 @@ def part_name(number: int) -> str:
 def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
     """Write rows (dicts with SCHEMA's keys, codes as integer arrays (F,)) as one part, published by rename.
 
-    `info` is JSON kept in the file: codec, codebook_size, frame_rate, dropped ([[id, reason], ..]), source.
+    `info` is JSON kept in the file: codec, codec_fingerprint, codebook_size, frame_rate, dropped ([[id, reason], ..]),
+    source and audio (fingerprints of what it was made from); those not known are left out.
     """
     size = info["codebook_size"]
     if not 1 <= size <= 2**16:

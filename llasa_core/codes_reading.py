@@ -73,6 +73,11 @@ class CodesDataset:
         borders = self._borders[part]
         return self._codes[part][borders[at] : borders[at + 1]]
 
+    def value(self, name: str, index: int):
+        """One of the other columns of a row, 0 <= index < len(self)."""
+        part, at = self._place(index)
+        return self._columns[part][name][at].as_py()
+
     def column(self, name: str) -> list[pa.Array]:
         """One of the other columns, an array for each part."""
         return [columns[name] for columns in self._columns]
@@ -187,6 +192,12 @@ def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
         if table[field.name].null_count:
             raise InputError(f"{path}: column {field.name} has nulls, expected a value in each row")
     return table.select(SCHEMA.names)
+
+
+def codec_of(meta: dict) -> dict:
+    """What meta.json says of the codec: for a dataset made from this one."""
+    keys = ("codec", "codebook_size", "frame_rate", "codec_fingerprint", "codec_folder")
+    return {key: meta[key] for key in keys if key in meta}
 
 
 def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llasa_core.codes_dataset import finish, part_info, part_name, read_meta, read_part, write_table
+from llasa_core.codes_dataset import codec_of, finish, part_info, part_name, read_meta, read_part, write_table
 from llasa_core.errors import InputError
 from llasa_core.evaluate import read_rows
 
@@ -62,7 +62,7 @@ def filter_codes(
         raise InputError(f"filter: {needed[0]} needs --scores, the utterances.jsonl of an evaluation")
     table = _read_scores(scores, needed) if needed else {}
     made_from = json.dumps([asdict(filters), sorted(table.items())], sort_keys=True)
-    settings = {name: meta[name] for name in ("codec", "codebook_size", "frame_rate", "memmap_width") if name in meta}
+    settings = codec_of(meta) | {name: meta[name] for name in ("memmap_width",) if name in meta}
     out.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(meta["shards"]):
         path = out / part_name(number)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.audio import decode_audio
-from llasa_core.audio_sources import open_source
+from llasa_core.audio_sources import Unread, open_source
 from llasa_core.codecs import Codec
 from llasa_core.codes_dataset import finish, part_info, part_name, part_size, write_part
 from llasa_core.corpus import Limits, check_utterance
@@ -37,6 +37,7 @@ class _Part:
 
     number: int
     source: str
+    audio: str | None = None  # fingerprint of the files, taken before they are read
     known: dict[str, str | None] = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
     compared: int = 0  # codes also made exactly, and how many of them differ
@@ -65,7 +66,8 @@ def encode_manifest(
     finished.
 
     Returns the content of meta.json, or None while other shards still have parts to make (the last one writes it).
-    Raises InputError for a bad source, a full disk, or an `out` made from something else.
+    Raises InputError for a bad source, a full disk, or an `out` made from something else or by another codec: by its
+    weights, where the parts and the codec tell them, and by names and sizes of a manifest's audio files.
     """
     out, limits = Path(out), limits or Limits()
     if not 0 <= shard < shards or rows_per_part < 1 or batch_seconds <= 0:
@@ -76,6 +78,8 @@ def encode_manifest(
     settings = {"codec": codec.name, "codebook_size": codec.codebook_size, "frame_rate": codec.frame_rate}
     precision = getattr(codec, "precision", None)
     settings |= {"precision": precision} if precision else {}
+    weights = getattr(codec, "fingerprint", None)
+    settings |= {"codec_fingerprint": weights} if weights else {}
     if segmenter is not None:
         settings["segmented"] = True
     try:
@@ -84,7 +88,7 @@ def encode_manifest(
         for number in range(shard, source.parts, shards):
             info, path = {**settings, "source": source.fingerprint(number)}, out / part_name(number)
             if path.exists():
-                refuse_another(path, info)
+                refuse_another(path, info | {"audio": source.audio(number)})
                 if progress:
                     progress(part_size(path))
             else:
@@ -92,8 +96,14 @@ def encode_manifest(
         _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progress, workers, segmenter)
         if not all((out / part_name(number)).exists() for number in range(source.parts)):
             return None
+        made_by = set()
         for number in range(source.parts):
-            refuse_another(out / part_name(number), {**settings, "source": source.fingerprint(number)})
+            found = refuse_another(out / part_name(number), {**settings, "source": source.fingerprint(number)})
+            made_by.add(found.get("codec_fingerprint"))
+        if weights and made_by != {weights}:
+            settings.pop("codec_fingerprint")  # some part is older and does not tell whose codes it holds
+        elif weights and getattr(codec, "folder", None):
+            settings["codec_folder"] = codec.folder
         return finish(out, source.parts, settings)
     except OSError as error:
         raise full_disk(error, out) from None
@@ -105,6 +115,7 @@ def _make_parts(source, out, todo, settings, codec, batch_seconds, limits, progr
     def publish(part: _Part) -> None:
         dropped = [(name, reason) for name, reason in part.known.items() if reason]
         info = {**settings, "source": part.source, "dropped": dropped}
+        info |= {"audio": part.audio} if part.audio else {}
         if part.compared:
             info["bf16"] = {"compared": part.compared, "changed": part.changed}
         write_part(out / part_name(part.number), [part.rows[name] for name in part.known if name in part.rows], info)
@@ -177,6 +188,7 @@ def _decoded(
 
     def chunks():
         for part in todo:
+            part.audio = source.audio(part.number)
             utterances = iter(source.utterances(part.number))
             chunk = list(islice(utterances, CHUNK))
             empty = not chunk
@@ -211,8 +223,11 @@ def _decode(
     """Utterances (without the bytes of their audio), waves at `sample_rate`, why they are left out, and features."""
     found = []
     for utterance in utterances:
-        wave, reason = decode_audio(utterance.audio, sample_rate)
-        reason = reason or check_utterance(utterance, wave, limits, sample_rate)
+        if isinstance(utterance, Unread):
+            wave, reason = np.zeros(0, np.float32), utterance.reason
+        else:
+            wave, reason = decode_audio(utterance.audio, sample_rate)
+            reason = reason or check_utterance(utterance, wave, limits, sample_rate)
         kept = wave if reason is None or (reason == "too_long" and segmented) else wave[:0]
         bare = Utterance(utterance.id, "", utterance.text, utterance.speaker, utterance.language)
         found.append((bare, kept, reason, front(kept) if front is not None and reason is None else None))
@@ -232,10 +247,21 @@ def _batches(window: list, most_samples: float) -> Iterator[list]:
         yield batch
 
 
-def refuse_another(path: Path, wanted: dict) -> None:
-    """InputError where a part was made from something else, or by another codec."""
+def refuse_another(path: Path, wanted: dict) -> dict:
+    """The `info` of a part; InputError where it was made from something else, or by another codec.
+
+    Weights and audio that one side does not know agree with any: older parts do not tell them.
+    """
     found = part_info(path)
     for key, value in wanted.items():
-        if found.get(key) != value:
-            what = "other utterances (or rows_per_part)" if key == "source" else f"{key} {found.get(key)}, not {value}"
-            raise InputError(f"{path}: made with {what}; choose another folder")
+        if found.get(key) == value or key == "codec_folder":
+            continue
+        if key in ("codec_fingerprint", "audio") and None in (found.get(key), value):
+            continue
+        what = {
+            "source": "other utterances (or rows_per_part)",
+            "codec_fingerprint": f"other weights of codec {wanted.get('codec')}: {found.get(key)}, not {value}",
+            "audio": "audio files of other names or sizes; delete it to encode them anew, or",
+        }.get(key, f"{key} {found.get(key)}, not {value}")
+        raise InputError(f"{path}: made with {what}{' ' if what.endswith('or') else '; '}choose another folder")
+    return found

@@ -49,18 +49,14 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def pack_shuffled(lengths: Sequence[int], capacity: int, seed: Sequence[int], window: int = 8192) -> list[np.ndarray]:
-    """Shuffle, pack each window of `window` documents with `pack_lengths`, and shuffle the rows of each window.
+def packed_windows(
+    lengths: Sequence[int], capacity: int, seed: Sequence[int], window: int = 8192
+) -> Iterator[list[np.ndarray]]:
+    """Shuffle, pack each window of `window` documents with `pack_lengths`, and shuffle its rows: a list a window.
 
     The order is a function of the arguments only. The window bounds what must be known at once; with 8,192 documents
     the last, partly filled row of each window costs well below 1 %.
     """
-    return [row for rows in _packed_windows(lengths, capacity, seed, window) for row in rows]
-
-
-def _packed_windows(
-    lengths: Sequence[int], capacity: int, seed: Sequence[int], window: int
-) -> Iterator[list[np.ndarray]]:
     lengths = np.asarray(lengths, dtype=np.int64)
     generator = np.random.default_rng(list(seed))
     order = generator.permutation(len(lengths))
@@ -172,7 +168,7 @@ class PackedRows:
                 members.append(indices[kept])
                 tokens.append(lengths[kept])
             lengths = np.concatenate(tokens)
-            rows = _Rows(_packed_windows(lengths, self.capacity, (self.seed, epoch), self.window))
+            rows = _Rows(packed_windows(lengths, self.capacity, (self.seed, epoch), self.window))
             if len(self._epochs) > 1:
                 self._epochs.pop(min(self._epochs))
             self._epochs[epoch] = (rows, np.concatenate(origin), np.concatenate(members), lengths)
@@ -200,10 +196,6 @@ class PackedRows:
         """Tokens in rows 0 .. number - 1."""
         epoch, row = self._locate(number)
         return int(sum(tokens.sum() for tokens in self._tokens[:epoch]) + self._tokens[epoch][:row].sum())
-
-    def epoch_of(self, number: int) -> int:
-        """The epoch that row `number` belongs to."""
-        return self._locate(number)[0]
 
     def _members(self, number: int) -> tuple[list[tuple[ExampleSource, int]], int]:
         """The source and index of each utterance of row `number`, and the epoch."""

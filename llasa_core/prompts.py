@@ -84,11 +84,6 @@ class Prompt:
             raise InputError(f"text: expected a text with words in it, got {text!r}")
         return self._plain_ids(text)
 
-    def text_of(self, ids) -> str:
-        """The text of ids (T,), without markers, speech codes and special tokens."""
-        ids = np.asarray(ids)
-        return self.tokenizer.decode(ids[ids < self.vocabulary.text_size].tolist(), skip_special_tokens=True)
-
     def tts_example(self, text: str, codes, speaker: str | None = None) -> Example:
         """Text -> codes (F,); labels from SPEECH_GENERATION_START to SPEECH_GENERATION_END inclusive."""
         ids = self.vocabulary
@@ -122,18 +117,6 @@ class Prompt:
             if message["role"] == "assistant":
                 spans.append((length, length + len(parts[-2]) + 1))
         return Example(np.concatenate(parts, dtype=np.int32), tuple(spans), ())
-
-    def example_lengths(self, task: str, rows) -> np.ndarray:
-        """int64 (N,): tokens of the "tts" or "asr" example (without a tag) of each row {"text", "codes"}."""
-        texts = [row["text"] for row in rows]
-        if any(not text.strip() for text in texts):
-            self.text_ids("")
-        template = self.template_length(task)
-        spoken = [len(row["codes"]) for row in rows]
-        if not all(spoken):
-            self._code_ids(np.empty(0, np.int32))
-        written = self._encoder.encode_batch_fast(texts, add_special_tokens=False)
-        return np.array([len(ids) for ids in written], np.int64) + np.array(spoken, np.int64) + template
 
     def template_length(self, task: str) -> int:
         """Tokens of a "tts" or "asr" example that are neither of its text nor codes: template and four markers."""

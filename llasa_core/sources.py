@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from llasa_core.codes_reading import CodesDataset
 from llasa_core.errors import InputError
 from llasa_core.text_ids import speakers_of, text_ids
 
 ROLES = ("system", "user", "assistant")
-BLOCK = 4096  # utterances whose texts are tokenized together
 
 
 @dataclass
 class ExampleSource:
     """One dataset as examples of one task: "tts" (text -> codes), "asr" (codes -> text) or "chat" (messages).
 
+    `dataset` is a CodesDataset; of "chat" a ChatDataset, or rows with "id" and "messages" like it.
     `weight` is how often the dataset is seen in an epoch (0.5: another half each epoch). `speaker_tags` is the
     probability that an utterance carries its speaker's tag, drawn by hash of utterance id and epoch. `cut`: examples
     longer than so many tokens lose their end, as the public code does; without it nothing is ever cut.
@@ -42,17 +41,18 @@ class ExampleSource:
     truncated: int = field(init=False)  # examples that lose their end
 
     def __post_init__(self) -> None:
-        self._text = None  # ids and borders of all texts, where the dataset has them as columns
-        if isinstance(self.dataset, CodesDataset):
-            self._measure()
+        if self.task == "chat":
+            made = [self.prompt.chat_example(self.dataset[index]["messages"]) for index in range(len(self.dataset))]
+            self.lengths = np.array([len(one.input_ids) for one in made], np.int64)
+            self.tag_lengths, self.speakers = np.zeros(len(made), np.int64), []
         else:
-            self._measure_one_by_one()
+            self._measure()
         whole = self.lengths + self.tag_lengths
         self.truncated = 0 if self.cut is None else int((whole > self.cut).sum())
 
     def _measure(self) -> None:
-        """Lengths and speakers of a codes dataset, from its columns."""
-        self._text = text_ids(self.dataset, self.prompt.tokenizer)
+        """Text ids, lengths and speakers of a codes dataset, from its columns."""
+        self._text = text_ids(self.dataset, self.prompt.tokenizer)  # ids and borders
         spoken = self.dataset.lengths()
         if not spoken.all():
             raise InputError(f"{self.identifier(int(spoken.argmin()))}: codes: expected at least one speech code")
@@ -63,25 +63,6 @@ class ExampleSource:
         self.tag_lengths = tags[numbers] if wanted else np.zeros(len(numbers), np.int64)
         self.speakers = sorted(name for name in names if name)
 
-    def _measure_one_by_one(self) -> None:
-        count = len(self.dataset)
-        self.lengths, self.tag_lengths = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        tags: dict[str, int] = {}
-        for start in range(0, count, BLOCK):
-            rows = [self.dataset[i] for i in range(start, min(count, start + BLOCK))]
-            block = slice(start, start + len(rows))
-            if self.task == "chat":
-                self.lengths[block] = [len(self._assemble(row, None).input_ids) for row in rows]
-                continue
-            self.lengths[block] = self.prompt.example_lengths(self.task, rows)
-            for i, row in enumerate(rows):
-                speaker = row["speaker"] or ""
-                if speaker not in tags:
-                    wanted = self.speaker_tags > 0 and self.task == "tts"
-                    tags[speaker] = self.prompt.speaker_tag_length(speaker) if wanted else 0
-                self.tag_lengths[start + i] = tags[speaker]
-        self.speakers = sorted(speaker for speaker in tags if speaker)
-
     def longest(self) -> np.ndarray:
         """int64 (N,): tokens of each example with its tag, cut where this source cuts."""
         whole = self.lengths + self.tag_lengths
@@ -89,20 +70,11 @@ class ExampleSource:
 
     def identifier(self, index: int) -> str:
         """The utterance id of example `index`."""
-        return self.dataset[index]["id"]
+        return self.dataset[index]["id"] if self.task == "chat" else self.dataset.value("id", index)
 
     def frames(self, index: int) -> int:
         """Number of speech codes of example `index`; 0 for chat."""
-        if self._text is not None:
-            return len(self.dataset.codes(index))
-        return 0 if self.task == "chat" else len(self.dataset[index]["codes"])
-
-    def _assemble(self, row: dict[str, Any], speaker: str | None) -> Any:
-        if self.task == "chat":
-            return self.prompt.chat_example(row["messages"])
-        if self.task == "asr":
-            return self.prompt.asr_example(row["text"], row["codes"])
-        return self.prompt.tts_example(row["text"], row["codes"], speaker=speaker)
+        return 0 if self.task == "chat" else len(self.dataset.codes(index))
 
     def tagged(self, index: int, epoch: int) -> bool:
         """Whether utterance `index` carries its speaker's tag in `epoch`."""
@@ -115,14 +87,13 @@ class ExampleSource:
 
     def example(self, index: int, epoch: int) -> Any:
         """Utterance `index` as a prompts.Example."""
-        if self._text is not None:
+        if self.task == "chat":
+            made = self.prompt.chat_example(self.dataset[index]["messages"])
+        else:
             ids, borders = self._text
-            speaker = self.dataset[index]["speaker"] if self.tagged(index, epoch) else None
+            speaker = self.dataset.value("speaker", index) if self.tagged(index, epoch) else None
             text = ids[borders[index] : borders[index + 1]]
             made = self.prompt.splice(self.task, text, self.dataset.codes(index), speaker)
-        else:
-            row = self.dataset[index]
-            made = self._assemble(row, row["speaker"] if self.task == "tts" and self.tagged(index, epoch) else None)
         return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)
 
     def epoch_members(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
 from llasa_core.sampling import Sampling
 from llasa_core.speech_manifest import synthesize_manifest
 from llasa_core.speech_requests import Request, length_limit, read_requests
-from llasa_core.speech_settings import SETTINGS, checkpoint_file, read_settings
+from llasa_core.speech_settings import SETTINGS, checkpoint_file, read_settings, refuse_another_codec
 from llasa_core.tokens import load_tokenizer, vocabulary_of
 
 __all__ = [
@@ -136,13 +136,13 @@ class Synthesizer:
         device = machine.device(device)
         card, learnt = (checkpoint_file(model_dir, name) for name in (SETTINGS, GUARDS))
         settings = {} if card is None else read_settings(card)
-        named = settings.pop("codec", None)
+        trained = {key: settings.pop(key, None) for key in ("codec", "codec_fingerprint", "codec_folder")}
+        named = trained["codec"]
         if codec is None and named is None:
             raise InputError(f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec")
         if codec is None or isinstance(codec, str | Path):
             codec = load_codec(str(codec if codec is not None else named), device)
-        if named is not None and codec.name != named:
-            raise InputError(f"{card}: the model was trained on codec {named}, not {codec.name}")
+        refuse_another_codec(card, trained, codec)
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
         guards = None if learnt is None else Guards.from_file(learnt)

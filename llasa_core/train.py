@@ -144,7 +144,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     }
     state = whole_state(trainer, config)
     if trainer.is_world_process_zero():
-        card = {"codec": data.codec, "codebook_size": data.codebook_size, "frame_rate": data.frame_rate}
+        card = {**data.codec}
         card |= {"date": config.date, "mask_eot": config.mask_eot, "speakers": data.speakers}
         card |= {"speaker_tags": float(config.speaker_tags), "training": asdict(config), "metrics": metrics}
         card["engine"] = {"wrapper": getattr(trainer, "wrapper", None), "processes": world}

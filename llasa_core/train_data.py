@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llasa_core.codes_reading import codec_of, read_meta
 from llasa_core.errors import InputError
 from llasa_core.loss import HeldOut
 from llasa_core.model import SIZES
 from llasa_core.packing import PackedRows
 from llasa_core.remote import is_url
 from llasa_core.sources import ChatDataset, ExampleSource, balance
+from llasa_core.speech_settings import SETTINGS, read_settings
 from llasa_core.train_config import DataEntry, TrainConfig, read_entry
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,7 @@ class TrainingData:
     vocabulary: Any
     rows: PackedRows
     held_out: HeldOut | None
-    codec: str
-    codebook_size: int
-    frame_rate: float
+    codec: dict[str, Any]  # codec, codebook_size, frame_rate and, where known, codec_fingerprint and codec_folder
     speakers: list[str]  # of the datasets trained on
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
     digests: list[str]  # sha256 of what each dataset trained on holds
@@ -51,7 +51,9 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     metas = {entry.path: opened[entry].meta for entry in entries if entry.task != "chat"}
     if not metas:
         raise InputError("config: `codes` holds chat alone, expected a codes dataset beside it")
-    codebook_size, codec, frame_rate = (_agree(metas, key) for key in ("codebook_size", "codec", "frame_rate"))
+    codebook_size, _, frame_rate = (_agree(metas, key) for key in ("codebook_size", "codec", "frame_rate"))
+    codec = codec_of(_of_known_weights(metas))
+    _warn_of_another(config.model, codec)
 
     tokenizer = _tokenizer(config, codebook_size)
     vocabulary = vocabulary_of(tokenizer)
@@ -77,9 +79,7 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     speakers = sorted({name for source in sources[:trained] for name in source.speakers})
     truncated = sum(source.truncated for source in sources[:trained])
     digests = [_digest(opened[entry]) for entry in entries[:trained]]
-    return TrainingData(
-        tokenizer, vocabulary, rows, held_out, codec, codebook_size, frame_rate, speakers, truncated, digests
-    )
+    return TrainingData(tokenizer, vocabulary, rows, held_out, codec, speakers, truncated, digests)
 
 
 def _digest(dataset: Any) -> str:
@@ -101,7 +101,7 @@ def _open(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Any:
 
 def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Path:
     """The codes folder of a manifest of audio, made now by all processes together unless it is there already."""
-    from llasa_core.codecs import load_codec
+    from llasa_core.codecs import fingerprint_of, load_codec
     from llasa_core.codes import encode_manifest
 
     if not Path(entry.path).is_file():
@@ -109,7 +109,15 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
     made_from = hashlib.sha256(Path(entry.path).read_bytes() + f"\0{entry.codec}".encode()).hexdigest()[:16]
     folder = Path(config.cache or Path(config.output_dir) / "codes") / f"{Path(entry.path).stem}-{made_from}"
     done = folder / "meta.json"
-    if not done.is_file():
+    if done.is_file():
+        made = read_meta(folder).get("codec_fingerprint") if rank == 0 else None
+        ours = fingerprint_of(entry.codec) if made else None
+        if None not in (made, ours) and made != ours:
+            raise InputError(
+                f"{folder}: made with other weights of codec {entry.codec}: {made}, not {ours}; "
+                "delete it to encode anew"
+            )
+    else:
         logger.info("encoding %s with %s into %s", entry.path, entry.codec, folder)
         encode_manifest(entry.path, folder, load_codec(entry.codec), world, rank, rows_per_part=200)
     while not done.is_file():  # the last process to finish its share writes it; a dead one ends all of them
@@ -123,6 +131,27 @@ def _agree(metas: dict[str, dict[str, Any]], key: str) -> Any:
         if meta[key] != metas[first][key]:
             raise InputError(f"{path}: {key} is {meta[key]}, expected {metas[first][key]} as in {first}")
     return metas[first][key]
+
+
+def _of_known_weights(metas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The first meta.json that tells its codec's weights, else the first; all that tell them must agree."""
+    told = {path: meta for path, meta in metas.items() if meta.get("codec_fingerprint")}
+    for path, meta in told.items():
+        first = next(iter(told))
+        wanted, found = told[first]["codec_fingerprint"], meta["codec_fingerprint"]
+        if found != wanted:
+            raise InputError(
+                f"{path}: codes of other weights of codec {meta['codec']}: {found}, expected {wanted} as in {first}"
+            )
+    return next(iter((told or metas).values()))
+
+
+def _warn_of_another(model: str, codec: dict[str, Any]) -> None:
+    """A word of complaint where a checkpoint that speaks one codec's codes goes on with those of another."""
+    learnt = read_settings(Path(model) / SETTINGS)
+    for key in ("codec", "codec_fingerprint"):
+        if None not in (learnt.get(key), codec.get(key)) and learnt[key] != codec[key]:
+            logger.warning("%s learnt %s %s, `codes` are of %s", model, key, learnt[key], codec[key])
 
 
 def _tokenizer(config: TrainConfig, codebook_size: int) -> Any:

@@ -1,9 +1,11 @@
 """Every codec backend keeps the promises of the seam; the models are tiny and random."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from llasa_core.codecs import load_codec
+from llasa_core.codecs import fingerprint_of, load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 
@@ -203,6 +205,28 @@ def test_xcodec2_checkpoint_folder_gives_the_same_codes(xcodec2_model, tmp_path)
     codec = load_codec(tmp_path)
     assert codec.name == "xcodec2" and codec.codebook_size == 65_536
     np.testing.assert_array_equal(codec.encode(WAVES[:1])[0], Xcodec2Codec(xcodec2_model).encode(WAVES[:1])[0])
+
+
+def test_xcodec2_is_told_by_its_weights_file(xcodec2_model, tmp_path, monkeypatch):
+    from llasa_core.codecs.xcodec2 import Xcodec2Codec, checkpoint_fingerprint
+
+    xcodec2_model.save_pretrained(tmp_path / "a")
+    sha256 = hashlib.sha256((tmp_path / "a/model.safetensors").read_bytes()).hexdigest()
+    assert load_codec(tmp_path / "a").fingerprint == fingerprint_of(tmp_path / "a") == sha256[:16]
+    assert Xcodec2Codec(xcodec2_model).fingerprint is None
+    xcodec2_model.save_pretrained(tmp_path / "pieces", max_shard_size="100KB")
+    pieces = checkpoint_fingerprint(tmp_path / "pieces")
+    piece = sorted((tmp_path / "pieces").glob("model-*.safetensors"))[-1]
+    piece.write_bytes(piece.read_bytes()[:-1] + b"x")
+    assert pieces and checkpoint_fingerprint(tmp_path / "pieces") not in (pieces, None)
+    snapshot = tmp_path / "hub/models--an--id/snapshots/0123"
+    for folder in (snapshot, snapshot.parents[1] / "refs", snapshot.parents[1] / "blobs"):
+        folder.mkdir(parents=True)
+    (snapshot.parents[1] / "refs/main").write_text("0123")
+    (snapshot.parents[1] / f"blobs/{'ab' * 32}").write_bytes(b"never read")
+    (snapshot / "model.safetensors").symlink_to(f"../../blobs/{'ab' * 32}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert checkpoint_fingerprint("an/id") == "ab" * 8 and checkpoint_fingerprint("no/such") is None
 
 
 def test_xcodec2_without_all_its_weights_is_refused(xcodec2_model, tmp_path):

@@ -19,10 +19,12 @@ import soundfile
 
 from llasa_core import cli
 from llasa_core.audio_sources import open_source
+from llasa_core.codecs import load_codec
 from llasa_core.codecs.bf16 import Bf16Codec
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, read_codes
+from llasa_core.codes import encode_manifest, join_pairs, read_codes
 from llasa_core.corpus import Limits, load_audio
+from llasa_core.data_filter import Filters, filter_codes
 from llasa_core.encode import chosen_to_compare
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
@@ -167,10 +169,64 @@ def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
         ("c", "three", "", "en"),
     ]
     np.testing.assert_array_equal(rows[0]["codes"], FakeCodec().encode([load_audio(encoded(speech(1)))])[0])
-    assert meta["dropped"] == {"unreadable": 1} and [shard["rows"] for shard in meta["shards"]] == [2, 1]
+    assert meta["dropped"] == {"missing_audio": 1} and [shard["rows"] for shard in meta["shards"]] == [2, 1]
     assert files_of(tmp_path / "codes") == files_of(tmp_path / "codes")
     again = encode_manifest(f"{place}/*.tar", tmp_path / "again", FakeCodec(), workers=1)
     assert again == meta and files_of(tmp_path / "again") == files_of(tmp_path / "codes")
+
+
+def dropped_of(folder):
+    lines = (folder / "dropped.jsonl").read_text().splitlines() if (folder / "dropped.jsonl").exists() else []
+    return {line["id"]: line["reason"] for line in map(json.loads, lines)}
+
+
+def test_every_tar_member_that_is_not_read_is_counted_with_a_reason(tmp_path):
+    wave = encoded(speech(1), "WAV")
+    names = ["LJ.001.npy", "LJ.001.txt", "LJ.001.wav", "LJ.002.wav", "LJ.002.speaker.txt", "LJ.002.TXT"]
+    names += [
+        "plain.cls",
+        "plain.speaker.txt",
+        "plain.txt",
+        "plain.wav",
+        "u.m4a",
+        "u.txt",
+        "README",
+        "t.json",
+        "._u.wav",
+    ]
+    contents = {".wav": wave, ".txt": b"some words", ".json": b"{}"}
+    tar_of(tmp_path / "s.tar", [(f"d/{name}", contents.get(Path(name).suffix.lower(), b"x")) for name in names])
+    with tarfile.open(tmp_path / "s.tar", "a") as archive:
+        link = tarfile.TarInfo("d/linked.wav")
+        link.type, link.linkname = tarfile.SYMTYPE, "d/plain.wav"
+        archive.addfile(link)
+    meta = encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
+    rows = rows_of(tmp_path / "codes")
+    assert [(row["id"], row["text"]) for row in rows] == [
+        (name, "some words") for name in ("d_LJ.001", "d_LJ.002", "d_plain")
+    ]
+    assert dropped_of(tmp_path / "codes") == {
+        "d_u.m4a": "unknown_suffix",
+        "d_u.txt": "missing_audio",
+        "d_README": "unknown_suffix",
+        "d_t.json": "missing_audio",
+        "d_linked.wav": "link",
+    }
+    assert meta["dropped"] == {"link": 1, "missing_audio": 2, "unknown_suffix": 2}
+
+
+def test_tar_names_whose_first_dot_is_not_their_last_stay_apart(tmp_path):
+    wave = encoded(speech(1), "WAV")
+    names = ["a.001.txt", "a.001.wav", "a.002.wav", "a.txt", "a.wav", "a.z.txt", "a.z.wav"]
+    names += ["b.flac", "b.speaker.txt", "b.txt"]  # sorted, with another text in between
+    tar_of(tmp_path / "s.tar", [(name, name.encode() if name.endswith("txt") else wave) for name in names])
+    meta = encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
+    found = [(row["id"], row["text"]) for row in rows_of(tmp_path / "codes")]
+    assert found == [(name, f"{name}.txt") for name in ("a.001", "a", "a.z", "b")]
+    assert dropped_of(tmp_path / "codes") == {"a.002": "textless"} and meta["dropped"] == {"textless": 1}
+    tar_of(tmp_path / "apart.tar", [("a.wav", wave), ("b.wav", wave), ("a.txt", b"words")])
+    with pytest.raises(InputError, match=r"apart\.tar: a: a text apart from its audio"):
+        encode_manifest(tmp_path / "apart.tar", tmp_path / "none", FakeCodec())
 
 
 def test_damaged_tar_is_named_and_nothing_half_is_written(tmp_path):
@@ -220,6 +276,81 @@ def test_remote_manifest_names_its_audio_by_its_own_folder(tmp_path):
         encode_manifest("memory://nowhere/m.jsonl", tmp_path / "none", FakeCodec())
     with pytest.raises(InputError, match="notaprotocol"):
         encode_manifest("notaprotocol://x/m.jsonl", tmp_path / "none", FakeCodec())
+
+
+def test_audio_that_changed_is_not_taken_for_what_was_encoded(tmp_path):
+    manifest, out = corpus(tmp_path / "in", 6), tmp_path / "codes"
+    whole = encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
+    files = files_of(out)
+    for path in (tmp_path / "in").iterdir():
+        os.utime(path, (1, 1))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    manifest = tmp_path / "moved/m.jsonl"
+    assert encode_manifest(manifest, out, FakeCodec(), rows_per_part=3) == whole and files_of(out) == files
+    (tmp_path / "moved/u004.flac").write_bytes(encoded(speech(4, 0.4)))
+    with pytest.raises(
+        InputError, match=r"part-00001\.parquet: made with audio files of other names or sizes; delete it"
+    ):
+        encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
+    (out / "part-00001.parquet").unlink()
+    encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
+    assert len(rows_of(out)[4]["codes"]) == 20
+    for path in (tmp_path / "moved").glob("*.flac"):
+        path.unlink()
+    encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
+
+
+def without(path, *keys):
+    """A part as it was written before it told these facts."""
+    table = pq.read_table(path)
+    info = json.loads(table.schema.metadata[b"llasa"])
+    kept = {key: value for key, value in info.items() if key not in keys}
+    assert len(kept) < len(info)
+    pq.write_table(table.replace_schema_metadata({b"llasa": json.dumps(kept).encode()}), path)
+
+
+def test_dataset_that_tells_neither_audio_nor_weights_is_resumed(tmp_path):
+    manifest, out, codec = corpus(tmp_path / "in", 6), tmp_path / "codes", tiny_codec(0)
+    meta = encode_manifest(manifest, out, codec, rows_per_part=3)
+    assert meta["codec_fingerprint"] == codec.fingerprint
+    without(out / "part-00000.parquet", "audio", "codec_fingerprint")
+    (out / "part-00001.parquet").unlink()
+    again = encode_manifest(manifest, out, codec, rows_per_part=3)
+    assert "codec_fingerprint" not in again and again["utterances"] == 6
+
+
+# Weights
+
+
+def tiny_codec(seed):
+    import torch
+
+    from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
+
+    torch.manual_seed(seed)
+    return MiniCodec(MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)))
+
+
+def test_another_codec_of_the_same_name_is_refused(tmp_path):
+    manifest, out, one, other = corpus(tmp_path / "in", 6), tmp_path / "codes", tiny_codec(0), tiny_codec(1)
+    one.save(tmp_path / "one")
+    loaded = load_codec(tmp_path / "one")
+    assert loaded.fingerprint == one.fingerprint != other.fingerprint
+    meta = encode_manifest(manifest, out, one, rows_per_part=3)
+    assert meta["codec_fingerprint"] == one.fingerprint and "codec_folder" not in meta
+    (out / "part-00001.parquet").unlink()
+    (out / "meta.json").unlink()
+    expected = rf"other weights of codec mini: {one.fingerprint}, not {other.fingerprint}; choose another folder"
+    with pytest.raises(InputError, match=expected):
+        encode_manifest(manifest, out, other, rows_per_part=3)
+    with pytest.raises(InputError, match=expected):
+        encode_manifest(manifest, out, other, shards=2, shard=1, rows_per_part=3)
+    (out / "part-00001.parquet").unlink()  # what the other one has made of it
+    assert encode_manifest(manifest, out, loaded, rows_per_part=3)["codec_folder"] == str(tmp_path / "one")
+    part = join_pairs(out, tmp_path / "pairs")
+    assert part["codec_fingerprint"] == one.fingerprint and part["codec_folder"] == str(tmp_path / "one")
+    assert filter_codes(out, tmp_path / "f", Filters(0.1))["codec_fingerprint"] == one.fingerprint
+    assert Bf16Codec(loaded).fingerprint == one.fingerprint
 
 
 def _encode(manifest, out):
@@ -395,12 +526,7 @@ def test_pieces_are_short_enough_and_begin_in_pauses():
 
 
 def test_bf16_says_how_many_codes_it_changes(tmp_path):
-    import torch
-
-    from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
-
-    torch.manual_seed(0)
-    exact = MiniCodec(MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)))
+    exact = tiny_codec(0)
     manifest = corpus(tmp_path / "in", 60)
     meta = encode_manifest(manifest, tmp_path / "bf16", Bf16Codec(exact), rows_per_part=30)
     plain = encode_manifest(manifest, tmp_path / "exact", exact, rows_per_part=30)

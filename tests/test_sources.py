@@ -4,13 +4,16 @@ import json
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
-from test_packing import Codes
-from test_train import settings, workshop  # noqa: F401  (a fixture)
+import torch
+from test_packing import codes_of, rows_of
+from test_train import settings, workshop, write_codes  # noqa: F401  (a fixture)
 
+from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.codes import read_codes
-from llasa_core.codes_dataset import finish, write_part
+from llasa_core.codes_dataset import SCHEMA, CodesDataset, finish, write_part
 from llasa_core.errors import InputError
 from llasa_core.packing import PackedRows, collate
 from llasa_core.prompts import Prompt
@@ -72,7 +75,7 @@ def test_a_broken_conversation_names_its_line(tmp_path, lines, message):
 def test_a_share_is_that_share_of_the_tokens(mini_tokenizer, tmp_path):
     prompt = Prompt(mini_tokenizer)
     chat = ExampleSource(ChatDataset(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 50)), prompt, "chat")
-    speech, words = ExampleSource(Codes(60), prompt), ExampleSource(Codes(60), prompt, "asr")
+    speech, words = ExampleSource(codes_of(60), prompt), ExampleSource(codes_of(60), prompt, "asr")
     balance([speech, words, chat], [None, 0.3, 0.1])
     tokens = np.zeros(3)
     for epoch in range(40):
@@ -85,7 +88,7 @@ def test_a_share_is_that_share_of_the_tokens(mini_tokenizer, tmp_path):
 
 def test_truncation_cuts_as_the_public_code_does_and_is_counted(mini_tokenizer):
     prompt = Prompt(mini_tokenizer)
-    whole, cut = ExampleSource(Codes(30), prompt), ExampleSource(Codes(30), prompt, cut=50)
+    whole, cut = ExampleSource(codes_of(30), prompt), ExampleSource(codes_of(30), prompt, cut=50)
     long = int(np.argmax(whole.lengths))
     assert whole.lengths[long] > 50 and cut.truncated == (whole.lengths > 50).sum()
     made = cut.example(long, 0)
@@ -97,18 +100,15 @@ def test_truncation_cuts_as_the_public_code_does_and_is_counted(mini_tokenizer):
 
 
 def test_a_process_reads_no_codes_but_its_own(mini_tokenizer):
-    class Watched(Codes):
-        def __init__(self, count):
-            super().__init__(count)
-            self.read = []
-
-        def __getitem__(self, index):
-            self.read.append(self.rows[index]["id"])
-            return self.rows[index]
+    class Watched(CodesDataset):
+        def codes(self, index):
+            self.read.append(self.value("id", index))
+            return super().codes(index)
 
     read = []
     for rank in range(2):
-        codes = Watched(40)
+        codes = Watched({}, [pa.Table.from_pylist(rows_of(40), schema=SCHEMA)])
+        codes.read = []
         rows = PackedRows([ExampleSource(codes, Prompt(mini_tokenizer))], 256, seed=0)
         codes.read.clear()
         for number in range(rank, rows.rows_in_epoch(0), 2):
@@ -137,6 +137,52 @@ def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):
         train(settings(workshop, tmp_path / "run", codes=[{"path": "nowhere.jsonl", "codec": "fake"}], max_steps=1))
 
 
+def made_with(folder, count, seed, **codec):
+    write_codes(folder, count, seed=seed, repeats=4)
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "codec": "mini", **codec}))
+    return str(folder)
+
+
+def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_path, caplog):  # noqa: F811
+    one = made_with(tmp_path / "one", 20, 0, codec_fingerprint="1" * 16, codec_folder="codecs/one")
+    other = made_with(tmp_path / "other", 20, 1, codec_fingerprint="2" * 16)
+    older = made_with(tmp_path / "older", 20, 2)
+    expected = rf"other: codes of other weights of codec mini: {'2' * 16}, expected {'1' * 16} as in .*one$"
+    with pytest.raises(InputError, match=expected):
+        train(settings(workshop, tmp_path / "run", codes=[older, one], eval_codes=[other], max_steps=1))
+    train(settings(workshop, tmp_path / "run", codes=[older, one], max_steps=1))
+    card = json.loads((tmp_path / "run/llasa.json").read_text())
+    assert (card["codec"], card["codec_fingerprint"], card["codec_folder"]) == ("mini", "1" * 16, "codecs/one")
+    train(settings(workshop, tmp_path / "old", codes=[older], max_steps=1))
+    assert "codec_fingerprint" not in json.loads((tmp_path / "old/llasa.json").read_text())
+    assert not [line for line in caplog.messages if "learnt" in line]
+    train(settings(workshop, tmp_path / "more", model=str(tmp_path / "run"), codes=[other], max_steps=1))
+    (line,) = [line for line in caplog.messages if "learnt" in line]
+    assert f"learnt codec_fingerprint {'1' * 16}, `codes` are of {'2' * 16}" in line
+
+
+def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop, tmp_path):  # noqa: F811
+    soundfile.write(tmp_path / "u.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    line = {"id": "u", "audio": "u.wav", "text": "Please bring apples."}
+    (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n")
+    codes = [{"path": str(tmp_path / "train.jsonl"), "codec": str(tmp_path / "codec")}]
+    changes = {"codes": codes, "max_steps": 1, "cache": str(tmp_path / "cache")}
+
+    def train_codec(seed):
+        torch.manual_seed(seed)
+        small = MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)
+        MiniCodec(MiniCodecModel(small)).save(tmp_path / "codec")
+
+    train_codec(0)
+    train(settings(workshop, tmp_path / "run", **changes))
+    assert json.loads((tmp_path / "run/llasa.json").read_text())["codec_folder"] == str(tmp_path / "codec")
+    train(settings(workshop, tmp_path / "again", **changes))
+    train_codec(1)
+    with pytest.raises(InputError, match=r"made with other weights of codec .*; delete it to encode anew"):
+        train(settings(workshop, tmp_path / "third", **changes))
+
+
 def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):  # noqa: F811
     chat = str(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 8))
     codes = [str(workshop / "codes"), {"path": chat, "task": "chat", "share": 0.3}]
@@ -160,27 +206,34 @@ def written(folder, rows, rows_per_part=7):
 @pytest.mark.parametrize("task", ["tts", "asr"])
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
-def test_examples_from_columns_are_those_from_rows(fixture, cached, task, request, tmp_path):
-    prompt, rows = Prompt(request.getfixturevalue(fixture)), Codes(20).rows + Codes(9, "luna").rows
+def test_examples_from_columns_are_those_of_the_prompt(fixture, cached, task, request, tmp_path):
+    prompt, rows = Prompt(request.getfixturevalue(fixture)), rows_of(20) + rows_of(9, "luna")
     folder = written(tmp_path / "codes", rows)
     dataset = read_codes(folder, cache=tmp_path / "cache" if cached else None)
-    plain = Codes(0)
-    plain.rows = rows
+
+    def made(row, speaker=None):
+        if task == "asr":
+            return prompt.asr_example(row["text"], row["codes"])
+        return prompt.tts_example(row["text"], row["codes"], speaker)
+
+    cut = len(made(rows[15]).input_ids)
     for tags in (0.0, 0.5, 1.0):
-        ours = ExampleSource(dataset, prompt, task, speaker_tags=tags, cut=60)
-        theirs = ExampleSource(plain, prompt, task, speaker_tags=tags, cut=60)
-        np.testing.assert_array_equal(ours.lengths, theirs.lengths)
-        np.testing.assert_array_equal(ours.tag_lengths, theirs.tag_lengths)
-        assert (ours.speakers, ours.truncated) == (theirs.speakers, theirs.truncated)
-        for index in range(len(rows)):
-            one, other = ours.example(index, 3), theirs.example(index, 3)
-            np.testing.assert_array_equal(one.input_ids, other.input_ids)
-            assert (one.spans, one.eot_positions) == (other.spans, other.eot_positions)
-            assert ours.frames(index) == theirs.frames(index)
+        source = ExampleSource(dataset, prompt, task, speaker_tags=tags, cut=cut)
+        assert source.lengths.tolist() == [len(made(row).input_ids) for row in rows]
+        spoken = bool(tags) and task == "tts"
+        whole = [len(made(row, row["speaker"] if spoken else None).input_ids) for row in rows]
+        assert (source.lengths + source.tag_lengths).tolist() == whole
+        assert source.speakers == ["kore", "luna"] and source.truncated == sum(length > cut for length in whole) > 0
+        for index, row in enumerate(rows):
+            one, other = source.example(index, 3), made(row, row["speaker"] if source.tagged(index, 3) else None)
+            np.testing.assert_array_equal(one.input_ids, other.input_ids[:cut])
+            assert one.spans == tuple((start, min(end, cut)) for start, end in other.spans if start < cut)
+            assert one.eot_positions == tuple(at for at in other.eot_positions if at < cut)
+            assert source.frames(index) == len(row["codes"]) and source.identifier(index) == row["id"]
 
 
 def test_text_ids_are_made_once_for_a_tokenizer(mini_tokenizer, llama3_tokenizer, tmp_path, monkeypatch):
-    folder, cache = written(tmp_path / "codes", Codes(20).rows), tmp_path / "cache"
+    folder, cache = written(tmp_path / "codes", rows_of(20)), tmp_path / "cache"
     lengths = ExampleSource(read_codes(folder, cache=cache), Prompt(mini_tokenizer)).lengths
     with monkeypatch.context() as patched:
         patched.setattr("llasa_core.text_ids.BulkText", None)
@@ -192,7 +245,7 @@ def test_text_ids_are_made_once_for_a_tokenizer(mini_tokenizer, llama3_tokenizer
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 def test_codes_are_read_by_url(scheme, mini_tokenizer, tmp_path):
-    folder = written(tmp_path / "codes", Codes(20).rows)
+    folder = written(tmp_path / "codes", rows_of(20))
     url = f"file://{folder}"
     if scheme == "memory":
         url, system = f"memory://codes-{tmp_path.name}", fsspec.filesystem("memory")
@@ -234,7 +287,7 @@ def test_training_reads_codes_by_url(workshop, tmp_path):  # noqa: F811
 
 
 def test_a_text_without_words_is_named(mini_tokenizer, tmp_path):
-    rows = Codes(9).rows
+    rows = rows_of(9)
     rows[8]["text"] = " \n"
     with pytest.raises(InputError, match=r"expected a text with words in it, got ' \\n' \(kore-8\)"):
         ExampleSource(read_codes(written(tmp_path / "codes", rows)), Prompt(mini_tokenizer))

@@ -12,6 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core import cli
+from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.guards import Guards
@@ -263,6 +264,27 @@ def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(model, mini_t
     (tmp_path / "llasa.json").write_text(json.dumps({"speakers": "kore"}))
     with pytest.raises(InputError, match="speakers must be of type list"):
         read_settings(tmp_path / "llasa.json")
+
+
+def test_checkpoint_of_other_codec_weights_says_which_codec_to_give(model, mini_tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    mini_tokenizer.save_pretrained(tmp_path)
+    tracked, card = load_codec("mini").fingerprint, {"codec": "mini", "codec_fingerprint": "0" * 16}
+
+    def write(**changes):
+        (tmp_path / "llasa.json").write_text(json.dumps({**card, **changes}))
+
+    write(codec_folder="artifacts/mine")
+    expected = f"trained on codec mini of weights {'0' * 16}, not {tracked}; give that of the folder artifacts/mine as"
+    with pytest.raises(InputError, match=expected):
+        Synthesizer.from_folder(tmp_path)
+    write()
+    with pytest.raises(InputError, match="give that with which its codes were made as codec"):
+        Synthesizer.from_folder(tmp_path, load_codec("mini"))
+    write(codec_fingerprint=tracked)
+    assert Synthesizer.from_folder(tmp_path).codec.fingerprint == tracked
+    write(codec_fingerprint=None)
+    Synthesizer.from_folder(tmp_path)
 
 
 def test_text_too_long_for_the_context_is_refused_by_its_id(synthesizer):

@@ -12,13 +12,17 @@ import numpy as np
 from llasa_core import machine
 from llasa_core.errors import InputError
 
-__all__ = ["Codec", "load_codec"]
+__all__ = ["Codec", "fingerprint_of", "load_codec"]
 
 MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
 
 
 class Codec(Protocol):
-    """Speech <-> codes. hop = sample_rate / frame_rate samples a code (320)."""
+    """Speech <-> codes. hop = sample_rate / frame_rate samples a code (320).
+
+    A codec with weights also has `fingerprint`: 16 hex digits of them, or None where they are not known; and `folder`,
+    as it was given, where they are neither released nor tracked here. A name alone does not say which codes are meant.
+    """
 
     name: str
     sample_rate: int  # Hz
@@ -46,16 +50,42 @@ def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
     that are not there.
     """
     name = str(name_or_path)
-    if name == "fake":
+    kind = _kind(name)
+    if kind == "fake":
         from llasa_core.codecs.fake import FakeCodec
 
         return FakeCodec()
     device = machine.device(device)
-    if name == "xcodec2":
-        from llasa_core.codecs.xcodec2 import Xcodec2Codec
+    if kind == "xcodec2":
+        from llasa_core.codecs.xcodec2 import CHECKPOINT, Xcodec2Codec
 
-        return Xcodec2Codec.from_pretrained(device=device)
-    folder = MINI_CODEC if name == "mini" else Path(name_or_path)
+        codec = Xcodec2Codec.from_pretrained(CHECKPOINT if name == "xcodec2" else name, device=device)
+    else:
+        from llasa_core.codecs.mini import MiniCodec
+
+        codec = MiniCodec.from_folder(MINI_CODEC if name == "mini" else name, device)
+    codec.folder = None if name in ("xcodec2", "mini") else name
+    return codec
+
+
+def fingerprint_of(name_or_path: str | Path) -> str | None:
+    """`load_codec(name_or_path).fingerprint`, without loading X-codec2; None where it has none or is not there."""
+    name = str(name_or_path)
+    try:
+        if _kind(name) == "xcodec2":
+            from llasa_core.codecs.xcodec2 import CHECKPOINT, checkpoint_fingerprint
+
+            return checkpoint_fingerprint(CHECKPOINT if name == "xcodec2" else name)
+        return getattr(load_codec(name), "fingerprint", None)
+    except InputError:
+        return None
+
+
+def _kind(name: str) -> str:
+    """ "fake", "xcodec2" or "mini": which codec a name or the config.json of a folder means."""
+    if name in ("fake", "xcodec2"):
+        return name
+    folder = MINI_CODEC if name == "mini" else Path(name)
     if not (folder / "config.json").is_file():
         if name == "mini":
             raise InputError(f"{folder}: no config.json there, expected the weights of the mini codec")
@@ -64,10 +94,4 @@ def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{folder / 'config.json'}: not JSON ({error}), expected a codec's settings") from None
-    if isinstance(config, dict) and config.get("model_type") == "xcodec2":
-        from llasa_core.codecs.xcodec2 import Xcodec2Codec
-
-        return Xcodec2Codec.from_pretrained(folder, device=device)
-    from llasa_core.codecs.mini import MiniCodec
-
-    return MiniCodec.from_folder(folder, device)
+    return "xcodec2" if isinstance(config, dict) and config.get("model_type") == "xcodec2" else "mini"

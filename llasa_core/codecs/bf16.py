@@ -18,8 +18,9 @@ class Bf16Codec:
         self.exact, self._device = exact, torch.device(device).type
         self.name, self.sample_rate = exact.name, exact.sample_rate
         self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
-        if hasattr(exact, "front"):
-            self.front = exact.front
+        for name in ("front", "fingerprint", "folder"):
+            if hasattr(exact, name):
+                setattr(self, name, getattr(exact, name))
 
     def encode(self, waves: list[np.ndarray], **features: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each, nearly those of `exact`."""

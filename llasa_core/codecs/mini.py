@@ -5,6 +5,7 @@
 time, so a padded batch would change every sample: utterances of equal length are batched, others run alone.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -173,6 +174,7 @@ class MiniCodec:
 
     name = "mini"
     sample_rate = SAMPLE_RATE
+    folder: str | None = None  # set by codecs.load_codec
 
     def __init__(self, model: MiniCodecModel, device: str = "cpu"):
         self.model = model.to(device).eval()
@@ -199,10 +201,21 @@ class MiniCodec:
         """Write the checkpoint with half-precision weights (the loaded model is float32 again)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
-        publish(folder / "model.safetensors", serialise(weights))
+        publish(folder / "model.safetensors", serialise(self._saved_weights()))
         config = {"codec": "mini", "sample_rate": SAMPLE_RATE, **asdict(self.model.config)}
         publish(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of settings and weights as `save` rounds them: the same before it and after loading again."""
+        digest = hashlib.sha256(json.dumps(asdict(self.model.config), sort_keys=True).encode())
+        for name, value in sorted(self._saved_weights().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().numpy())
+        return digest.hexdigest()[:16]
+
+    def _saved_weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each."""

@@ -5,12 +5,16 @@ code more than the published data keeps (floor(T / 320)), and neither its acoust
 so a padded batch changes codes and waves: only utterances with as many codes share a batch, each padded as if alone.
 """
 
+import hashlib
+import json
 import math
+import re
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import model_info
+from huggingface_hub import model_info, try_to_load_from_cache
 from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
 
 from llasa_core.codecs import snake
@@ -28,6 +32,8 @@ class Xcodec2Codec:
     """
 
     name = "xcodec2"
+    folder: str | None = None  # set by codecs.load_codec
+    _checkpoint: str | None = None  # what the weights were loaded from
 
     def __init__(self, model: Xcodec2Model, batch_seconds: float = 0.0):
         if model.config.hop_length != HOP:
@@ -59,7 +65,14 @@ class Xcodec2Codec:
             raise InputError(f"{name_or_path}: no X-codec2 weights could be loaded ({reason})") from None
         if absent := sorted(loading["missing_keys"]):
             raise InputError(f"{name_or_path}: {len(absent)} weights are missing, {absent[0]} first; expected X-codec2")
-        return cls(model.to(device), batch_seconds)
+        codec = cls(model.to(device), batch_seconds)
+        codec._checkpoint = str(name_or_path)
+        return codec
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """`checkpoint_fingerprint` of what it was loaded from; None for a model that was handed over in memory."""
+        return None if self._checkpoint is None else checkpoint_fingerprint(self._checkpoint)
 
     def encode(self, waves: list[np.ndarray], features: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each; `features`: what `front` made of each wave."""
@@ -123,6 +136,35 @@ class Features:
         return self._extractor([around], sampling_rate=16_000, return_tensors="np")["input_features"][0].astype(
             np.float32
         )
+
+
+def checkpoint_fingerprint(name: str) -> str | None:
+    """16 hex digits of the weights' file in a folder or of a hub id; None where there is no safetensors file.
+
+    The start of the file's sha256 (of several files: of their fingerprints'), which the hub's cache has as the name of
+    the file itself: only weights in a plain folder are read for it.
+    """
+
+    def place(file: str) -> Path | None:
+        if Path(name).is_dir():
+            return Path(name, file) if Path(name, file).is_file() else None
+        found = try_to_load_from_cache(name, file)
+        return Path(found) if isinstance(found, str) else None
+
+    files = [place("model.safetensors")]
+    if files[0] is None and (index := place("model.safetensors.index.json")):
+        files = [place(file) for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    if None in files:
+        return None
+    found = [_file_fingerprint(file) for file in files]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+
+
+def _file_fingerprint(path: Path) -> str:
+    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):
+        return path.resolve().name[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Xcodec2Model, dict]:
