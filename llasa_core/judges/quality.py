@@ -19,7 +19,7 @@ from llasa_core.errors import InputError
 REQUIREMENT = "--no-deps distillmos==0.9.1 xls-r-sqa==0.1.0"
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 SHORTEST = judges.SAMPLE_RATE // 10  # samples; a shorter wave is padded with zeros
-LENGTH_TOLERANCE = 320  # samples: a codec drops the last, partial frame
+LENGTH_TOLERANCE = 640  # samples: a codec drops the last, partial frame, of up to 40 ms in codecs of 25 codes a second
 
 
 class TooLittleSpeechError(InputError):
