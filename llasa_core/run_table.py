@@ -71,6 +71,13 @@ def plan(experiment: Experiment, only: str = "") -> str:
     varied = [name for name in runs[0].params if len({repr(run.params[name]) for run in runs}) > 1]
     lines = [f"{experiment.name}: {len(runs)} runs of {experiment.notebook}"]
     for run in runs:
-        values = " ".join(f"{name}={run.params[name]}" for name in varied)
+        values = " ".join(f"{name}={_clipped(str(run.params[name]))}" for name in varied)
         lines.append(f"{'done' if experiment.is_done(run) else 'to do':8} {run.id:32} {values}".rstrip())
     return "\n".join(lines)
+
+
+def _clipped(text: str, most: int = 60) -> str:
+    """The end of a long path tells it from others, the beginning of anything else."""
+    if len(text) <= most:
+        return text
+    return f"..{text[2 - most :]}" if "/" in text and " " not in text else f"{text[: most - 2]}.."
