@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes
 
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}  # a legend that hides no point
+
 
 def loss_by_data_and_size(
     runs: pd.DataFrame, curves: pd.DataFrame, y_label: str = "bits per second of audio"
@@ -37,7 +39,7 @@ def loss_by_data_and_size(
                 )
             _log_ticks(axis, runs[x])
             axis.set(xlabel=x_label, ylabel=y_label)
-            axis.legend()
+            axis.legend(**BELOW)
         return figure
 
 
@@ -54,9 +56,10 @@ def speech_by_data_and_size(speech: pd.DataFrame, panels: Mapping[str, tuple[str
         for place, axis in enumerate(axes):
             metric, (label, factor) = list(panels.items())[place // 2]
             x, series, x_label = sides[place % 2]
-            for number, (value, rows) in enumerate(amounts.groupby(series, sort=True)):
-                if series == "hours" and len(rows) == 1:
-                    continue
+            shown = amounts
+            if series == "hours":
+                shown = amounts[amounts.groupby("hours")["hours"].transform("size") > 1]
+            for number, (value, rows) in enumerate(shown.groupby(series, sort=True)):
                 middle, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
                 axis.errorbar(
                     rows[x],
@@ -69,7 +72,7 @@ def speech_by_data_and_size(speech: pd.DataFrame, panels: Mapping[str, tuple[str
                     ms=4,
                     label=f"{rows['model'].iloc[0]}, {value / 1e6:.2g} M" if series == "parameters" else f"{value:g} h",
                 )
-            _log_ticks(axis, amounts[x])
+            _log_ticks(axis, shown[x])
             counts = sorted({int(n) for n in speech[f"{metric}_n"]})
             axis.set(xlabel=x_label, ylabel=f"{label}, n = {'/'.join(map(str, counts))}")
             axis.legend()
@@ -162,5 +165,5 @@ def predicted_run(cells: pd.DataFrame, outcome: dict[str, float], run: dict) -> 
         )
         _log_ticks(axis, pd.concat([cells["hours"], pd.Series([run["hours"]])]))
         axis.set(xlabel="training speech (h)", ylabel="bits per second of audio")
-        axis.legend()
+        axis.legend(**BELOW)
         return figure
