@@ -120,6 +120,9 @@ def _codecs(study: Mapping[str, Result]) -> str:
         rows.append(cells)
     missing = dict.fromkeys(name for role in tables for name in study_tables.codecs_not_run(study[role]))
     text = f"**Codecs on the same recordings**\n\n{markdown(header, rows)}"
+    if any(row[0].startswith("mini-") for row in rows):
+        sizes = "[codec_sizes](experiments/codec_sizes.yaml)"
+        text += f"\n\n`mini-*`: other codebook sizes and rates, trained for a small part of mini's steps ({sizes})."
     return text + (f"\n\nCould not run here: {', '.join(missing)}." if missing else "")
 
 
