@@ -88,6 +88,14 @@ def test_recogniser_hears_the_words_of_a_resampled_wave(name):
 
 
 @pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
+def test_recogniser_hears_a_long_wave_to_its_end(name):
+    """Moonshine's decoder refuses a mask of encoder states for waves above nine seconds."""
+    pause = np.zeros(6 * 16000, np.float32)
+    hypothesis = transcriber(name).transcribe([np.concatenate([voices()[2], pause, voices()[0], pause])], 16000)[0]
+    assert "train" in hypothesis.lower()
+
+
+@pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
 def test_english_recogniser_refuses_another_language(name):
     with pytest.raises(InputError, match=r"English only.*'zh'"):
         transcriber(name).transcribe([np.zeros(160, np.float32)], 16000, "zh")

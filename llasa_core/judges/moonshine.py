@@ -61,10 +61,11 @@ class MoonshineTranscriber:
             return ""
         limit = max(4, round(TOKENS_PER_SECOND * len(wave) / judges.SAMPLE_RATE))
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))[None]
-        (states,) = self._encoder.run(None, {"input_values": wave, "attention_mask": np.ones(wave.shape, np.int64)})
+        mask = np.ones(wave.shape, np.int64)  # of samples for the decoder too, which itself takes every 384th of it
+        (states,) = self._encoder.run(None, {"input_values": wave, "attention_mask": mask})
         inputs = {
             "encoder_hidden_states": states,
-            "encoder_attention_mask": np.ones(states.shape[:2], np.int64),
+            "encoder_attention_mask": mask,
             "use_cache_branch": np.array([False]),
         }
         past = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in self._past}
