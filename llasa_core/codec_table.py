@@ -3,6 +3,7 @@
 What cannot run (weights out of reach, a package missing) is a row of its own with the reason, not a blank.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ def measured(summaries: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The metrics with an interval that any codec has, whatever measures the judges know, in order of appearance."""
     names = [name for summary in summaries.values() for name in summary if f"{name}_low" in summary]
     return list(dict.fromkeys(names))
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with each system's rate after its name, for a figure; recordings have none."""
+    rates = table.get("bits_per_second", pd.Series(math.nan, table.index))
+    names = [
+        f"{name}, {rate:,.0f} bit/s" if math.isfinite(rate) else name
+        for name, rate in zip(table["system"], rates, strict=True)
+    ]
+    return table.assign(system=names)
 
 
 def table(summaries: Mapping[str, Mapping[str, float]], missing: Mapping[str, str]) -> pd.DataFrame:

@@ -49,6 +49,12 @@ def new_axes(columns: int = 1, width: float = 4.2, height: float = 3.0, rows: in
     return figure, list(axes)
 
 
+def with_bars(rows: pd.DataFrame, metric: str, factor: float = 1) -> tuple[pd.Series, list[pd.Series]]:
+    """METRIC, and how far METRIC_low and METRIC_high lie below and above it, for `errorbar`."""
+    value, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+    return value, [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+
+
 def codec_training(log: pd.DataFrame) -> Figure:
     """Codec losses by step; columns `step`, `mel` (mean |log mel| difference, nats), `ctc` (nats a character)."""
     with matplotlib.rc_context(STYLE):
@@ -239,8 +245,7 @@ def search_frontier(
             for place, (name, rows) in enumerate(table.groupby("strategy", sort=False)):
                 style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "ms": 5}
                 rows = rows.sort_values(cost)
-                value, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
-                error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+                value, error = with_bars(rows, metric, factor)
                 line = LINES[place % len(LINES)]
                 axis.errorbar(rows[cost], value, yerr=error, linestyle=line, capsize=2, label=str(name), **style)
                 for x, y, n in zip(rows[cost], value, rows["n"], strict=True):

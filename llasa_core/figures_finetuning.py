@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes
+from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes, with_bars
 
 SHADES = ("0.45", "0.6", "0.75")
 APART = 0.02  # of log10 minutes, between the methods, so that their intervals do not hide each other
@@ -30,11 +30,11 @@ def by_minutes(tunes: pd.DataFrame, levels: pd.DataFrame, panels: Mapping[str, t
                 axis.axhspan(low, high, color=shade, alpha=0.2, linewidth=0)
                 axis.axhline(value, color="black", linestyle=line, linewidth=1, label=row["label"])
             for place, (method, rows) in enumerate(tunes.groupby("method", sort=True)):
-                value, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                value, bars = with_bars(rows, metric, factor)
                 axis.errorbar(
                     rows["minutes"] * 10 ** (APART * (2 * place - 1)),
                     value,
-                    yerr=[(value - low).clip(lower=0), (high - value).clip(lower=0)],
+                    yerr=bars,
                     color=COLOURS[place],
                     marker=MARKERS[place],
                     linestyle=LINES[place],

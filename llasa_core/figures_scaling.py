@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes
+from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, new_axes, with_bars
 
 BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}  # a legend that hides no point
 
@@ -27,11 +27,8 @@ def loss_by_data_and_size(
             for place, (value, rows) in enumerate(runs.groupby(series, sort=True)):
                 style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "ms": 4}
                 label = f"{rows['model'].iloc[0]}, {value / 1e6:.2g} M" if series == "parameters" else f"{value:g} h"
-                error = [
-                    (rows["loss"] - rows["loss_low"]).clip(lower=0),
-                    (rows["loss_high"] - rows["loss"]).clip(lower=0),
-                ]
-                axis.errorbar(rows[x], rows["loss"], yerr=error, linestyle="none", capsize=2, label=label, **style)
+                loss, bars = with_bars(rows, "loss")
+                axis.errorbar(rows[x], loss, yerr=bars, linestyle="none", capsize=2, label=label, **style)
                 line = curves[curves[series] == value].sort_values(x)
                 axis.plot(line[x], line["loss"], color=style["color"], linestyle=LINES[place % len(LINES)], linewidth=1)
                 axis.fill_between(
@@ -60,11 +57,11 @@ def speech_by_data_and_size(speech: pd.DataFrame, panels: Mapping[str, tuple[str
             if series == "hours":
                 shown = amounts[amounts.groupby("hours")["hours"].transform("size") > 1]
             for number, (value, rows) in enumerate(shown.groupby(series, sort=True)):
-                middle, low, high = (factor * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                middle, bars = with_bars(rows, metric, factor)
                 axis.errorbar(
                     rows[x],
                     middle,
-                    yerr=[(middle - low).clip(lower=0), (high - middle).clip(lower=0)],
+                    yerr=bars,
                     color=COLOURS[number % len(COLOURS)],
                     marker=MARKERS[number % len(MARKERS)],
                     linestyle=LINES[number % len(LINES)],

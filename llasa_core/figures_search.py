@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, Drawing
+from llasa_core.figures import COLOURS, LINES, MARKERS, STYLE, Drawing, with_bars
 
 
 def cost_curves(
@@ -32,11 +32,11 @@ def cost_curves(
                 for place, (name, rows) in enumerate(table.groupby("series", sort=False)):
                     style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "ms": 5}
                     for apart, part in rows.sort_values(cost).groupby("apart"):
-                        value, low, high = (factor * part[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                        value, bars = with_bars(part, metric, factor)
                         drawn = axis.errorbar(
                             unit * part[cost],
                             value,
-                            yerr=[(value - low).clip(lower=0), (high - value).clip(lower=0)],
+                            yerr=bars,
                             linestyle="none" if apart else LINES[place % len(LINES)],
                             fillstyle="none" if apart else "full",
                             elinewidth=0.8,

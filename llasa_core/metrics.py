@@ -5,7 +5,7 @@ An empty reference is an InputError, never a rate of zero. Nothing here touches 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -144,6 +144,13 @@ def bootstrap_interval(
     rates = _resampled_rates(values, weights, n_boot, seed)
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
+
+
+def bits_per_second(rows: Sequence[Mapping]) -> tuple[float, Interval]:
+    """Held-out speech in bits a second of audio, with its bootstrap interval over rows of `nats` and `seconds`."""
+    bits = np.array([row["nats"] for row in rows], np.float64) / np.log(2)
+    seconds = np.array([row["seconds"] for row in rows], np.float64)
+    return float(bits.sum() / seconds.sum()), bootstrap_interval(bits, seconds)
 
 
 def paired_bootstrap(

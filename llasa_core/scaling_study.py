@@ -17,7 +17,7 @@ from llasa_core.errors import InputError
 from llasa_core.evaluate import summarise
 from llasa_core.results import Result, find_run, read_results
 from llasa_core.scaling_surface import LossSurface
-from llasa_core.scored_systems import finished_runs, model_of, speech_folders, system_rows
+from llasa_core.scored_systems import finished_runs, model_of, models_of, speech_folders, system_rows
 
 
 def read_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
@@ -41,11 +41,9 @@ def run_row(result: Result) -> dict[str, Any]:
     row |= {"epochs": params["epochs"], "tokens": values["tokens"], "flops": values.get("training_flops", np.nan)}
     row |= {"diverged": int(values["diverged"]), "loss": np.nan, "loss_low": np.nan, "loss_high": np.nan, "n": 0}
     if not values["diverged"]:
-        utterances = pd.read_json(result.file("held_out.jsonl"), lines=True, dtype={"id": str})
-        bits, seconds = utterances["nats"] / np.log(2), utterances["seconds"]
-        interval = metrics.bootstrap_interval(bits, seconds)
-        row |= {"loss": bits.sum() / seconds.sum(), "loss_low": interval.low, "loss_high": interval.high}
-        row["n"] = len(utterances)
+        utterances = result.rows("held_out")
+        bits, interval = metrics.bits_per_second(utterances)
+        row |= {"loss": bits, "loss_low": interval.low, "loss_high": interval.high, "n": len(utterances)}
     return row | {"run": f"{result.experiment}/{result.run}"}
 
 
@@ -55,8 +53,7 @@ def read_speech(results_dir: str | Path, scored: Result, spoken: str, trained: S
     spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and hours. InputError
     for a system whose speech or model none of them made.
     """
-    training = [run for name in trained for run in finished_runs(results_dir, name)]
-    models = {f"artifacts/{run.experiment}/{run.run}/model": run for run in training}
+    models = models_of(run for name in trained for run in finished_runs(results_dir, name))
     speech, rows = speech_folders(results_dir, spoken), []
     for system, scores in system_rows(scored).items():
         model = model_of(scored, system, speech)

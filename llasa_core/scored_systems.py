@@ -1,6 +1,6 @@
 """Systems that a run of 40_evaluate scored, joined to what spoke them through the recorded folders, never by name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llasa_core.errors import InputError
@@ -21,6 +21,11 @@ def finished_runs(results_dir: str | Path, experiment: str) -> list[Result]:
     if not runs:
         raise InputError(f"{results_dir}/{experiment}: no finished run, expected some")
     return runs
+
+
+def models_of(trainings: Iterable[Result]) -> dict[str, Result]:
+    """{folder of the model: the run of 20_train that made it}."""
+    return {f"artifacts/{run.experiment}/{run.run}/model": run for run in trainings}
 
 
 def system_rows(scored: Result) -> dict[str, list[dict]]:

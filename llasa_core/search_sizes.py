@@ -17,6 +17,7 @@ from llasa_core import metrics
 from llasa_core.comparison import CLUSTER, compare_systems
 from llasa_core.errors import InputError
 from llasa_core.results import Result, read_results
+from llasa_core.scored_systems import finished_runs, models_of
 from llasa_core.search_study import arm_scores
 
 AXES = {"flops": "FLOPs of the language model", "cpu_seconds": "CPU seconds, verifiers included"}  # an utterance
@@ -60,11 +61,7 @@ def read_systems(results_dir: str, experiment: str, trained: Sequence[str]) -> l
     `trained` made, and for two runs of the same size, temperature and arm.
     """
     runs = _runs(results_dir, experiment)
-    trainings = {
-        f"artifacts/{run.experiment}/{run.run}/model": run
-        for name in trained
-        for run in read_results(results_dir, name)
-    }
+    trainings = models_of(run for name in trained for run in read_results(results_dir, name))
     systems: dict[str, System] = {}
     for run in runs:
         model = run.params["model"].rstrip("/")
@@ -266,9 +263,7 @@ def _spent(axis: str, rows: Sequence[Mapping]) -> np.ndarray:
 
 
 def _runs(results_dir: str, experiment: str, shared: Sequence[str] = CONDITIONS) -> list[Result]:
-    runs = read_results(results_dir, experiment)
-    if not runs:
-        raise InputError(f"{results_dir}/{experiment}: no finished run, expected some")
+    runs = finished_runs(results_dir, experiment)
     for run in runs:
         for key in shared:
             if run.params[key] != runs[0].params[key]:

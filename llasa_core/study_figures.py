@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llasa_core import figures, scaling, study_tables
+from llasa_core import codec_table, figures, scaling, study_tables
 from llasa_core.beside_paper import with_interval
 from llasa_core.results import PublishedTable, Result
 from llasa_core.study_sections import CORPORA
@@ -93,11 +93,5 @@ def _codecs(table: pd.DataFrame) -> Figure:
         "speaker_similarity": ("cosine to the own speaker", 1.0),
         "quality": ("predicted quality (1 to 5)", 1.0),
     }
-    rates = table.get("bits_per_second", pd.Series(np.nan, table.index))
-    named = [
-        f"{name}, {rate:,.0f} bit/s" if np.isfinite(rate) else name
-        for name, rate in zip(table["system"], rates, strict=True)
-    ]
-    return figures.score_panels(
-        table.assign(system=named), {name: label for name, label in columns.items() if name in table}
-    )
+    panels = {name: label for name, label in columns.items() if name in table}
+    return figures.score_panels(codec_table.labelled(table), panels)

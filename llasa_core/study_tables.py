@@ -4,8 +4,7 @@ Averages are recomputed from the scored utterances. Costs of a search, the bits 
 what their runs recorded.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -81,7 +80,10 @@ def recognition_scores(result: Result) -> pd.DataFrame:
         if "asr" in tasks:
             row |= summarise(result.rows(name))
         if "tts" in tasks:
-            row |= _bits_per_second(result.rows(f"{name}_held_out"))
+            spoken = result.rows(f"{name}_held_out")
+            bits, interval = metrics.bits_per_second(spoken)
+            row |= {"bits_per_second": bits, "bits_per_second_low": interval.low}
+            row |= {"bits_per_second_high": interval.high, "bits_per_second_n": len(spoken)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -94,10 +96,3 @@ def joint_minus_single(result: Result) -> dict[str, float]:
     return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
         result.rows("speech_held_out"), result.rows("both_held_out")
     )
-
-
-def _bits_per_second(rows: Sequence[Mapping]) -> dict[str, float]:
-    bits, seconds = [row["nats"] / math.log(2) for row in rows], [row["seconds"] for row in rows]
-    low, high = metrics.bootstrap_interval(bits, seconds)
-    value = {"bits_per_second": sum(bits) / sum(seconds), "bits_per_second_low": low, "bits_per_second_high": high}
-    return value | {"bits_per_second_n": len(rows)}
