@@ -7,8 +7,7 @@ tokenizers are asked directly, text by text.
 """
 
 import json
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, repeat
 
 import numpy as np
 import pyarrow as pa
@@ -90,11 +89,13 @@ class BulkText:
         """int64 (P,): where each piece stands in the tables of places and sizes."""
         if len(self._known) > MOST_PIECES:
             self._forget()
-        known = self._known
-        missing = [piece for piece in pieces if piece not in known]
-        if missing:
+        entries = np.fromiter(map(self._known.get, pieces, repeat(-1)), np.int64, len(pieces))
+        new = np.flatnonzero(entries < 0)
+        if len(new):
+            entries[new] = len(self._known) + np.arange(len(new))
+            missing = [pieces[at] for at in new.tolist()]
             self._learn(missing, *self._encoded(missing))
-        return np.array(itemgetter(*pieces, pieces[0])(known)[:-1], np.int64) if pieces else np.zeros(0, np.int64)
+        return entries
 
     def _encoded(self, pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all pieces end to end, and how many each has: words are joined, a call for each would cost more."""

@@ -4,8 +4,12 @@ Rows are imported whole or not at all: one whose END is cut off, or whose text w
 dropped and counted. What was imported is exported byte for byte.
 """
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import io
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +29,8 @@ T = TypeVar("T")
 WIDTH = 2048
 TEMPLATE_TOKENS = 41  # that public training puts before the END of a row, which it then cuts to its width
 PART_BYTES = 2**27  # of rows at most in one part
+BLOCK_BYTES = 2**24  # of rows written at a time: with less, threads wait for each other more often
+_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 def import_memmap(
@@ -182,9 +188,16 @@ def export_memmap(
         rows = overlong = robbed = 0
         try:
             parts = (read_part(place, shard, meta["codebook_size"]) for shard in meta["shards"])
-            with temporary.open("wb", buffering=0) as file, ThreadPoolExecutor(2) as aside:
-                for table in _ahead(parts, aside):
-                    lengths = _write_rows(file, table, rows_of, texts, columns, aside)
+            with (
+                _open_for_blocks(temporary, 4 * columns) as file,
+                ThreadPoolExecutor(1) as reader,
+                ThreadPoolExecutor(1) as encoder,
+                ThreadPoolExecutor(1) as writer,
+            ):
+                rows_file = _RowsFile(file, columns, rows_of, writer)
+                encoded = ((part["codes"], *texts.encode(part["text"].chunk(0))) for part in _ahead(parts, reader))
+                for codes, ids, borders in _ahead(encoded, encoder):
+                    lengths = rows_file.write(ids, borders, codes.chunk(0))
                     fitting = lengths <= columns
                     rows, overlong = rows + int(fitting.sum()), overlong + int((~fitting).sum())
                     robbed += int((fitting & (lengths > max(columns - TEMPLATE_TOKENS, 0))).sum())
@@ -209,37 +222,56 @@ def _ahead(items: Iterator[T], aside: ThreadPoolExecutor) -> Iterator[T]:
         yield item
 
 
-def _write_rows(
-    file, table: pa.Table, rows_of: RowFormat, texts: BulkText, width: int, aside: ThreadPoolExecutor
-) -> np.ndarray:
-    """Append the rows of a part to a file; int64 (N,): their lengths, of which those above the width are left out."""
-    ids, at = texts.encode(table["text"].chunk(0))
-    lists = table["codes"].chunk(0)
-    borders = lists.offsets.to_numpy().astype(np.int64)
-    code_ids = lists.values.to_numpy().astype(np.int32) + rows_of.vocabulary.first_code
-    lengths = np.diff(at) + np.diff(borders) + 4
-    if (lengths > width).any():
-        fits = lengths <= width
-        ids, code_ids = ids[np.repeat(fits, np.diff(at))], code_ids[np.repeat(fits, np.diff(borders))]
-        at, borders = (np.concatenate([[0], np.cumsum(np.diff(each)[fits])]) for each in (at, borders))
-    step = max(1, 2**21 // (4 * width))
-    blocks, writing = np.empty((2, step, width), np.int32), None
-    for number, first in enumerate(range(0, len(at) - 1, step)):
-        end = min(first + step, len(at) - 1)
-        block = blocks[number % 2, : end - first]
-        rows_of.build(block, ids, at[first : end + 1], code_ids, borders[first : end + 1])
+class _RowsFile:
+    """Rows for a file, built in one block while another thread writes the block before."""
+
+    def __init__(self, file: io.FileIO, width: int, rows_of: RowFormat, aside: ThreadPoolExecutor):
+        self.file, self.width, self.rows_of, self.aside = file, width, rows_of, aside
+        step = max(1, BLOCK_BYTES // (4 * width))
+        memory = mmap.mmap(-1, 8 * step * width)  # it begins with a page, as direct writing needs
+        self.blocks = np.frombuffer(memory, np.int32).reshape(2, step, width)
+
+    def write(self, ids: np.ndarray, at: np.ndarray, codes: pa.ListArray) -> np.ndarray:
+        """Append texts ids[at[i] : at[i + 1]] with their codes; int64 (N,): the rows' lengths, those above the width
+        left out."""
+        width, borders = self.width, codes.offsets.to_numpy().astype(np.int64)
+        code_ids = codes.values.to_numpy().astype(np.int32) + self.rows_of.vocabulary.first_code
+        lengths = np.diff(at) + np.diff(borders) + 4
+        if (lengths > width).any():
+            fits = lengths <= width
+            ids, code_ids = ids[np.repeat(fits, np.diff(at))], code_ids[np.repeat(fits, np.diff(borders))]
+            at, borders = (np.concatenate([[0], np.cumsum(np.diff(each)[fits])]) for each in (at, borders))
+        step, writing = self.blocks.shape[1], None
+        for number, first in enumerate(range(0, len(at) - 1, step)):
+            end = min(first + step, len(at) - 1)
+            block = self.blocks[number % 2, : end - first]
+            self.rows_of.build(block, ids, at[first : end + 1], code_ids, borders[first : end + 1])
+            if writing is not None:
+                writing.result()  # of the other block, which is built anew next
+            writing = self.aside.submit(_write_all, self.file, block)
         if writing is not None:
-            writing.result()  # of the other block, which is built anew next
-        writing = aside.submit(_write_all, file, block)
-    if writing is not None:
-        writing.result()
-    return lengths
+            writing.result()
+        return lengths
 
 
-def _write_all(file, block: np.ndarray) -> None:
+def _open_for_blocks(path: Path, row_bytes: int) -> io.FileIO:
+    """A new file for blocks of rows; past the page cache where rows are whole pages and the file system can."""
+    if _DIRECT and row_bytes % mmap.PAGESIZE == 0:
+        with contextlib.suppress(OSError):
+            return open(path, "wb", buffering=0, opener=lambda name, flags: os.open(name, flags | _DIRECT, 0o666))
+    return path.open("wb", buffering=0)
+
+
+def _write_all(file: io.FileIO, block: np.ndarray) -> None:
     data = memoryview(block.reshape(-1).view(np.uint8))
     while len(data):
-        data = data[file.write(data) :]
+        try:
+            data = data[file.write(data) :]
+        except OSError as error:  # of a file system that promised more than it can, or the end of a full disk
+            flags = fcntl.fcntl(file, fcntl.F_GETFL)
+            if error.errno != errno.EINVAL or not flags & _DIRECT:
+                raise
+            fcntl.fcntl(file, fcntl.F_SETFL, flags & ~_DIRECT)
 
 
 def _publish_shape(path: Path, shape: tuple[int, int]) -> None:
