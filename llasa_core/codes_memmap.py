@@ -22,7 +22,7 @@ import pyarrow as pa
 from llasa_core.bulk_text import BulkText
 from llasa_core.codes_dataset import SCHEMA, code_lists, finish, part_info, part_name, read_meta, read_part, write_table
 from llasa_core.errors import InputError
-from llasa_core.manifest import publish
+from llasa_core.manifest import full_disk, publish
 from llasa_core.memmap_rows import RowFormat, RowParts, read_shape, row_blocks
 
 T = TypeVar("T")
@@ -167,7 +167,8 @@ def export_memmap(
 
     `width`: tokens a row; that of the imported rows, else 2,048. What was imported is exported byte for byte.
     Returns for each split: rows, width, dropped (an utterance longer than a row), and end_lost_in_public: rows whose
-    END falls off in public training, which adds a template and cuts. InputError for a tokenizer of another codebook.
+    END falls off in public training, which adds a template and cuts. InputError for a tokenizer of another codebook,
+    and for a full disk.
     """
     codes, folder = Path(codes), Path(folder)
     rows_of, texts = RowFormat(tokenizer), BulkText(tokenizer)
@@ -205,6 +206,8 @@ def export_memmap(
                         progress(len(lengths))
             shape.unlink(missing_ok=True)
             os.replace(temporary, path)
+        except OSError as error:
+            raise full_disk(error, path) from None
         finally:
             temporary.unlink(missing_ok=True)
         _publish_shape(shape, (rows, columns))

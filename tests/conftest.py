@@ -1,6 +1,7 @@
 """Session fixtures and limits: one thread a library, no hub, and the two merged tokenizers, built once."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -36,3 +37,22 @@ def llama3_text_tokenizer():
 def llama3_tokenizer(llama3_text_tokenizer):
     """The real Llama-3 tokenizer merged with 65,536 codes."""
     return merge_tokenizer(llama3_text_tokenizer, 65_536)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function: a size as mount takes it -> a folder that is a file system of that size; called again, it grows."""
+    folder = tmp_path / "small"
+
+    def of(size):
+        mounted = os.path.ismount(folder)
+        options, what = (f"remount,size={size}", []) if mounted else (f"size={size}", ["-t", "tmpfs", "tmpfs"])
+        folder.mkdir(exist_ok=True)
+        command = ["mount", *what, "-o", options, str(folder)]
+        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip(f"needs the right to mount a file system of {size}")
+        return folder
+
+    yield of
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)

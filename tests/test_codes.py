@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from llasa_core import codes_memmap
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, nested_subset, read_codes
 from llasa_core.codes_dataset import finish, write_part
@@ -406,6 +407,29 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
     meta = import_memmap(tmp_path / "public", tmp_path / "codes", mini_tokenizer)["train"]
     assert meta["dropped"] == {reason: len(rows) for reason, rows in sorted(bad.items())}
     assert meta["utterances"] == 1 and read_codes(tmp_path / "codes/train")[0]["codes"].tolist() == [1, 2, 3]
+
+
+def test_rows_of_whole_pages_are_exported_byte_for_byte(mini_tokenizer, tmp_path):
+    rows = [public_row(mini_tokenizer, "the office", np.arange(n), 1024) for n in range(1, 30)]
+    write_memmap(tmp_path / "public", "train", rows)
+    import_memmap(tmp_path / "public", tmp_path / "codes", mini_tokenizer, rows_per_part=7)
+    export_memmap(tmp_path / "codes", tmp_path / "again", mini_tokenizer)
+    assert files_of(tmp_path / "again") == files_of(tmp_path / "public")
+
+
+def test_block_that_cannot_be_written_past_the_page_cache_is_written_through_it(tmp_path):
+    odd = np.arange(1001, dtype=np.int32)
+    with codes_memmap._open_for_blocks(tmp_path / "rows", 4096) as file:
+        codes_memmap._write_all(file, odd[1:])  # neither begins nor ends with a page
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "rows", np.int32), odd[1:])
+
+
+def test_export_to_a_full_disk_is_one_line_and_leaves_nothing(mini_tokenizer, public, small_disk, tmp_path):
+    import_memmap(public, tmp_path / "codes", mini_tokenizer)
+    disk = small_disk("8k")
+    with pytest.raises(InputError, match=r"memmap: no space left on the disk"):
+        export_memmap(tmp_path / "codes", disk / "again", mini_tokenizer, width=1024)
+    assert not files_of(disk / "again")
 
 
 def test_dataset_of_our_own_is_exported_as_train(manifest, codes, mini_tokenizer, tmp_path):
