@@ -29,7 +29,7 @@ T = TypeVar("T")
 WIDTH = 2048
 TEMPLATE_TOKENS = 41  # that public training puts before the END of a row, which it then cuts to its width
 PART_BYTES = 2**27  # of rows at most in one part
-BLOCK_BYTES = 2**24  # of rows written at a time: with less, threads wait for each other more often
+WRITE_BYTES = 2**24  # of rows written at a time: with less, threads wait for each other more often
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -189,16 +189,14 @@ def export_memmap(
         rows = overlong = robbed = 0
         try:
             parts = (read_part(place, shard, meta["codebook_size"]) for shard in meta["shards"])
-            with (
-                _open_for_blocks(temporary, 4 * columns) as file,
-                ThreadPoolExecutor(1) as reader,
-                ThreadPoolExecutor(1) as encoder,
-                ThreadPoolExecutor(1) as writer,
-            ):
-                rows_file = _RowsFile(file, columns, rows_of, writer)
-                encoded = ((part["codes"], *texts.encode(part["text"].chunk(0))) for part in _ahead(parts, reader))
-                for codes, ids, borders in _ahead(encoded, encoder):
-                    lengths = rows_file.write(ids, borders, codes.chunk(0))
+            # Three threads beside this one: one reads a part, one encodes the texts of another, one writes rows.
+            with _open_for_blocks(temporary, 4 * columns) as file, ThreadPoolExecutor(3) as aside:
+                rows_file = _RowsFile(file, columns, rows_of, aside)
+                encoded = (
+                    (*texts.encode(part["text"].chunk(0)), part["codes"].chunk(0)) for part in _ahead(parts, aside)
+                )
+                for ids, borders, lists in _ahead(encoded, aside):
+                    lengths = rows_file.write(ids, borders, lists)
                     fitting = lengths <= columns
                     rows, overlong = rows + int(fitting.sum()), overlong + int((~fitting).sum())
                     robbed += int((fitting & (lengths > max(columns - TEMPLATE_TOKENS, 0))).sum())
@@ -230,7 +228,7 @@ class _RowsFile:
 
     def __init__(self, file: io.FileIO, width: int, rows_of: RowFormat, aside: ThreadPoolExecutor):
         self.file, self.width, self.rows_of, self.aside = file, width, rows_of, aside
-        step = max(1, BLOCK_BYTES // (4 * width))
+        step = max(1, WRITE_BYTES // (4 * width))
         memory = mmap.mmap(-1, 8 * step * width)  # it begins with a page, as direct writing needs
         self.blocks = np.frombuffer(memory, np.int32).reshape(2, step, width)
 
@@ -259,7 +257,7 @@ class _RowsFile:
 
 def _open_for_blocks(path: Path, row_bytes: int) -> io.FileIO:
     """A new file for blocks of rows; past the page cache where rows are whole pages and the file system can."""
-    if _DIRECT and row_bytes % mmap.PAGESIZE == 0:
+    if row_bytes % mmap.PAGESIZE == 0:
         with contextlib.suppress(OSError):
             return open(path, "wb", buffering=0, opener=lambda name, flags: os.open(name, flags | _DIRECT, 0o666))
     return path.open("wb", buffering=0)

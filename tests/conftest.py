@@ -45,14 +45,15 @@ def small_disk(tmp_path):
     folder = tmp_path / "small"
 
     def of(size):
-        mounted = os.path.ismount(folder)
-        options, what = (f"remount,size={size}", []) if mounted else (f"size={size}", ["-t", "tmpfs", "tmpfs"])
-        folder.mkdir(exist_ok=True)
-        command = ["mount", *what, "-o", options, str(folder)]
+        if os.path.ismount(folder):
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+            return folder
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
             pytest.skip(f"needs the right to mount a file system of {size}")
         return folder
 
     yield of
     if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # files of errors not yet collected may be open
