@@ -1,11 +1,13 @@
-"""Codes per second at 64 utterances against one-by-one `model.generate`, as the public inference example does it.
+"""Codes per second at 64 utterances against one-by-one `model.generate`, as the public inference
+example does it.
 
     python benchmarks/decoding.py                         writes results/benchmarks/decoding.json
 
-Random weights of two shapes: head-heavy (the released vocabulary, a small body) and body-heavy (body to head as in the
-1B model, 2.6 to 1). Both sides have the same prompts, lengths and sampler (temperature, top_k), run in this process on
-one thread, and take turns; the ratio is of CPU seconds, because the machine is shared. Lengths are fixed: END is not
-allowed before them. The public side samples from the whole vocabulary, ours from the speech codes and END.
+Random weights of two shapes: head-heavy (the released vocabulary, a small body) and body-heavy
+(body to head as in the 1B model, 2.6 to 1). Both sides have the same prompts, lengths and sampler
+(temperature, top_k), run in this process on one thread, and take turns; the ratio is of CPU
+seconds, because the machine is shared. Lengths are fixed: END is not allowed before them. The
+public side samples from the whole vocabulary, ours from the speech codes and END.
 """
 
 import argparse
@@ -17,9 +19,9 @@ import torch
 from measuring import head, timed
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llasa_core.decoding import Answers, decode
-from llasa_core.experiments import write_json
-from llasa_core.sampling import Sampling
+from llasa_core.files import write_json
+from llasa_core.synthesis.decoding import Answers, decode
+from llasa_core.synthesis.sampling import Sampling
 
 MODELS = {
     "head-heavy": {
@@ -43,11 +45,21 @@ PARTS = 4  # turns that the two sides take
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     options.add_argument("--utterances", type=int, default=64)
-    options.add_argument("--codes", type=int, nargs=2, default=[60, 200], help="fewest and most codes of an utterance")
-    options.add_argument("--prompt", type=int, nargs=2, default=[60, 110], help="fewest and most tokens of a prompt")
+    options.add_argument(
+        "--codes",
+        type=int,
+        nargs=2,
+        default=[60, 200],
+        help="fewest and most codes of an utterance",
+    )
+    options.add_argument(
+        "--prompt", type=int, nargs=2, default=[60, 110], help="fewest and most tokens of a prompt"
+    )
     options.add_argument("--temperature", type=float, default=0.8)
     options.add_argument("--top-k", type=int, default=50)
     options.add_argument("--slots", type=int, nargs="+", default=[32, 64])
@@ -66,15 +78,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measured(name: str, options: argparse.Namespace) -> dict:
-    """Codes a CPU second of `generate` and of our loop with each number of slots, and their ratio by turn."""
+    """Codes a CPU second of `generate` and of our loop with each number of slots, and their ratio
+    by turn.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(max_position_embeddings=2048, tie_word_embeddings=True, **MODELS[name])
     model = LlamaForCausalLM(config).eval()
-    text = config.vocab_size - (65_536 if config.vocab_size > 100_000 else 8_192)  # text and markers stand before codes
+    text = config.vocab_size - (
+        65_536 if config.vocab_size > 100_000 else 8_192
+    )  # text and markers stand before codes
     answers = Answers(text, config.vocab_size, text - 3)
     generator = np.random.default_rng(0)
     prompts = [
-        generator.integers(0, text - 8, generator.integers(options.prompt[0], options.prompt[1] + 1)).astype(np.int32)
+        generator.integers(
+            0, text - 8, generator.integers(options.prompt[0], options.prompt[1] + 1)
+        ).astype(np.int32)
         for _ in range(options.utterances)
     ]
     limits = generator.integers(options.codes[0], options.codes[1] + 1, options.utterances).tolist()
@@ -84,15 +102,25 @@ def measured(name: str, options: argparse.Namespace) -> dict:
     sides = {"generate": [], **{f"slots_{slots}": [] for slots in options.slots}}
     for part in range(PARTS):
         chosen = slice(part, None, PARTS)
-        sides["generate"].append(turn(lambda c=chosen: public(model, prompts[c], limits[c], answers, options)))
+        sides["generate"].append(
+            turn(lambda c=chosen: public(model, prompts[c], limits[c], answers, options))
+        )
         for slots in options.slots:
-            if part == 0:  # all utterances at once are one turn: a part of them would not fill the slots
+            if (
+                part == 0
+            ):  # all utterances at once are one turn: a part of them would not fill the slots
                 run = turn(lambda s=slots: ours(model, prompts, limits, sampling, answers, s))
                 sides[f"slots_{slots}"].append(run)
-    again = {slots: turn(lambda s=slots: ours(model, prompts, limits, sampling, answers, s)) for slots in options.slots}
+    again = {
+        slots: turn(lambda s=slots: ours(model, prompts, limits, sampling, answers, s))
+        for slots in options.slots
+    }
     for slots, run in again.items():
         sides[f"slots_{slots}"].append(run)
-    total = {side: {key: sum(run[key] for run in runs) for key in runs[0]} for side, runs in sides.items()}
+    total = {
+        side: {key: sum(run[key] for run in runs) for key in runs[0]}
+        for side, runs in sides.items()
+    }
     head = model.get_output_embeddings().weight.numel()
     row = {"model": name, "config": MODELS[name], "head_parameters": head}
     row["body_parameters"] = sum(p.numel() for p in model.parameters()) - head
@@ -106,7 +134,9 @@ def measured(name: str, options: argparse.Namespace) -> dict:
             "codes_per_cpu_second_by_turn": [run["codes"] / run["cpu"] for run in sides[side]],
         }
     for slots in options.slots:
-        ratio = row[f"slots_{slots}"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
+        ratio = (
+            row[f"slots_{slots}"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
+        )
         turns = [
             run / one
             for run in row[f"slots_{slots}"]["codes_per_cpu_second_by_turn"]
@@ -146,7 +176,10 @@ def public(model, prompts, limits, answers: Answers, options: argparse.Namespace
 
 def ours(model, prompts, limits, sampling: Sampling, answers: Answers, slots: int) -> int:
     """The loop; returns the tokens drawn."""
-    return sum(row.steps for _, row in decode(model, prompts, limits, range(len(prompts)), sampling, answers, slots))
+    return sum(
+        row.steps
+        for _, row in decode(model, prompts, limits, range(len(prompts)), sampling, answers, slots)
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Failures per 1,000 utterances of the mini model with and without guards.
 
-    python benchmarks/guards.py [--utterances 1000] [--judged 120]        writes results/benchmarks/guards.json
+    python benchmarks/guards.py [--utterances 1000] [--judged 120]        writes
+    results/benchmarks/guards.json
 
-Without guards: END may come at the first step, as in the public example, and nothing is sampled again; what comes is
-judged by the same detectors. Two things keep that honest: the detectors' false alarms on recordings, and a recogniser
-that no guard listens to. Conditions: the study's temperature, a hotter one, and voice prompts in place of speaker tags.
+Without guards: END may come at the first step, as in the public example, and nothing is sampled
+again; what comes is judged by the same detectors. Two things keep that honest: the detectors' false
+alarms on recordings, and a recogniser that no guard listens to. Conditions: the study's
+temperature, a hotter one, and voice prompts in place of speaker tags.
 """
 
 import argparse
@@ -20,54 +22,81 @@ from measuring import Clock, head
 
 from llasa_core import judges
 from llasa_core.audio import load_audio
-from llasa_core.codes_dataset import read_codes
-from llasa_core.experiments import write_json
-from llasa_core.guards import Guards
-from llasa_core.manifest import read_manifest
-from llasa_core.metrics import wilson_interval, word_errors
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer
+from llasa_core.data.dataset import read_codes
+from llasa_core.files import write_json
+from llasa_core.intervals import wilson_interval
+from llasa_core.manifest import Request, read_manifest
+from llasa_core.metrics import word_errors
+from llasa_core.synthesis.guards import Guards
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
 
 BAD_WORDS = 0.5  # word error rate of an utterance whose words are lost
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--utterances", type=int, default=1000)
-    options.add_argument("--judged", type=int, default=120, help="utterances whose words a recogniser checks; 0: none")
+    options.add_argument(
+        "--judged",
+        type=int,
+        default=120,
+        help="utterances whose words a recogniser checks; 0: none",
+    )
     options.add_argument("--temperatures", type=float, nargs="+", default=[0.15, 0.8])
-    options.add_argument("--voice-temperatures", type=float, nargs="*", default=[0.8], help="of voice prompts")
+    options.add_argument(
+        "--voice-temperatures", type=float, nargs="*", default=[0.8], help="of voice prompts"
+    )
     options.add_argument("--attempts", type=int, default=5)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--codec", default=None)
     options.add_argument("--guards", help="JSON in place of the checkpoint's")
-    options.add_argument("--corpus", default="artifacts/builtin", help="its test and dev sentences are spoken")
-    options.add_argument("--codes", default="artifacts/codes/builtin/dev", help="real codes, for false alarms")
+    options.add_argument(
+        "--corpus", default="artifacts/builtin", help="its test and dev sentences are spoken"
+    )
+    options.add_argument(
+        "--codes", default="artifacts/codes/builtin/dev", help="real codes, for false alarms"
+    )
     options.add_argument("--out", default="results/benchmarks/guards.json")
     options = options.parse_args(arguments)
     torch.set_num_threads(1)
     synthesizer = Synthesizer.from_folder(options.model, options.codec, slots=64)
     guards = Guards.from_file(options.guards) if options.guards else synthesizer.guards
     guards = replace(guards, attempts=options.attempts)
-    texts = read_manifest(Path(options.corpus, "test.jsonl")) + read_manifest(Path(options.corpus, "dev.jsonl"))
-    transcriber = judges.load_transcriber("moonshine-tiny.en", threads=1) if options.judged else None
+    texts = read_manifest(Path(options.corpus, "test.jsonl")) + read_manifest(
+        Path(options.corpus, "dev.jsonl")
+    )
+    transcriber = (
+        judges.load_transcriber("moonshine-tiny.en", threads=1) if options.judged else None
+    )
     requests = [
-        Request(f"{n}-{texts[n % len(texts)].id}", texts[n % len(texts)].text, texts[n % len(texts)].speaker)
+        Request(
+            f"{n}-{texts[n % len(texts)].id}",
+            texts[n % len(texts)].text,
+            texts[n % len(texts)].speaker,
+        )
         for n in range(options.utterances)
     ]
-    requests = [replace(one, seed=n // len(texts)) for n, one in enumerate(requests)]  # sentences that come again
+    requests = [
+        replace(one, seed=n // len(texts)) for n, one in enumerate(requests)
+    ]  # sentences that come again
     prompts = [item for item in reversed(texts) if 2.0 <= (item.seconds or 0) <= 4.0]
     voices = {item.speaker: synthesizer.voice(item.audio, item.text) for item in prompts}
     prompted = [replace(one, voice=voices[one.speaker]) for one in requests]
     conditions = [(f"speaker tag, temperature {t:g}", requests, t) for t in options.temperatures]
-    conditions += [(f"voice prompt, temperature {t:g}", prompted, t) for t in options.voice_temperatures]
+    conditions += [
+        (f"voice prompt, temperature {t:g}", prompted, t) for t in options.voice_temperatures
+    ]
     rows = []
     for name, asked, temperature in conditions:
         for guarded in (False, True):
             sampling = Sampling(temperature=temperature, min_codes=int(guarded))
             rows.append({"condition": name, "temperature": temperature, "guards": guarded})
-            rows[-1] |= measured(synthesizer, asked, sampling, guards, guarded, transcriber, options.judged)
+            rows[-1] |= measured(
+                synthesizer, asked, sampling, guards, guarded, transcriber, options.judged
+            )
             print(json.dumps(rows[-1]), file=sys.stderr)
     report = {
         **head("guards", ("torch", "transformers"), torch.get_num_threads(), arguments),
@@ -97,7 +126,11 @@ def measured(synthesizer, requests, sampling, guards, guarded, transcriber, judg
         codes += len(generated.codes)
         if request.id in chosen:
             asr = Clock()
-            said = transcriber.transcribe([one.wave], rate, "en")[0] if len(one.wave) > rate // 10 else ""
+            said = (
+                transcriber.transcribe([one.wave], rate, "en")[0]
+                if len(one.wave) > rate // 10
+                else ""
+            )
             asr_seconds += asr.cpu
             errors, length = word_errors(request.text, said)
             bad, heard, words_wrong, words = (
@@ -108,7 +141,9 @@ def measured(synthesizer, requests, sampling, guards, guarded, transcriber, judg
             )
     spent = clock.cpu - asr_seconds
     row = {"n": len(requests), "failed": per_thousand(failed, len(requests))}
-    row["reasons"] = {reason: per_thousand(count, len(requests)) for reason, count in sorted(reasons.items())}
+    row["reasons"] = {
+        reason: per_thousand(count, len(requests)) for reason, count in sorted(reasons.items())
+    }
     row["rejected_attempts"] = dict(sorted(rejected.items()))
     row["attempts"] = {str(number): count for number, count in sorted(attempts.items())}
     row |= {"codes": codes, "cpu_seconds": round(spent, 1)}
@@ -126,7 +161,9 @@ def false_alarms(synthesizer, guards: Guards, codes: str, texts) -> dict:
     reasons, alarms = Counter(), 0
     for row in dataset:
         wave = load_audio(audio[row["id"]]) if row["id"] in audio else np.zeros(0, np.float32)
-        why = guards.reasons(Request(row["id"], row["text"]), row["codes"], True, wave, synthesizer.codec.sample_rate)
+        why = guards.reasons(
+            Request(row["id"], row["text"]), row["codes"], True, wave, synthesizer.codec.sample_rate
+        )
         alarms += bool(why)
         reasons.update(why)
     return {**per_thousand(alarms, len(dataset)), "reasons": dict(reasons)}

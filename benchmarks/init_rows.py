@@ -1,9 +1,12 @@
-"""How the 8 + N new vocabulary rows start, and what it does to the first 200 steps: mean of the old rows, plus noise.
+"""How the 8 + N new vocabulary rows start, and what it does to the first 200 steps: mean of the old
+rows, plus noise.
 
-A small Llama first learns to repeat the corpus' sentences as text, so that its rows and its body are trained ones; then
-it gets the speech rows, once for each noise (0: the public way, every new row the mean of the old), tied and untied.
+A small Llama first learns to repeat the corpus' sentences as text, so that its rows and its body
+are trained ones; then it gets the speech rows, once for each noise (0: the public way, every new
+row the mean of the old), tied and untied.
 
-    python benchmarks/init_rows.py artifacts/codes/builtin/train -o results/benchmarks/init_rows.json
+    python benchmarks/init_rows.py artifacts/codes/builtin/train -o
+    results/benchmarks/init_rows.json
 """
 
 import argparse
@@ -18,15 +21,15 @@ import transformers
 from measuring import Clock, head
 from scipy import stats
 
-from llasa_core.codes import read_codes
-from llasa_core.experiments import write_json
-from llasa_core.head_loss import use_head_loss
-from llasa_core.loss import labelled_loss
+from llasa_core.data.dataset import read_codes
+from llasa_core.data.examples import ExampleSource
+from llasa_core.data.packing import PackedRows, collate
+from llasa_core.files import write_json
 from llasa_core.model import model_config, resize_vocabulary, use_packed_attention
-from llasa_core.packing import PackedRows, collate
 from llasa_core.prompts import Prompt
-from llasa_core.sources import ExampleSource
-from llasa_core.tokens import build_mini_tokenizer, merge_tokenizer
+from llasa_core.text_tokenizers import build_mini_tokenizer
+from llasa_core.tokenizer import merge_tokenizer
+from llasa_core.training.loss import labelled_loss, use_head_loss
 
 NOISES = (0.0, 0.1, 1.0)
 MARKS = (1, 10, 25, 50, 100, 200)
@@ -45,14 +48,19 @@ class Conversations:
         said = self.texts[index]
         return {
             "id": str(index),
-            "messages": [{"role": "user", "content": f"Repeat: {said}"}, {"role": "assistant", "content": said}],
+            "messages": [
+                {"role": "user", "content": f"Repeat: {said}"},
+                {"role": "assistant", "content": said},
+            ],
         }
 
 
 def steps(model, rows, count, peak_lr, seed):
     """Train and return the loss of each step."""
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=0.01
+    )
     losses = []
     for step in range(count):
         for group in optimizer.param_groups:
@@ -99,7 +107,12 @@ def main():
                 model = resize_vocabulary(copy.deepcopy(base), prompt.vocabulary.size, noise, seed)
                 use_head_loss(model)
                 losses = steps(model, rows, options.steps, options.peak_lr, seed)
-                run = {"tied": tied, "noise": noise, "seed": seed, "text_loss": float(np.mean(text_loss))}
+                run = {
+                    "tied": tied,
+                    "noise": noise,
+                    "seed": seed,
+                    "text_loss": float(np.mean(text_loss)),
+                }
                 run |= {"cpu_seconds": round(clock.cpu, 1), "losses": [round(x, 4) for x in losses]}
                 runs.append(run)
                 print(
@@ -111,18 +124,30 @@ def main():
     summary = []
     for tied in (True, False):
         for noise in NOISES:
-            chosen = [run["losses"] for run in runs if run["tied"] == tied and run["noise"] == noise]
+            chosen = [
+                run["losses"] for run in runs if run["tied"] == tied and run["noise"] == noise
+            ]
             for mark in (mark for mark in MARKS if mark <= options.steps):
                 values = [
-                    float(np.mean(losses[max(0, mark - 5) : mark] if mark > 1 else losses[:1])) for losses in chosen
+                    float(np.mean(losses[max(0, mark - 5) : mark] if mark > 1 else losses[:1]))
+                    for losses in chosen
                 ]
-                entry = {"tied": tied, "noise": noise, "step": mark, "loss": float(np.mean(values)), "n": len(values)}
+                entry = {
+                    "tied": tied,
+                    "noise": noise,
+                    "step": mark,
+                    "loss": float(np.mean(values)),
+                    "n": len(values),
+                }
                 if len(values) > 1:  # 95 % of Student's t over the seeds
                     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
                     entry |= {"low": entry["loss"] - half, "high": entry["loss"] + half}
                 summary.append(entry)
     settings = {key: value for key, value in vars(options).items() if key not in ("codes", "out")}
-    report = {**head("init_rows", ("torch", "transformers"), torch.get_num_threads()), "settings": settings}
+    report = {
+        **head("init_rows", ("torch", "transformers"), torch.get_num_threads()),
+        "settings": settings,
+    }
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), {**report, "summary": summary, "runs": runs})
 

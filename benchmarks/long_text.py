@@ -1,10 +1,11 @@
-"""An hour of speech from one text: memory by the length spoken so far, killed once on the way and started again.
+"""An hour of speech from one text: memory by the length spoken so far, killed once on the way and
+started again.
 
     python benchmarks/long_text.py --seconds 3600          writes results/benchmarks/long_text.json
 
-The text is made of the corpus' sentences, in paragraphs of five. A child process speaks it and notes its resident
-memory after every piece; it is killed at half of the pieces, a second one goes on. `--speaker ""` leaves out the tag:
-the first piece is then the voice of all others.
+The text is made of the corpus' sentences, in paragraphs of five. A child process speaks it and
+notes its resident memory after every piece; it is killed at half of the pieces, a second one goes
+on. `--speaker ""` leaves out the tag: the first piece is then the voice of all others.
 """
 
 import argparse
@@ -18,25 +19,32 @@ import numpy as np
 import torch
 from measuring import Clock, head
 
-from llasa_core.experiments import write_json
-from llasa_core.long_text import pieces_of_text, speak_long
-from llasa_core.manifest import read_manifest
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer
+from llasa_core.files import write_json
+from llasa_core.manifest import Request, read_manifest
+from llasa_core.synthesis.long_text import speak_long
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.synthesis.text import pieces_of_text
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seconds", type=float, default=3600.0)
     options.add_argument(
-        "--characters", type=int, default=70, help="of a piece; the mini corpus has no longer sentences"
+        "--characters",
+        type=int,
+        default=70,
+        help="of a piece; the mini corpus has no longer sentences",
     )
     options.add_argument("--speaker", default="ava")
     options.add_argument("--temperature", type=float, default=0.15)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--texts", default="artifacts/builtin/dev.jsonl")
-    options.add_argument("--folder", default="artifacts/scratch/long_text", help="receives the speech; emptied first")
+    options.add_argument(
+        "--folder", default="artifacts/scratch/long_text", help="receives the speech; emptied first"
+    )
     options.add_argument("--out", default="results/benchmarks/long_text.json")
     options = options.parse_args(arguments)
     torch.set_num_threads(1)
@@ -44,7 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     synthesizer = Synthesizer.from_folder(options.model, slots=32)
-    request = Request("hour", text_of(read_manifest(options.texts), options.seconds), options.speaker)
+    request = Request(
+        "hour", text_of(read_manifest(options.texts), options.seconds), options.speaker
+    )
     count = len(pieces_of_text(request.text, options.characters))
     clock, log = Clock(), folder / "memory.jsonl"
     killed = spoken_by_child(synthesizer, request, options, log, stop_after=count // 2)
@@ -53,7 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
     assert killed == -signal.SIGKILL and finished == 0, (killed, finished)
     line = json.loads((folder / "speech" / "manifest.jsonl").read_text(encoding="utf-8"))
     notes = [json.loads(note) for note in log.read_text(encoding="utf-8").splitlines()]
-    runs = [[note for note in notes if note["run"] == run] for run in sorted({note["run"] for note in notes})]
+    runs = [
+        [note for note in notes if note["run"] == run]
+        for run in sorted({note["run"] for note in notes})
+    ]
     report = {
         **head("long_text", ("torch", "transformers"), torch.get_num_threads(), arguments),
         "characters": len(request.text),
@@ -63,7 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
         "attempts": line["attempts"],
         "failed": line["failed"],
         "wall_seconds": round(clock.wall, 1),
-        "pieces_redone_after_the_kill": sum(path.stat().st_mtime_ns != stamp for path, stamp in before.items()),
+        "pieces_redone_after_the_kill": sum(
+            path.stat().st_mtime_ns != stamp for path, stamp in before.items()
+        ),
         "pieces_before_the_kill": len(before),
         "resident_mib": [memory(run) for run in runs],
     }
@@ -73,9 +88,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def memory(notes: list[dict]) -> dict:
-    """Resident memory of a run: after its first tenth, at its end, and the most at any time, the joining included."""
+    """Resident memory of a run: after its first tenth, at its end, and the most at any time, the
+    joining included.
+    """
     values = [note["mib"] for note in notes]
-    return {"after_a_tenth": values[len(values) // 10], "last": values[-1], "most": max(values), "notes": len(values)}
+    return {
+        "after_a_tenth": values[len(values) // 10],
+        "last": values[-1],
+        "most": max(values),
+        "notes": len(values),
+    }
 
 
 def text_of(utterances, seconds: float) -> str:
@@ -99,14 +121,19 @@ def spoken_by_child(synthesizer, request, options, log: Path, stop_after: int | 
         nonlocal done
         done += count
         with log.open("a") as file:
-            file.write(json.dumps({"run": int(stop_after is None), "pieces": done, "mib": resident()}) + "\n")
+            file.write(
+                json.dumps({"run": int(stop_after is None), "pieces": done, "mib": resident()})
+                + "\n"
+            )
         if stop_after is not None and done >= stop_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     status = 1
     try:
         sampling, folder = Sampling(temperature=options.temperature), Path(options.folder, "speech")
-        speak_long(synthesizer, [request], folder, sampling, synthesizer.guards, options.characters, note)
+        speak_long(
+            synthesizer, [request], folder, sampling, synthesizer.guards, options.characters, note
+        )
         note(0)
         status = 0
     finally:

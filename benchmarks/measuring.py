@@ -1,7 +1,7 @@
 """What the benchmarks share: the head of a report, which says what was run on what, and the clock.
 
-CPU seconds are those of this process: all its threads, no child processes. On a shared machine they compare two sides;
-wall seconds hold the waiting as well, for a disk as for other work.
+CPU seconds are those of this process: all its threads, no child processes. On a shared machine they
+compare two sides; wall seconds hold the waiting as well, for a disk as for other work.
 """
 
 import importlib.metadata
@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llasa_core.notebook_run import cpu_model
+from llasa_core.experiments.notebook import cpu_model
 
 
 def head(
-    name: str, packages: Sequence[str], threads: int | None = None, arguments: Sequence[str] | None = None
+    name: str,
+    packages: Sequence[str],
+    threads: int | None = None,
+    arguments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The keys that every report begins with.
 
-    `packages` are distributions. `threads` are torch's (None: every library takes its own number). `arguments` stand in
-    the command line as they were given (None: this process' own). `load_average` is of the minute before the call: how
-    many processes wanted the cores, this one among them.
+    `packages` are distributions. `threads` are torch's (None: every library takes its own number).
+    `arguments` stand in the command line as they were given (None: this process' own).
+    `load_average` is of the minute before the call: how many processes wanted the cores, this one
+    among them.
     """
     given = sys.argv[1:] if arguments is None else arguments
     return {

@@ -1,7 +1,9 @@
-"""Import and export of the public memory map beside a plain copy of the same file; all take turns in one process.
+"""Import and export of the public memory map beside a plain copy of the same file; all take turns
+in one process.
 
-Rows have lengths and texts as a corpus of read speech has them. A copy is `shutil.copyfile`; "durable" is the time
-until everything is on the disk (fsync), which is how a corpus larger than memory behaves. CPU seconds: of all threads.
+Rows have lengths and texts as a corpus of read speech has them. A copy is `shutil.copyfile`;
+"durable" is the time until everything is on the disk (fsync), which is how a corpus larger than
+memory behaves. CPU seconds: of all threads.
 
     python benchmarks/memmap.py --rows 200000 --repeats 5 -o results/benchmarks/memmap.json
 """
@@ -18,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from measuring import Clock, head
 
-from llasa_core.codes_memmap import export_memmap, import_memmap
-from llasa_core.experiments import write_json
-from llasa_core.memmap_rows import RowFormat
+from llasa_core.data.memmap import export_memmap, import_memmap
+from llasa_core.data.memmap_rows import RowFormat
+from llasa_core.files import write_json
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
-from llasa_core.tokens import merge_tokenizer
+from llasa_core.tokenizer import merge_tokenizer
 
 MEAN_SECONDS, MEDIAN_SECONDS = 9.17, 7.4  # of an utterance; log-normal
 WORDS_A_SECOND = 2.7
@@ -31,7 +33,11 @@ WIDTH = 2048
 
 def words_of(tokenizer) -> np.ndarray:
     """The words that are one token, the commonest first."""
-    ranks = {name[1:]: id for name, id in tokenizer.get_vocab().items() if name[:1] == "Ġ" and name[1:].isascii()}
+    ranks = {
+        name[1:]: id
+        for name, id in tokenizer.get_vocab().items()
+        if name[:1] == "Ġ" and name[1:].isascii()
+    }
     return np.array(sorted((word for word in ranks if word.isalpha()), key=ranks.get))
 
 
@@ -45,7 +51,9 @@ def names_of(number: int) -> str:
 
 
 def sentences(seconds: np.ndarray, words: np.ndarray, generator) -> list[str]:
-    """Texts of Zipf-distributed words, one in fifty one of 300,000 names, with commas and full stops."""
+    """Texts of Zipf-distributed words, one in fifty one of 300,000 names, with commas and full
+    stops.
+    """
     texts = []
     for length in seconds:
         size = max(1, int(length * WORDS_A_SECOND))
@@ -68,11 +76,17 @@ def write_rows(folder: Path, rows: int, tokenizer) -> None:
     with (folder / "train_input_ids.memmap").open("wb") as file:
         for first in range(0, rows, 5000):
             count = min(5000, rows - first)
-            seconds = np.minimum(MEDIAN_SECONDS * np.exp(sigma * generator.normal(size=count)), 34.0)
-            texts = encoder.encode_batch_fast(sentences(seconds, words, generator), add_special_tokens=False)
+            seconds = np.minimum(
+                MEDIAN_SECONDS * np.exp(sigma * generator.normal(size=count)), 34.0
+            )
+            texts = encoder.encode_batch_fast(
+                sentences(seconds, words, generator), add_special_tokens=False
+            )
             ids = [np.array(item.ids[:200], np.int32) for item in texts]
             sizes = np.maximum((seconds * 50).astype(int), 1)
-            code_ids = form.vocabulary.first_code + generator.integers(0, 65_536, sizes.sum()).astype(np.int32)
+            code_ids = form.vocabulary.first_code + generator.integers(
+                0, 65_536, sizes.sum()
+            ).astype(np.int32)
             block = np.empty((count, WIDTH), np.int32)
             borders = [np.cumsum([0, *map(len, ids)]), np.cumsum([0, *sizes])]
             form.build(block, np.concatenate(ids), borders[0], code_ids, borders[1])
@@ -90,7 +104,9 @@ def flush(folder: Path) -> None:
 
 
 def measured(work, out: Path) -> dict[str, float]:
-    """Wall seconds until `work` returns, and until its files are on the disk; CPU seconds of all threads."""
+    """Wall seconds until `work` returns, and until its files are on the disk; CPU seconds of all
+    threads.
+    """
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     clock = Clock()
@@ -119,8 +135,14 @@ def main():
 
         works = {
             "copy": (copy, place / "copy"),
-            "import": (lambda: import_memmap(place / "public", place / "codes", tokenizer), place / "codes"),
-            "export": (lambda: export_memmap(place / "codes", place / "again", tokenizer), place / "again"),
+            "import": (
+                lambda: import_memmap(place / "public", place / "codes", tokenizer),
+                place / "codes",
+            ),
+            "export": (
+                lambda: export_memmap(place / "codes", place / "again", tokenizer),
+                place / "again",
+            ),
         }
         for work, out in works.values():  # the first round warms caches and is not counted
             measured(work, out)
@@ -131,12 +153,16 @@ def main():
         again = place / "again" / source.name
         same = source.stat().st_size == again.stat().st_size and all(
             np.array_equal(
-                np.fromfile(source, np.int32, 2**24, offset=at), np.fromfile(again, np.int32, 2**24, offset=at)
+                np.fromfile(source, np.int32, 2**24, offset=at),
+                np.fromfile(again, np.int32, 2**24, offset=at),
             )
             for at in range(0, source.stat().st_size, 2**26)
         )
         meta = json.loads((place / "codes/train/meta.json").read_text())
-        size, parts = source.stat().st_size, sum(p.stat().st_size for p in (place / "codes").rglob("*.parquet"))
+        size, parts = (
+            source.stat().st_size,
+            sum(p.stat().st_size for p in (place / "codes").rglob("*.parquet")),
+        )
     middle = {k: {c: statistics.median(run[c] for run in v) for c in v[0]} for k, v in runs.items()}
     report = {
         **head("memmap", ("numpy", "pyarrow")),
@@ -148,16 +174,26 @@ def main():
         "byte_identical_round_trip": bool(same),
         "median_seconds": middle,
         "runs": runs,
-        "megabytes_per_second": {k: {c: size / 1e6 / s for c, s in v.items()} for k, v in middle.items()},
+        "megabytes_per_second": {
+            k: {c: size / 1e6 / s for c, s in v.items()} for k, v in middle.items()
+        },
         "share_of_copy_rate": {
-            kind: {clock: middle["copy"][clock] / middle[kind][clock] for clock in ("wall", "durable", "cpu")}
+            kind: {
+                clock: middle["copy"][clock] / middle[kind][clock]
+                for clock in ("wall", "durable", "cpu")
+            }
             for kind in ("import", "export")
         },
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), report)
-    print(json.dumps({k: report[k] for k in ("megabytes_per_second", "share_of_copy_rate", "dropped")}, indent=1))
+    print(
+        json.dumps(
+            {k: report[k] for k in ("megabytes_per_second", "share_of_copy_rate", "dropped")},
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

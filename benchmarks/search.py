@@ -1,9 +1,11 @@
-"""What best-of-16 costs against 16 independent runs, and partial audio decoded whole against from a window.
+"""What best-of-16 costs against 16 independent runs, and partial audio decoded whole against from a
+window.
 
     python benchmarks/search.py [--texts 16]          writes results/benchmarks/search.json
 
-Both sides speak the same candidates with the same verifiers in this process on one thread; the ratio is of CPU seconds,
-because the machine is shared. An independent run is one utterance alone, its own prompt computed, its own audio heard.
+Both sides speak the same candidates with the same verifiers in this process on one thread; the
+ratio is of CPU seconds, because the machine is shared. An independent run is one utterance alone,
+its own prompt computed, its own audio heard.
 """
 
 import argparse
@@ -16,22 +18,25 @@ import torch
 from measuring import head, timed
 
 from llasa_core import judges
-from llasa_core.codecs.resynthesis import select
-from llasa_core.evaluate import embed_references
-from llasa_core.manifest import publish
-from llasa_core.sampling import Sampling
-from llasa_core.search import Rule, Strategy, candidate_seed, search
-from llasa_core.search_cost import Cost
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer
-from llasa_core.verifiers import VoiceVerifier, WordsVerifier, judges_of
+from llasa_core.codecs.roundtrip import select
+from llasa_core.evaluation.scoring import embed_references
+from llasa_core.files import publish
+from llasa_core.manifest import Request
+from llasa_core.search.cost import Cost
+from llasa_core.search.search import search
+from llasa_core.search.strategy import Rule, Strategy
+from llasa_core.search.verifiers import VoiceVerifier, WordsVerifier, judges_of
+from llasa_core.synthesis.sampling import Sampling, candidate_seed
+from llasa_core.synthesis.synthesizer import Synthesizer
 
 SAMPLING = Sampling(temperature=0.8)
 N = 16
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--texts", type=int, default=16)
     options.add_argument("--model", default="results/checkpoints/mini-llasa")
     options.add_argument("--manifest", default="artifacts/builtin/test.jsonl")
@@ -45,10 +50,17 @@ def main() -> None:
         "words": WordsVerifier(judges.load_transcriber("moonshine-tiny.en", threads=1)),
         "voice": VoiceVerifier(embedder, embed_references(options.voices, embedder).centroids()),
     }
-    requests = [Request(item.id, item.text, item.speaker) for item in select(options.manifest, options.texts)]
-    list(search(synthesizer, requests[:1], Strategy(candidates=2), verifiers, SAMPLING))  # everything is warm
+    requests = [
+        Request(item.id, item.text, item.speaker)
+        for item in select(options.manifest, options.texts)
+    ]
+    list(
+        search(synthesizer, requests[:1], Strategy(candidates=2), verifiers, SAMPLING)
+    )  # everything is warm
 
-    together, cost = timed(lambda: searched(synthesizer, requests, Strategy(candidates=N), verifiers))
+    together, cost = timed(
+        lambda: searched(synthesizer, requests, Strategy(candidates=N), verifiers)
+    )
     apart, alone = timed(lambda: independent(synthesizer, requests, verifiers))
     result = {
         **head("search", ("torch", "transformers"), torch.get_num_threads()),
@@ -65,7 +77,15 @@ def main() -> None:
     for seconds in (1.0, 2.0, 40.0):
         ways = {}
         for context in (0, 25, 50):
-            strategy = Strategy("partial-prm", 4, 4, 4, prefix_seconds=seconds, context_codes=context, final=("voice",))
+            strategy = Strategy(
+                "partial-prm",
+                4,
+                4,
+                4,
+                prefix_seconds=seconds,
+                context_codes=context,
+                final=("voice",),
+            )
             strategy = replace(strategy, name="prm") if seconds == 40.0 else strategy
             spent, found = timed(lambda s=strategy: searched(synthesizer, requests, s, verifiers))
             name = f"context_{context}" if context else "whole_prefix"
@@ -109,7 +129,9 @@ def independent(synthesizer, requests, verifiers) -> dict[str, list[int]]:
 
 def share_equal(found: dict, other: dict) -> float:
     """Share of the requests for which two searches chose the same codes."""
-    return float(np.mean([codes == other["chosen"][name] for name, codes in found["chosen"].items()]))
+    return float(
+        np.mean([codes == other["chosen"][name] for name, codes in found["chosen"].items()])
+    )
 
 
 def rounded(value):

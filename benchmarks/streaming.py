@@ -1,11 +1,14 @@
-"""Streamed audio against whole-utterance decoding, by left and right context; time to first audio, real-time factor.
+"""Streamed audio against whole-utterance decoding, by left and right context; time to first audio,
+real-time factor.
 
-    python benchmarks/streaming.py                 writes results/benchmarks/streaming.json and streaming.png
+    python benchmarks/streaming.py                 writes results/benchmarks/streaming.json and
+    streaming.png
 
-The mini codec decodes codes of recordings. X-codec2 has random weights and random codes (a small configuration and the
-decoder at full size): its architecture's reach is seen, not what trained weights make of it. Each utterance is streamed
-in chunks of one size; the error is of the whole streamed wave. The chosen window is the one with the fewest codes whose
-error on the mini codec is within `--tolerance` dB of the best of the grid; ties go to the shorter right context.
+The mini codec decodes codes of recordings. X-codec2 has random weights and random codes (a small
+configuration and the decoder at full size): its architecture's reach is seen, not what trained
+weights make of it. Each utterance is streamed in chunks of one size; the error is of the whole
+streamed wave. The chosen window is the one with the fewest codes whose error on the mini codec is
+within `--tolerance` dB of the best of the grid; ties go to the shorter right context.
 """
 
 import argparse
@@ -20,28 +23,47 @@ import torch
 from measuring import Clock, head, timed
 from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
-from llasa_core import figures
+from llasa_core import plots
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.mini import LogMel
-from llasa_core.codecs.resynthesis import select
+from llasa_core.codecs.roundtrip import select
 from llasa_core.codecs.xcodec2 import Xcodec2Codec
-from llasa_core.codes_dataset import read_codes
-from llasa_core.experiments import write_json
-from llasa_core.metrics import bootstrap_interval
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request
-from llasa_core.streaming import SpeechStream, StreamDecoder, Window
-from llasa_core.synthesize import Synthesizer
+from llasa_core.data.dataset import read_codes
+from llasa_core.files import write_json
+from llasa_core.intervals import bootstrap_interval
+from llasa_core.manifest import Request
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.streaming import SpeechStream, StreamDecoder, Window
+from llasa_core.synthesis.synthesizer import Synthesizer
 
-SMALL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-SMALL |= {"num_key_value_heads": 4, "head_dim": 32, "quantization_dim": 256, "encoder_hidden_size": 8}
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+SMALL |= {
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "quantization_dim": 256,
+    "encoder_hidden_size": 8,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--utterances", type=int, default=32, help="of the mini codec's grid")
-    options.add_argument("--random-utterances", type=int, default=8, help="of the small X-codec2's grid")
-    options.add_argument("--full-utterances", type=int, default=2, help="of the full-size X-codec2's grid; 0: left out")
+    options.add_argument(
+        "--random-utterances", type=int, default=8, help="of the small X-codec2's grid"
+    )
+    options.add_argument(
+        "--full-utterances",
+        type=int,
+        default=2,
+        help="of the full-size X-codec2's grid; 0: left out",
+    )
     options.add_argument("--full-seconds", type=float, default=4.0)
     options.add_argument("--spoken", type=int, default=24, help="utterances spoken for the times")
     options.add_argument("--left", type=int, nargs="+", default=[0, 10, 25, 50, 100, 200])
@@ -59,7 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     dataset, codec = read_codes(options.codes), load_codec(options.codec)
     by_length = np.argsort(dataset.lengths(), kind="stable")
-    places = by_length[-2 * options.utterances :: 2]  # every other of the longest: short ones fit into one window
+    places = by_length[
+        -2 * options.utterances :: 2
+    ]  # every other of the longest: short ones fit into one window
     real = [np.asarray(dataset[int(place)]["codes"], np.int32) for place in places]
     grid = measured(f"{codec.name} codec", codec, real, options)
     chosen = choose(grid, options.tolerance)
@@ -70,9 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.full_utterances:
         full = random_xcodec2({})
         short = [
-            generator.integers(0, 65_536, round(options.full_seconds * 50)) for _ in range(options.full_utterances)
+            generator.integers(0, 65_536, round(options.full_seconds * 50))
+            for _ in range(options.full_utterances)
         ]
-        cheaper = argparse.Namespace(left=options.left[::2], right=options.right[::3], chunk=options.chunk)
+        cheaper = argparse.Namespace(
+            left=options.left[::2], right=options.right[::3], chunk=options.chunk
+        )
         grid += measured("X-codec2, full size, random weights", full, short, cheaper)
     window = replace(Window(), left=chosen["left"], right=chosen["right"])
     chunks = []
@@ -90,11 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
         "times": times(options, codec, window),
     }
     if full is not None:
-        report["xcodec2_full_size_decoder"] = decoder_times(full, window, round(options.full_seconds * 50))
+        report["xcodec2_full_size_decoder"] = decoder_times(
+            full, window, round(options.full_seconds * 50)
+        )
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, json.loads(json.dumps(report), parse_float=lambda text: round(float(text), 4)))
-    figures.streaming_error(pd.DataFrame(grid)).savefig(path.with_suffix(".png"))
+    plots.streaming_error(pd.DataFrame(grid)).savefig(path.with_suffix(".png"))
     print(json.dumps({key: report[key] for key in ("chosen", "by_chunk", "times")}, indent=1))
 
 
@@ -104,7 +133,9 @@ def measured(name: str, codec, codes, options) -> list[dict]:
     for left in options.left:
         for right in options.right:
             row = {"codec": name, "left": left, "right": right}
-            rows.append(row | error_of(codec, codes, Window(options.chunk, left, right, options.chunk)))
+            rows.append(
+                row | error_of(codec, codes, Window(options.chunk, left, right, options.chunk))
+            )
             print(json.dumps(rows[-1]), file=sys.stderr)
     return rows
 
@@ -112,7 +143,8 @@ def measured(name: str, codec, codes, options) -> list[dict]:
 def error_of(codec, codes, window: Window) -> dict:
     """Log-mel distance (root mean square, dB) and signal to error (dB), of streamed against whole.
 
-    The mean distance and the median ratio, which is unbounded where an utterance fits into one window.
+    The mean distance and the median ratio, which is unbounded where an utterance fits into one
+    window.
     """
     mel, distances, ratios = LogMel(1024, 320, 80), [], []
     for row in codes:
@@ -141,7 +173,9 @@ def choose(grid: list[dict], tolerance: float) -> dict:
 
 
 def random_xcodec2(shape: dict) -> Xcodec2Codec:
-    """X-codec2 with random weights; its semantic encoder, which decoding does not use, has one layer."""
+    """X-codec2 with random weights; its semantic encoder, which decoding does not use, has one
+    layer.
+    """
     torch.manual_seed(0)
     semantic = Wav2Vec2BertConfig(num_hidden_layers=1, **({"hidden_size": 128} if shape else {}))
     config = Xcodec2Config(semantic_model_config=semantic, **shape)
@@ -149,10 +183,14 @@ def random_xcodec2(shape: dict) -> Xcodec2Codec:
 
 
 def times(options: argparse.Namespace, codec, window: Window) -> list[dict]:
-    """Seconds (wall and CPU) to the first audio and per second of audio, streamed and whole; medians of utterances."""
+    """Seconds (wall and CPU) to the first audio and per second of audio, streamed and whole;
+    medians of utterances.
+    """
     synthesizer = Synthesizer.from_folder(options.model, codec)
     sampling = Sampling(temperature=options.temperature)
-    requests = [Request(item.id, item.text, item.speaker) for item in select(options.texts, options.spoken)]
+    requests = [
+        Request(item.id, item.text, item.speaker) for item in select(options.texts, options.spoken)
+    ]
     list(SpeechStream(synthesizer, requests[0], sampling, window))  # everything is warm
     rows = []
     for name, asked in (("streamed", window), ("whole", Window(10**6, 0, 0, 10**6))):
@@ -167,16 +205,35 @@ def times(options: argparse.Namespace, codec, window: Window) -> list[dict]:
             spent = (clock.wall, clock.cpu)
             found.append((*first, spent[0] / seconds, spent[1] / seconds))
         middle = np.median(np.array(found), axis=0).tolist()
-        keys = ("first_audio_wall_seconds", "first_audio_cpu_seconds", "real_time_factor_wall", "real_time_factor_cpu")
-        rows.append({"way": name, "window": asdict(asked), "n": len(found), **dict(zip(keys, middle, strict=True))})
+        keys = (
+            "first_audio_wall_seconds",
+            "first_audio_cpu_seconds",
+            "real_time_factor_wall",
+            "real_time_factor_cpu",
+        )
+        rows.append(
+            {
+                "way": name,
+                "window": asdict(asked),
+                "n": len(found),
+                **dict(zip(keys, middle, strict=True)),
+            }
+        )
     return rows
 
 
 def decoder_times(codec, window: Window, length: int) -> dict:
-    """CPU seconds of the decoder per second of audio, streamed and whole, codes being there at once."""
+    """CPU seconds of the decoder per second of audio, streamed and whole, codes being there at
+    once.
+    """
     codes, spent = np.random.default_rng(1).integers(0, codec.codebook_size, length), {}
-    for name, work in (("whole", lambda: codec.decode([codes])), ("streamed", lambda: stream(codec, codes, window))):
-        spent[f"{name}_cpu_seconds_per_second"] = timed(work)[0]["cpu"] / (length / codec.frame_rate)
+    for name, work in (
+        ("whole", lambda: codec.decode([codes])),
+        ("streamed", lambda: stream(codec, codes, window)),
+    ):
+        spent[f"{name}_cpu_seconds_per_second"] = timed(work)[0]["cpu"] / (
+            length / codec.frame_rate
+        )
     first = timed(lambda: codec.decode([codes[: window.first + window.right]]))[0]["cpu"]
     return {**spent, "first_chunk_cpu_seconds": first, "codes": length, "window": asdict(window)}
 

@@ -1,9 +1,11 @@
-"""One training step, ours beside the public recipe: same weights, same utterances, one process, one thread.
+"""One training step, ours beside the public recipe: same weights, same utterances, one process, one
+thread.
 
-The public recipe, written anew from its measured behaviour: every utterance padded to 2,048, the chat template through
-the tokenizer for each sample, the head over all positions, activations recomputed, attention masked by value (eot).
-`grouped` is the strongest simple baseline: batches of like lengths, padded to their longest, labelled positions only.
-Variants take turns, so that a busy machine slows all of them; CPU seconds of the process count, not the clock.
+The public recipe, written anew from its measured behaviour: every utterance padded to 2,048, the
+chat template through the tokenizer for each sample, the head over all positions, activations
+recomputed, attention masked by value (eot). `grouped` is the strongest simple baseline: batches of
+like lengths, padded to their longest, labelled positions only. Variants take turns, so that a busy
+machine slows all of them; CPU seconds of the process count, not the clock.
 
     python benchmarks/train_step.py --repeats 3 -o results/benchmarks/train_step.json
 """
@@ -24,19 +26,19 @@ from measuring import Clock, head, timed
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llasa_core.experiments import write_json
-from llasa_core.head_loss import use_head_loss
-from llasa_core.loss import labelled_loss, utterance_losses
+from llasa_core.data.packing import NO_LABEL, collate, pack_lengths, packed_windows
+from llasa_core.files import write_json
 from llasa_core.model import parameter_count, use_packed_attention
-from llasa_core.packing import NO_LABEL, collate, pack_lengths, packed_windows
 from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
-from llasa_core.tokens import merge_tokenizer
+from llasa_core.tokenizer import merge_tokenizer
+from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
 
 CONTEXT = 2048
 MEAN_SECONDS, MEDIAN_SECONDS = 9.17, 7.4  # of an utterance; log-normal
 TEXT = "the quick brown fox jumps over the lazy dog while seven clever wizards calmly discuss " * 2
-SHAPES = {  # hidden, layers, heads, feed-forward, entries that the ids are folded to (None: all 193,800)
+# hidden, layers, heads, feed-forward, entries that the ids are folded to (None: all 193,800)
+SHAPES = {
     "head-heavy": (128, 4, 4, 384, None),
     "body-heavy": (512, 2, 8, 1920, 6000),  # body to head 2.6 : 1, as in the 1B
     "smoke": (32, 1, 2, 64, 500),
@@ -44,20 +46,30 @@ SHAPES = {  # hidden, layers, heads, feed-forward, entries that the ids are fold
 
 
 def seconds_of(count: int) -> np.ndarray:
-    """Durations at the middle of `count` equal slices of the distribution: a small sample with its shape."""
+    """Durations at the middle of `count` equal slices of the distribution: a small sample with its
+    shape.
+    """
     sigma = np.sqrt(2 * np.log(MEAN_SECONDS / MEDIAN_SECONDS))
     return MEDIAN_SECONDS * np.exp(sigma * stats.norm.ppf((np.arange(count) + 0.5) / count))
 
 
 class Samples:
-    """Utterances as rows (text, codes), in a fixed shuffled order, and the ids folded to a small vocabulary."""
+    """Utterances as rows (text, codes), in a fixed shuffled order, and the ids folded to a small
+    vocabulary.
+    """
 
     def __init__(self, prompt: Prompt, count: int, folded: int | None):
         generator = np.random.default_rng(0)
-        lengths = np.minimum((generator.permutation(seconds_of(count)) * 50).astype(int), CONTEXT - 100)
+        lengths = np.minimum(
+            (generator.permutation(seconds_of(count)) * 50).astype(int), CONTEXT - 100
+        )
         texts = [TEXT[i % 7 :][:130].strip() for i in range(count)]
-        self.rows = [(text, generator.integers(0, 65_536, n)) for text, n in zip(texts, lengths, strict=True)]
-        self.text_ids = {text: prompt.text_ids(text) for text in texts}  # public rows hold them, ours are mapped
+        self.rows = [
+            (text, generator.integers(0, 65_536, n)) for text, n in zip(texts, lengths, strict=True)
+        ]
+        self.text_ids = {
+            text: prompt.text_ids(text) for text in texts
+        }  # public rows hold them, ours are mapped
         self.prompt, self.folded = prompt, folded
         self.eot = prompt.tokenizer.convert_tokens_to_ids("<|eot_id|>")
 
@@ -71,11 +83,16 @@ class Samples:
             batch = collate([made[i] for i in members], mask_eot=mask_eot)
             yield (
                 list(members),
-                {**batch, "input_ids": self.fold(batch["input_ids"]), "labels": self.fold(batch["labels"])},
+                {
+                    **batch,
+                    "input_ids": self.fold(batch["input_ids"]),
+                    "labels": self.fold(batch["labels"]),
+                },
             )
 
     def public(self, index: int) -> dict:
-        """One utterance as the public script loads it: the template through the tokenizer, lists of 0-d tensors.
+        """One utterance as the public script loads it: the template through the tokenizer, lists of
+        0-d tensors.
 
         Masks and labels are found by value, over all positions.
         """
@@ -90,9 +107,13 @@ class Samples:
         length = said + len(parts[1])
         stored[:length] = np.concatenate(parts)
         row = torch.tensor(stored, dtype=torch.long)
-        turns = [{"role": "user", "content": "Convert the text to speech:<|TEXT_UNDERSTANDING_START|>"}]
+        turns = [
+            {"role": "user", "content": "Convert the text to speech:<|TEXT_UNDERSTANDING_START|>"}
+        ]
         turns += [{"role": "assistant", "content": "<|SPEECH_GENERATION_START|>"}]
-        shell = tokenizer.apply_chat_template(turns, date_string=self.prompt.date, return_dict=False)
+        shell = tokenizer.apply_chat_template(
+            turns, date_string=self.prompt.date, return_dict=False
+        )
         whole: list = []
         for token in shell:
             if token == ids.text_understanding_start:
@@ -109,11 +130,19 @@ class Samples:
         labels = torch.full_like(whole, NO_LABEL)
         labels[begin : end + 1] = whole[begin : end + 1]
         # It hands over lists of 0-d tensors, not tensors.
-        return {"input_ids": list(whole), "labels": list(labels), "attention_mask": list((whole != self.eot).long())}
+        return {
+            "input_ids": list(whole),
+            "labels": list(labels),
+            "attention_mask": list((whole != self.eot).long()),
+        }
 
     def grouped(self, size: int) -> list[dict]:
-        """Batches of `size` utterances of like length, each padded to its longest; lengths decide the mask."""
-        examples = sorted((self.prompt.tts_example(*row) for row in self.rows), key=lambda one: len(one.input_ids))
+        """Batches of `size` utterances of like length, each padded to its longest; lengths decide
+        the mask.
+        """
+        examples = sorted(
+            (self.prompt.tts_example(*row) for row in self.rows), key=lambda one: len(one.input_ids)
+        )
         batches = []
         for group in (examples[i : i + size] for i in range(0, len(examples), size)):
             longest = len(group[-1].input_ids)
@@ -122,8 +151,13 @@ class Samples:
                 room = longest - len(one.input_ids)
                 stacked["input_ids"].append(np.pad(one.input_ids, (0, room)))
                 stacked["labels"].append(np.pad(one.labels(), (0, room), constant_values=NO_LABEL))
-                stacked["attention_mask"].append(np.pad(np.ones(len(one.input_ids), np.int64), (0, room)))
-            tensors = {name: torch.from_numpy(np.stack(arrays).astype(np.int64)) for name, arrays in stacked.items()}
+                stacked["attention_mask"].append(
+                    np.pad(np.ones(len(one.input_ids), np.int64), (0, room))
+                )
+            tensors = {
+                name: torch.from_numpy(np.stack(arrays).astype(np.int64))
+                for name, arrays in stacked.items()
+            }
             for name in ("input_ids", "labels"):
                 tensors[name] = self.fold(tensors[name])
             batches.append(tensors)
@@ -131,7 +165,9 @@ class Samples:
 
 
 def public_step(model, samples, batch_size, labelled, bf16):
-    """Forward and backward over all utterances, padded to the context; returns each utterance's summed loss."""
+    """Forward and backward over all utterances, padded to the context; returns each utterance's
+    summed loss.
+    """
     losses = []
     for first in range(0, len(samples.rows), batch_size):
         chosen = range(first, min(first + batch_size, len(samples.rows)))
@@ -139,9 +175,13 @@ def public_step(model, samples, batch_size, labelled, bf16):
         labels = samples.fold(batch["labels"])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(
-                input_ids=samples.fold(batch["input_ids"]), attention_mask=batch["attention_mask"], use_cache=False
+                input_ids=samples.fold(batch["input_ids"]),
+                attention_mask=batch["attention_mask"],
+                use_cache=False,
             ).logits.float()
-        each = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+        each = F.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
+        )
         (each.sum() / labelled).backward()
         losses += each.detach().view(len(chosen), -1).sum(1).tolist()
     return losses
@@ -157,9 +197,15 @@ def grouped_step(model, samples, batch_size, labelled, bf16):
     for batch in samples.grouped(batch_size):
         kept = batch["labels"][:, 1:] != NO_LABEL
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+            hidden = model.model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                use_cache=False,
+            )
             logits = model.lm_head(hidden.last_hidden_state[:, :-1][kept]).float()
-        (F.cross_entropy(logits, batch["labels"][:, 1:][kept], reduction="sum") / labelled).backward()
+        (
+            F.cross_entropy(logits, batch["labels"][:, 1:][kept], reduction="sum") / labelled
+        ).backward()
 
 
 def packed_step(model, samples, mask_eot, labelled, bf16):
@@ -189,7 +235,9 @@ def high_water(reset: bool = False) -> float:
 
 
 def measured(step, model) -> dict:
-    """CPU and wall seconds, peak memory above what was there before, and the gradient norm of one step."""
+    """CPU and wall seconds, peak memory above what was there before, and the gradient norm of one
+    step.
+    """
     model.zero_grad(set_to_none=True)
     before = high_water(reset=True)
     spent, losses = timed(step)
@@ -201,7 +249,9 @@ def measured(step, model) -> dict:
 
 
 def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """Two models with the same weights: attention of transformers with activations recomputed, and ours."""
+    """Two models with the same weights: attention of transformers with activations recomputed, and
+    ours.
+    """
     hidden, layers, heads, feed_forward, folded = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=folded or 193_800,
@@ -216,20 +266,26 @@ def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
         eos_token_id=None,
     )
     torch.manual_seed(0)
-    public = LlamaForCausalLM(copy.deepcopy(config)).train()  # the attention in use is kept in the config
+    public = LlamaForCausalLM(
+        copy.deepcopy(config)
+    ).train()  # the attention in use is kept in the config
     ours = use_head_loss(use_packed_attention(LlamaForCausalLM(copy.deepcopy(config)))).train()
     ours.load_state_dict(public.state_dict())
     return public, ours
 
 
 def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
-    """Every variant `repeats` times in turn; ratios of CPU seconds with the least and most of the repeats."""
+    """Every variant `repeats` times in turn; ratios of CPU seconds with the least and most of the
+    repeats.
+    """
     public, ours = build(shape)
     samples = Samples(prompt, utterances, SHAPES[shape][4])
     rows = [batch for _, batch in samples.packed(False)]
     labelled = sum(int((row["labels"][0, 1:] != NO_LABEL).sum()) for row in rows)
     tokens = sum(row["input_ids"].shape[1] for row in rows)
-    size = 1 if SHAPES[shape][4] is None else 4  # whole-vocabulary logits of 4 x 2048 positions take 6 GB, twice
+    size = (
+        1 if SHAPES[shape][4] is None else 4
+    )  # whole-vocabulary logits of 4 x 2048 positions take 6 GB, twice
     plain = build(shape)[0]
     public.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     steps = {
@@ -246,22 +302,33 @@ def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
     for repeat in range(repeats):
         for name, (model, step) in steps.items():
             runs[name].append(measured(step, model))
-            print(f"{shape} {repeat + 1}/{repeats} {name}: {runs[name][-1]['cpu_seconds']:.2f} CPU s", file=sys.stderr)
+            print(
+                f"{shape} {repeat + 1}/{repeats} {name}: {runs[name][-1]['cpu_seconds']:.2f} CPU s",
+                file=sys.stderr,
+            )
     theirs, equal = runs["public"][0]["losses"], packed_losses(ours, samples, True)
     counts = [len(codes) + 2 for _, codes in samples.rows]
     difference = max(abs(a - b) / n for a, b, n in zip(theirs, equal, counts, strict=True))
 
     def ratio(slow: str, fast: str, key: str = "cpu_seconds") -> dict:
         values = sorted(a[key] / b[key] for a, b in zip(runs[slow], runs[fast], strict=True))
-        return {"median": float(np.median(values)), "least": values[0], "most": values[-1], "n": repeats}
+        return {
+            "median": float(np.median(values)),
+            "least": values[0],
+            "most": values[-1],
+            "n": repeats,
+        }
 
     variants = {
         name: {
-            "tokens_per_cpu_second": tokens / float(np.median([one["cpu_seconds"] for one in many])),
+            "tokens_per_cpu_second": tokens
+            / float(np.median([one["cpu_seconds"] for one in many])),
             "tokens_per_second": tokens / float(np.median([one["seconds"] for one in many])),
             "peak_mb": float(np.median([one["peak_mb"] for one in many])),
             "grad_norm": many[0]["grad_norm"],
-            "repeats": [{key: one[key] for key in ("cpu_seconds", "seconds", "peak_mb")} for one in many],
+            "repeats": [
+                {key: one[key] for key in ("cpu_seconds", "seconds", "peak_mb")} for one in many
+            ],
         }
         for name, many in runs.items()
     }
@@ -324,12 +391,16 @@ def main():
     shapes = ["head-heavy", "body-heavy"] if options.shape == "all" else [options.shape]
     report = {
         **head("train_step", ("torch", "transformers"), torch.get_num_threads()),
-        "shapes": {shape: compare(shape, prompt, options.utterances, options.repeats) for shape in shapes},
+        "shapes": {
+            shape: compare(shape, prompt, options.utterances, options.repeats) for shape in shapes
+        },
         "data": data_loading(prompt, 50),
     }
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), report)
-    print(json.dumps({shape: entry["ratios"] for shape, entry in report["shapes"].items()}, indent=1))
+    print(
+        json.dumps({shape: entry["ratios"] for shape, entry in report["shapes"].items()}, indent=1)
+    )
 
 
 if __name__ == "__main__":

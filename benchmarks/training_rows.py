@@ -1,7 +1,9 @@
-"""Ten million utterances as training rows: what the start costs, and random access to packed rows, on one core.
+"""Ten million utterances as training rows: what the start costs, and random access to packed rows,
+on one core.
 
-A mapped codes dataset of read-speech lengths is written once (13 GB with its token ids); texts repeat, codes do not.
-The start is timed as it was before (rows one by one, for a part of them), the first time, and with what it kept.
+A mapped codes dataset of read-speech lengths is written once (13 GB with its token ids); texts
+repeat, codes do not. The start is timed as it was before (rows one by one, for a part of them), the
+first time, and with what it kept.
 
     python benchmarks/training_rows.py --rows 10000000 -o results/benchmarks/training_rows.json
 """
@@ -16,14 +18,13 @@ import pyarrow as pa
 from measuring import Clock, head, timed
 from memmap import MEAN_SECONDS, MEDIAN_SECONDS, sentences, words_of
 
-from llasa_core.codes import read_codes
-from llasa_core.codes_dataset import SCHEMA, code_lists
-from llasa_core.experiments import write_json
-from llasa_core.packing import PackedRows, collate
+from llasa_core.data.dataset import SCHEMA, code_lists, read_codes
+from llasa_core.data.examples import ExampleSource
+from llasa_core.data.packing import PackedRows, collate
+from llasa_core.files import write_json
 from llasa_core.prompts import Prompt
-from llasa_core.sources import ExampleSource
 from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
-from llasa_core.tokens import merge_tokenizer
+from llasa_core.tokenizer import merge_tokenizer
 
 PART = 50_000
 CONTEXT = 2048
@@ -50,11 +51,16 @@ def write_dataset(folder: Path, cache: Path, rows: int, tokenizer) -> None:
             "id": pa.array([f"u{row:09d}" for row in range(first, first + count)]),
             "text": texts.take(pa.array(order)),
         }
-        columns["codes"] = code_lists(borders, generator.integers(0, 65_536, borders[-1], dtype=np.uint16))
+        columns["codes"] = code_lists(
+            borders, generator.integers(0, 65_536, borders[-1], dtype=np.uint16)
+        )
         columns |= {"speaker": speakers.take(pa.array(order)), "language": pa.array(["en"] * count)}
         columns["seconds"] = pa.array((frames[order] / 50).astype(np.float32))
         table = pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-        with pa.OSFile(str(cache / f"{number}.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        with (
+            pa.OSFile(str(cache / f"{number}.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+        ):
             writer.write_table(table)
         shards.append({"file": f"part-{number:05d}.parquet", "rows": count, "sha256": str(number)})
     meta = {
@@ -72,7 +78,10 @@ def memory() -> dict[str, float]:
     """MB of this process: its own, and of mapped files that happen to be in memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return {
-        name: int(line.split()[1]) / 1024 for line in lines for name in ("RssAnon", "RssFile") if line.startswith(name)
+        name: int(line.split()[1]) / 1024
+        for line in lines
+        for name in ("RssAnon", "RssFile")
+        if line.startswith(name)
     }
 
 
@@ -100,7 +109,9 @@ def access(rows: PackedRows, seconds: float, seed: int) -> dict[str, float]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds of random access, twice")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="CPU seconds of random access, twice"
+    )
     parser.add_argument("--folder", help="where the dataset goes (default: a temporary folder)")
     parser.add_argument("-o", "--out", required=True, help="JSON file")
     options = parser.parse_args()
@@ -116,7 +127,9 @@ def main():
         def one_by_one():
             """Tokens of the first rows, each read and tokenized for itself."""
             template, rows = prompt.template_length("tts"), (dataset[index] for index in range(few))
-            return [len(prompt.text_ids(row["text"])) + len(row["codes"]) + template for row in rows]
+            return [
+                len(prompt.text_ids(row["text"])) + len(row["codes"]) + template for row in rows
+            ]
 
         before, _ = timed(one_by_one)
         first, _ = timed(lambda: ExampleSource(dataset, prompt))
@@ -151,7 +164,11 @@ def main():
     }
     Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(options.out), report)
-    print(json.dumps({key: report[key] for key in ("seconds", "memory_mb", "random_access")}, indent=1))
+    print(
+        json.dumps(
+            {key: report[key] for key in ("seconds", "memory_mb", "random_access")}, indent=1
+        )
+    )
 
 
 if __name__ == "__main__":

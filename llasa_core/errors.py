@@ -1,39 +1,56 @@
-"""The exceptions that a command answers with one line: input that a user can correct, and a run that failed."""
+"""The exceptions that a command answers with one line: input that a user can correct, and a run
+that failed.
+"""
 
+import math
 import os
 import sys
+import types
+import typing
 from collections.abc import Callable
+from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input: the message is one line that names the file, the line or key, and what was expected.
+    """Bad input: the message is one line that names the file, the line or key, and what was
+    expected.
 
     The command line prints it and exits with status 2; library callers may catch it.
     """
 
 
 class DivergedError(FloatingPointError):
-    """The loss of `step` (1 is the first) is not finite; the message names the utterances that the step read."""
+    """The loss of `step` (1 is the first) is not finite; the message names the utterances that the
+    step read.
+    """
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
 
 
-BAD_INPUT = (InputError, OSError, UnicodeError)  # a missing, unwritable or unreadable file, wherever it is noticed
+BAD_INPUT = (
+    InputError,
+    OSError,
+    UnicodeError,
+)  # a missing, unwritable or unreadable file, wherever it is noticed
 
 
 def guarded(handle: Callable[[], int | None]) -> int:
-    """`handle()` as an exit status, with one line on standard error in place of the traceback of what can be expected.
+    """`handle()` as an exit status, with one line on standard error in place of the traceback of
+    what can be expected.
 
-    Bad input is 2, a run that diverged 1, Ctrl-C 130, a closed pipe 141; a fault of the program stays a traceback.
+    Bad input is 2, a run that diverged 1, Ctrl-C 130, a closed pipe 141; a fault of the program
+    stays a traceback.
     """
     try:
         status = handle() or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the interpreter's own last flush
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # nor at the interpreter's own last flush
         return 141
     except BAD_INPUT as error:
         named = isinstance(error, OSError) and error.filename is not None
@@ -47,3 +64,34 @@ def guarded(handle: Callable[[], int | None]) -> int:
 def _told(message: str, status: int) -> int:
     print("llasa:", " ".join(message.split()), file=sys.stderr)
     return status
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of an annotation; a number is finite, true and false are no numbers."""
+    for option in _alternatives(hint):
+        kind = typing.get_origin(option) or option
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return math.isfinite(value)
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return True
+    return False
+
+
+def describe_type(hint: Any) -> str:
+    """The annotation in the words of an error message: "a whole number or null"."""
+    names = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+    }
+    options = [typing.get_origin(option) or option for option in _alternatives(hint)]
+    return " or ".join(
+        names.get(option, "null" if option is types.NoneType else str(option)) for option in options
+    )

@@ -1,33 +1,52 @@
-"""Manifests: utterances as JSON lines (id audio text speaker language seconds split), and splits by hash of the id.
+"""Manifests: utterances as JSON lines (id audio text speaker language seconds split), and splits by
+hash of the id.
 
-In memory audio paths are absolute; in a file they are relative to its folder, so a corpus can be moved as a whole.
+In memory audio paths are absolute; in a file they are relative to its folder, so a corpus can be
+moved as a whole.
+
+What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
+
+A line of the file has id and text, and may have speaker, language, seed, voice (audio, relative to
+the file) and voice_text, or voice_in_text: true where the text begins with the words of the voice
+(speech is continued within an utterance).
 """
 
-import errno
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from llasa_core.errors import InputError
-from llasa_core.remote import is_url, join, open_binary
+from llasa_core.files import is_url, join, parse_object, publish, text_lines
+from llasa_core.prompts import Voice
 
 T = TypeVar("T")
+
 SPLITS = ("train", "dev", "test")
-_EXPECTED = "expected a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
+
+_EXPECTED = (
+    "expected a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
+)
 
 
 @dataclass(frozen=True)
 class Utterance:
     """One utterance of a corpus.
 
-    audio: the path or URL of its file (or, where a dataset holds files inside itself, the bytes of one).
-    seconds: its length, where known. split: "train", "dev" or "test", where the corpus says so; None: by hash.
+    audio: the path or URL of its file (or, where a dataset holds files inside itself, the bytes of
+    one). seconds: its length, where known. split: "train", "dev" or "test", where the corpus says
+    so; None: by hash.
     """
 
     id: str
@@ -40,40 +59,32 @@ class Utterance:
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
-    """The utterances of a JSON-lines manifest, audio as absolute paths (whether they exist is not looked at).
+    """The utterances of a JSON-lines manifest, audio as absolute paths (whether they exist is not
+    looked at).
 
-    Raises InputError with file and line for a missing file, a malformed line, an unknown split or a repeated id.
+    Raises InputError with file and line for a missing file, a malformed line, an unknown split or a
+    repeated id.
     """
     utterances, lines = [], {}
     for number, utterance in manifest_lines(path):
         if utterance.id in lines:
             first = lines[utterance.id]
-            raise InputError(f"{path}:{number}: id {utterance.id!r} is that of line {first} too, expected unique ids")
+            raise InputError(
+                f"{path}:{number}: id {utterance.id!r} is that of line {first} too, expected"
+                " unique ids"
+            )
         lines[utterance.id] = number
         utterances.append(utterance)
     return utterances
 
 
 def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
-    """Line numbers (from 1) and utterances of a manifest, repeated ids included; errors as in `read_manifest`."""
+    """Line numbers (from 1) and utterances of a manifest, repeated ids included; errors as in
+    `read_manifest`.
+    """
     folder = path.rpartition("/")[0] if is_url(path) else Path(path).parent.resolve()
     for number, line in text_lines(path, "a manifest of JSON lines"):
         yield number, _parse(line, f"{path}:{number}", folder)
-
-
-def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
-    """Numbers (from 1) and text of the lines that are not blank. InputError if there is no such UTF-8 file."""
-    try:
-        with open_binary(path) as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{path}:{number}: byte {error.start} is no UTF-8, expected {what}") from None
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}, expected {what}") from None
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -86,26 +97,11 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
 def evenly(items: Sequence[T], limit: int) -> Sequence[T]:
     """At most `limit` items spread evenly over a list, in its order; 0 takes all."""
-    return [items[place * len(items) // limit] for place in range(limit)] if 0 < limit < len(items) else items
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise full_disk(error, path) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def full_disk(error: OSError, path: Path) -> Exception:
-    """InputError in place of an error that says the disk is full; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return InputError(f"{path}: no space left on the disk; what is finished is kept, free some and run again")
-    return error
+    return (
+        [items[place * len(items) // limit] for place in range(limit)]
+        if 0 < limit < len(items)
+        else items
+    )
 
 
 def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)) -> str:
@@ -113,8 +109,15 @@ def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)
 
     What is test stays test whatever the share of dev. Raises InputError for shares that are none.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or not math.isclose(sum(fractions), 1.0, abs_tol=1e-9):
-        raise InputError(f"split fractions {fractions}: expected the shares of train, dev and test, which sum to 1")
+    if (
+        len(fractions) != 3
+        or min(fractions) < 0
+        or not math.isclose(sum(fractions), 1.0, abs_tol=1e-9)
+    ):
+        raise InputError(
+            f"split fractions {fractions}: expected the shares of train, dev and test, which sum"
+            " to 1"
+        )
     _, dev, test = fractions
     value = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
     if value < test:
@@ -126,7 +129,9 @@ def _parse(line: str, where: str, folder: Path | str) -> Utterance:
     try:
         item = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno}), {_EXPECTED}") from None
+        raise InputError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}), {_EXPECTED}"
+        ) from None
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands
         raise InputError(f"{where}: JSON that no manifest holds, {_EXPECTED}") from None
     if not isinstance(item, dict):
@@ -145,7 +150,9 @@ def _parse(line: str, where: str, folder: Path | str) -> Utterance:
     seconds, split = item.get("seconds"), item.get("split") or None
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (number and 0 <= seconds < math.inf):
-        raise InputError(f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number from 0 on")
+        raise InputError(
+            f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number from 0 on"
+        )
     if split not in (None, *SPLITS):
         raise InputError(f"{where}: split is {split!r}, expected train, dev or test")
     audio = item["audio"] if is_url(item["audio"]) else join(folder, item["audio"])
@@ -156,12 +163,225 @@ def _parse(line: str, where: str, folder: Path | str) -> Utterance:
 
 def _line(utterance: Utterance, folder: Path) -> str:
     if isinstance(utterance.audio, bytes):
-        raise InputError(f"utterance {utterance.id!r}: its audio is not a file, expected one (prepare writes it)")
+        raise InputError(
+            f"utterance {utterance.id!r}: its audio is not a file, expected one (prepare writes it)"
+        )
     audio = utterance.audio if is_url(utterance.audio) else Path(utterance.audio)
     if isinstance(audio, Path):
         # The name itself may be a link (into a cache) and stays as it is.
-        there = Path(os.path.relpath(audio.parent.resolve() / audio.name, folder)) if audio.is_absolute() else audio
+        there = (
+            Path(os.path.relpath(audio.parent.resolve() / audio.name, folder))
+            if audio.is_absolute()
+            else audio
+        )
         audio = there.as_posix()
-    fields = {"id": utterance.id, "audio": audio, "text": utterance.text, "speaker": utterance.speaker}
-    fields |= {"language": utterance.language, "seconds": utterance.seconds, "split": utterance.split}
-    return json.dumps({key: value for key, value in fields.items() if value is not None}, ensure_ascii=False) + "\n"
+    fields = {
+        "id": utterance.id,
+        "audio": audio,
+        "text": utterance.text,
+        "speaker": utterance.speaker,
+    }
+    fields |= {
+        "language": utterance.language,
+        "seconds": utterance.seconds,
+        "split": utterance.split,
+    }
+    return (
+        json.dumps(
+            {key: value for key, value in fields.items() if value is not None}, ensure_ascii=False
+        )
+        + "\n"
+    )
+
+
+FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice
+    is continued.
+
+    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the
+    utterance. `language` changes nothing of the speech: it says by which rules words are counted,
+    and stays with the utterance.
+    """
+
+    id: str
+    text: str
+    speaker: str | None = None
+    voice: Voice | None = None
+    seed: int = 0
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
+            raise InputError(
+                f"request {self.id!r}: the id must be a file name of letters, digits and ._+@=,-"
+            )
+        if (size := len(self.id.encode())) > 200:
+            raise InputError(
+                f"request {self.id[:40]}..: the id takes {size} bytes, expected a file name of up"
+                " to 200"
+            )
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InputError(f"request {self.id}: the text is empty")
+        for name, value in (("text", self.text), ("speaker", self.speaker)):
+            if isinstance(value, str) and (lone := re.search("[\ud800-\udfff]", value)):
+                raise InputError(
+                    f"request {self.id}: the {name} holds {lone[0]!a}, half a character, expected"
+                    " text"
+                )
+        if self.speaker is not None and not isinstance(self.speaker, str):
+            raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(
+                f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}"
+            )
+        if not isinstance(self.language, str) or not self.language:
+            raise InputError(
+                f"request {self.id}: language must be a code like en, got {self.language!r}"
+            )
+
+    @property
+    def continues(self) -> bool:
+        """Whether the text begins with the words of its voice prompt: then it cannot be cut into
+        pieces.
+        """
+        return self.voice is not None and not self.voice.text
+
+
+def refuse_repeated(requests: Sequence[Request]) -> None:
+    """InputError for an id that several requests have."""
+    if repeated := [
+        name for name, count in Counter(request.id for request in requests).items() if count > 1
+    ]:
+        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
+
+
+def read_requests(
+    path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0, language: str = "en"
+) -> list[Request]:
+    """Requests from JSON lines (keys: see the head of this module); seed and language are those of
+    lines without.
+
+    A corpus manifest is such a file, and so are test sentences (`understanding`): their audio,
+    seconds, split, category and expected say nothing about what to speak. `voice` makes a prompt of
+    an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
+    """
+    path = Path(path)
+    known = {"id", "text", "speaker", "language", "seed", "voice", "voice_text", "voice_in_text"}
+    known |= {"audio", "seconds", "split", "category", "expected"}
+    voices: dict[tuple[str, str], Voice] = {}
+    requests: list[Request] = []
+    for number, line in text_lines(path, "requests as JSON lines"):
+        where = f"{path}:{number}"
+        item = parse_object(line, where)
+        if unknown := sorted(set(item) - known):
+            raise InputError(
+                f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
+            )
+        if missing := [key for key in ("id", "text") if key not in item]:
+            raise InputError(f"{where}: the key {missing[0]!r} is missing")
+        prompt = None
+        if item.get("voice"):
+            within = item.get("voice_in_text") is True
+            if voice is None or bool(item.get("voice_text")) == within:
+                raise InputError(
+                    f"{where}: a voice needs its words in voice_text, or voice_in_text: true, not"
+                    " both"
+                )
+            key = (str(item["voice"]), str(item["text"] if within else item["voice_text"]))
+            if key not in voices:
+                voices[key] = voice(path.parent / key[0], key[1])
+            prompt = replace(voices[key], text="") if within else voices[key]
+        try:
+            said = item.get("language", language)
+            requests.append(
+                Request(
+                    item["id"],
+                    item["text"],
+                    item.get("speaker") or None,
+                    prompt,
+                    item.get("seed", seed),
+                    said,
+                )
+            )
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    if not requests:
+        raise InputError(f"{path}: no requests in it")
+    return requests
+
+
+def voice_clips(
+    manifest: str | Path, speakers: Iterable[str], shortest: float = 2.0, longest: float = 4.0
+) -> dict[str, Utterance]:
+    """{speaker: the first recording of its own between these lengths, seconds}, to be made a voice
+    prompt.
+
+    Raises InputError for a speaker who has none: another voice, or none, would change what is
+    measured.
+    """
+    clips: dict[str, Utterance] = {}
+    for item in read_manifest(manifest):
+        if shortest <= (item.seconds or 0) <= longest:
+            clips.setdefault(item.speaker, item)
+    wanted = sorted(set(speakers))
+    if missing := [speaker for speaker in wanted if speaker not in clips]:
+        raise InputError(
+            f"{manifest}: no recording of {shortest:g} to {longest:g} s by speaker {missing[0]!r}"
+            f" ({len(missing)} of {len(wanted)} speakers have none), expected one each for the"
+            " voice prompts"
+        )
+    return {speaker: clips[speaker] for speaker in wanted}
+
+
+def spoken_characters(text: str) -> float:
+    """Length of `text` as read aloud, in letters: a digit or symbol counts 5 (its name), an
+    ideograph or kana 4.
+    """
+    total = 0.0
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Lo":
+            total += 4
+        elif kind[0] == "N" or kind in ("Sc", "Sm", "So") or character in "%&@#":
+            total += 5
+        else:
+            total += 1
+    return total
+
+
+def seconds_per_character(
+    texts: Sequence[str], seconds: Sequence[float], quantile: float = 0.99
+) -> float:
+    """The pace that `quantile` of the utterances keep below: what `length_limit` wants, learnt from
+    training data.
+    """
+    if not texts or len(texts) != len(seconds):
+        raise InputError(
+            f"pace: {len(texts)} texts and {len(seconds)} durations; expected as many, at least one"
+        )
+    return float(
+        np.quantile(
+            [s / spoken_characters(t) for t, s in zip(texts, seconds, strict=True)], quantile
+        )
+    )
+
+
+def length_limit(
+    text: str,
+    seconds_per_character: float = 0.08,
+    factor: float = 2.0,
+    extra_seconds: float = 1.0,
+    frame_rate: float = 50.0,
+) -> int:
+    """The most codes that `text` may take: `factor` times its time at the given pace, and
+    `extra_seconds` of silence.
+
+    The default pace suits English read aloud (median about 0.065 s a character).
+    """
+    return math.ceil(
+        frame_rate * (extra_seconds + factor * seconds_per_character * spoken_characters(text))
+    )

@@ -1,8 +1,10 @@
-"""Llama from a size table or a checkpoint; vocabulary resize; parameter and FLOP counts; attention over packed rows.
+"""Llama from a size table or a checkpoint; vocabulary resize; parameter and FLOP counts; attention
+over packed rows.
 
-Shapes "1b", "3b" and "8b" are the released Llama 3.2 and 3.1 ones, rope scaling included; the small ones are ours.
-Weights are read from safetensors only. The trap avoided: with packed rows, a plain causal mask would let an utterance
-see the one before it, so attention runs document by document ("packed_sdpa").
+Shapes "1b", "3b" and "8b" are the released Llama 3.2 and 3.1 ones, rope scaling included; the small
+ones are ours. Weights are read from safetensors only. The trap avoided: with packed rows, a plain
+causal mask would let an utterance see the one before it, so attention runs document by document
+("packed_sdpa").
 """
 
 from pathlib import Path
@@ -15,7 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llasa_core.errors import InputError
 
-# hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope factor or None
+# hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope
+# factor or None
 SIZES: dict[str, tuple[int, int, int, int, int, int, bool, float | None]] = {
     "nano": (64, 3, 2, 2, 32, 192, True, None),  # 0.16 M without embeddings
     "micro": (96, 4, 3, 3, 32, 288, True, None),  # 0.48 M
@@ -72,10 +75,12 @@ def build_model(
     device: str = "cpu",
     zero_init_residual: bool = False,
 ) -> LlamaForCausalLM:
-    """A freshly initialised Llama in fp32; device "meta" builds shapes only, so that "8b" counts at once.
+    """A freshly initialised Llama in fp32; device "meta" builds shapes only, so that "8b" counts at
+    once.
 
-    zero_init_residual: what attention and feed-forward add to the residual stream starts at zero (Zhang et al. 2019,
-    Fixup, arXiv 1901.09321); the deeper ones of the small sizes then learn as fast per token as the shallow ones.
+    zero_init_residual: what attention and feed-forward add to the residual stream starts at zero
+    (Zhang et al. 2019, Fixup, arXiv 1901.09321); the deeper ones of the small sizes then learn as
+    fast per token as the shallow ones.
     """
     config = model_config(size, vocabulary_size, context)
     with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -89,39 +94,52 @@ def build_model(
     return model
 
 
-def load_model(path_or_id: str | Path, tokenizer: Any = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(
+    path_or_id: str | Path, tokenizer: Any = None, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """Load a causal LM from a folder or a hub id, from safetensors only.
 
-    With `tokenizer`, raises InputError unless the vocabulary sizes agree; also for a folder without config.json or
-    without safetensors weights.
+    With `tokenizer`, raises InputError unless the vocabulary sizes agree; also for a folder without
+    config.json or without safetensors weights.
     """
     folder = Path(path_or_id)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no config.json, expected a Hugging Face checkpoint folder")
         if not list(folder.glob("*.safetensors")):
-            raise InputError(f"{folder}: no *.safetensors, expected safetensors weights (pickled weights are not read)")
+            raise InputError(
+                f"{folder}: no *.safetensors, expected safetensors weights (pickled weights are not"
+                " read)"
+            )
     elif folder.is_absolute() or str(path_or_id).startswith(".") or str(path_or_id).count("/") > 1:
-        raise InputError(f"{path_or_id}: no such folder, expected a checkpoint folder, a size name or a hub id")
+        raise InputError(
+            f"{path_or_id}: no such folder, expected a checkpoint folder, a size name or a hub id"
+        )
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(path_or_id, use_safetensors=True, dtype=dtype)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path_or_id}: cannot be loaded as a checkpoint ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path_or_id}: cannot be loaded as a checkpoint ({str(error).splitlines()[0]})"
+        ) from error
     if tokenizer is not None and model.config.vocab_size != len(tokenizer):
         raise InputError(
-            f"{path_or_id}: the model has a vocabulary of {model.config.vocab_size}, the tokenizer of {len(tokenizer)}"
+            f"{path_or_id}: the model has a vocabulary of {model.config.vocab_size}, the tokenizer"
+            f" of {len(tokenizer)}"
         )
     return model
 
 
-def resize_vocabulary(model: PreTrainedModel, size: int, noise: float | None = None, seed: int = 0) -> PreTrainedModel:
-    """Grow the vocabulary in place to `size`: new rows = mean of the old rows + `noise` standard deviations of them.
+def resize_vocabulary(
+    model: PreTrainedModel, size: int, noise: float | None = None, seed: int = 0
+) -> PreTrainedModel:
+    """Grow the vocabulary in place to `size`: new rows = mean of the old rows + `noise` standard
+    deviations of them.
 
-    Without `noise` it is 1 for tied matrices and 0.1 for untied ones (measured: results/benchmarks/init_rows.json).
-    Raises InputError when `size` would cut rows off.
+    Without `noise` it is 1 for tied matrices and 0.1 for untied ones (measured:
+    results/benchmarks/init_rows.json). Raises InputError when `size` would cut rows off.
     """
     old = model.config.vocab_size
     if size < old:
@@ -148,7 +166,9 @@ def resize_vocabulary(model: PreTrainedModel, size: int, noise: float | None = N
 
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters: {"total", "body" (without embeddings and head), "embedding"}; tied matrices count once."""
+    """Parameters: {"total", "body" (without embeddings and head), "embedding"}; tied matrices count
+    once.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
     if not model.config.tie_word_embeddings:
@@ -157,10 +177,12 @@ def parameter_count(model: PreTrainedModel) -> dict[str, int]:
 
 
 def flops_per_token(config: LlamaConfig, context: int) -> float:
-    """Training FLOPs per token (forward + backward): 6 a matrix weight, head included, plus causal attention.
+    """Training FLOPs per token (forward + backward): 6 a matrix weight, head included, plus causal
+    attention.
 
-    `context` is the length of a document; a token attends to half of it on average, so attention costs
-    6 * layers * heads * head width * context (PaLM, arXiv 2204.02311, appendix B, halved for causality).
+    `context` is the length of a document; a token attends to half of it on average, so attention
+    costs 6 * layers * heads * head width * context (PaLM, arXiv 2204.02311, appendix B, halved for
+    causality).
     """
     width = config.num_attention_heads * config.head_dim
     key_value = config.num_key_value_heads * config.head_dim
@@ -170,7 +192,9 @@ def flops_per_token(config: LlamaConfig, context: int) -> float:
 
 
 def use_packed_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """Switch `model` to attention by document; its forward then takes `document_lengths=[...]` (sum = row length)."""
+    """Switch `model` to attention by document; its forward then takes `document_lengths=[...]` (sum
+    = row length).
+    """
     AttentionInterface.register("packed_sdpa", packed_attention)
     model.set_attn_implementation("packed_sdpa")
     return model
@@ -187,7 +211,8 @@ def packed_attention(
     document_lengths: list[int] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each document: query (1, H, L, D), key and value (1, G, L, D) -> (1, L, H, D).
+    """Causal attention inside each document: query (1, H, L, D), key and value (1, G, L, D) -> (1,
+    L, H, D).
 
     Without `document_lengths` it is the ordinary SDPA of transformers.
     """
@@ -195,29 +220,41 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embedding returns fp32
+    query, key = (
+        query.to(value.dtype),
+        key.to(value.dtype),
+    )  # under autocast, rotary embedding returns fp32
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
         return _flash(query, key, value, scaling, document_lengths), None
     groups = query.shape[1] // key.shape[1]
     short = max(document_lengths) <= 1024
     if value.device.type == "cpu" and value.dtype == torch.bfloat16 and short:
-        return _matmul_by_document(query[0], key[0], value[0], scaling, document_lengths, groups), None
+        return (
+            _matmul_by_document(query[0], key[0], value[0], scaling, document_lengths, groups),
+            None,
+        )
     parts = [
         F.scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=groups > 1)
-        for part in zip(*(tensor.split(document_lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        for part in zip(
+            *(tensor.split(document_lengths, dim=2) for tensor in (query, key, value)), strict=True
+        )
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
 def _matmul_by_document(query, key, value, scaling, lengths, groups) -> torch.Tensor:
-    """Plain matrix products per document; in bf16 on a CPU 1.8 times faster than SDPA at 60 to 300 tokens."""
+    """Plain matrix products per document; in bf16 on a CPU 1.8 times faster than SDPA at 60 to 300
+    tokens.
+    """
     if groups > 1:
         key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
     longest = max(lengths)
     mask = torch.full((longest, longest), float("-inf"), dtype=value.dtype).triu(1)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts = []
-    for q, k, v in zip(*(tensor.split(lengths, dim=1) for tensor in (query, key, value)), strict=True):
+    for q, k, v in zip(
+        *(tensor.split(lengths, dim=1) for tensor in (query, key, value)), strict=True
+    ):
         length = q.shape[1]
         scores = torch.baddbmm(mask[:length, :length], q, k.transpose(1, 2), alpha=scaling)
         parts.append(torch.bmm(scores.softmax(-1), v))

@@ -1,8 +1,10 @@
-"""The one prompt: training examples and generation prompts for both directions, from the same cached template pieces.
+"""The one prompt: training examples and generation prompts for both directions, from the same
+cached template pieces.
 
-TTS: user `Convert the text to speech:` + text in TEXT_UNDERSTANDING, assistant codes in SPEECH_GENERATION; ASR swaps
-the sides. The chat template is rendered once, with a fixed date; a sample is a numpy splice of its ids (0.1 ms).
-Lengths, never values, say where labels and template tokens stand: pad and eot may share an id.
+TTS: user `Convert the text to speech:` + text in TEXT_UNDERSTANDING, assistant codes in
+SPEECH_GENERATION; ASR swaps the sides. The chat template is rendered once, with a fixed date; a
+sample is a numpy splice of its ids (0.1 ms). Lengths, never values, say where labels and template
+tokens stand: pad and eot may share an id.
 """
 
 import re
@@ -11,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.tokens import (
-    ASR_INSTRUCTION,
-    DEFAULT_DATE,
+from llasa_core.text_tokenizers import ASR_INSTRUCTION, DEFAULT_DATE, TTS_INSTRUCTION
+from llasa_core.tokenizer import (
     MARKERS,
-    TTS_INSTRUCTION,
     SpeechVocabulary,
     name_of,
     template_pieces,
@@ -23,16 +23,18 @@ from llasa_core.tokens import (
     vocabulary_of,
 )
 
-__all__ = ["DEFAULT_DATE", "Example", "Prompt", "Voice"]
-
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One training sample. Its labels are the ids of `spans`, each (first, end); every other position is -100."""
+    """One training sample. Its labels are the ids of `spans`, each (first, end); every other
+    position is -100.
+    """
 
     input_ids: np.ndarray  # int32 (T,)
     spans: tuple[tuple[int, int], ...]  # one; in a conversation one for each answer
-    eot_positions: tuple[int, ...]  # end-of-turn tokens of the template: attention 0 in the public training code
+    eot_positions: tuple[
+        int, ...
+    ]  # end-of-turn tokens of the template: attention 0 in the public training code
 
     def labels(self) -> np.ndarray:
         """int32 (T,), not shifted: -100 outside the labelled span."""
@@ -44,7 +46,9 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: what was said, and its speech codes (F,). No text: the text to speak begins with it."""
+    """A voice to continue: what was said, and its speech codes (F,). No text: the text to speak
+    begins with it.
+    """
 
     text: str
     codes: np.ndarray
@@ -53,13 +57,18 @@ class Voice:
 class Prompt:
     """Builds the ids of training examples and generation prompts for one merged tokenizer.
 
-    `date` fills the template's `date_string`. InputError if the tokenizer has no chat template, or is not merged.
+    `date` fills the template's `date_string`. InputError if the tokenizer has no chat template, or
+    is not merged.
     """
 
-    def __init__(self, tokenizer, vocabulary: SpeechVocabulary | None = None, date: str = DEFAULT_DATE):
+    def __init__(
+        self, tokenizer, vocabulary: SpeechVocabulary | None = None, date: str = DEFAULT_DATE
+    ):
         self.vocabulary = vocabulary_of(tokenizer)
         if vocabulary is not None and vocabulary != self.vocabulary:
-            raise InputError(f"{name_of(tokenizer)}: its layout is {self.vocabulary}, expected {vocabulary}")
+            raise InputError(
+                f"{name_of(tokenizer)}: its layout is {self.vocabulary}, expected {vocabulary}"
+            )
         self.tokenizer = tokenizer
         self.date = date
         self._encoder = text_encoder(tokenizer)
@@ -72,43 +81,65 @@ class Prompt:
         tag = self._plain_ids("Speaker a ")
         if self._template_ids(between + "Speaker a ").tolist() != [*self._between, *tag]:
             raise InputError(
-                f"{name_of(tokenizer)}: its chat template's assistant header melts into the words after it"
+                f"{name_of(tokenizer)}: its chat template's assistant header melts into the words"
+                " after it"
             )
         eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
         self._eot = tokenizer.eos_token_id if eot is None else eot
         self._tags, self._frames = {}, {}
 
     def text_ids(self, text: str) -> np.ndarray:
-        """int32 (T,): the ids of a text, which never hold a control token. InputError if it is empty."""
+        """int32 (T,): the ids of a text, which never hold a control token. InputError if it is
+        empty.
+        """
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"text: expected a text with words in it, got {text!r}")
         return self._plain_ids(text)
 
     def tts_example(self, text: str, codes, speaker: str | None = None) -> Example:
-        """Text -> codes (F,); labels from SPEECH_GENERATION_START to SPEECH_GENERATION_END inclusive."""
+        """Text -> codes (F,); labels from SPEECH_GENERATION_START to SPEECH_GENERATION_END
+        inclusive.
+        """
         ids = self.vocabulary
-        question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
-        answer = self._wrapped(ids.speech_generation_start, self._code_ids(codes), ids.speech_generation_end)
+        question = self._wrapped(
+            ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end
+        )
+        answer = self._wrapped(
+            ids.speech_generation_start, self._code_ids(codes), ids.speech_generation_end
+        )
         return self._example(self._before_tts, question, self._speaker_tag(speaker), answer)
 
     def asr_example(self, text: str, codes) -> Example:
-        """Codes (F,) -> text; labels from TEXT_GENERATION_START to TEXT_GENERATION_END inclusive."""
+        """Codes (F,) -> text; labels from TEXT_GENERATION_START to TEXT_GENERATION_END
+        inclusive.
+        """
         ids = self.vocabulary
-        question = self._wrapped(ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end)
-        answer = self._wrapped(ids.text_generation_start, self.text_ids(text), ids.text_generation_end)
+        question = self._wrapped(
+            ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end
+        )
+        answer = self._wrapped(
+            ids.text_generation_start, self.text_ids(text), ids.text_generation_end
+        )
         return self._example(self._before_asr, question, self._speaker_tag(None), answer)
 
     def chat_example(self, messages) -> Example:
-        """A conversation [{"role", "content"}, ..]; labels are each assistant's content and the end of its turn.
+        """A conversation [{"role", "content"}, ..]; labels are each assistant's content and the end
+        of its turn.
 
-        The ids are those of the chat template, except that a content never holds a control token. Its end-of-turn
-        tokens are never hidden (`eot_positions` is empty): they are what the answer ends with.
+        The ids are those of the chat template, except that a content never holds a control token.
+        Its end-of-turn tokens are never hidden (`eot_positions` is empty): they are what the answer
+        ends with.
         """
-        shown = [{**one, "content": f"SENTINELOFTURN{number:05d}"} for number, one in enumerate(messages)]
+        shown = [
+            {**one, "content": f"SENTINELOFTURN{number:05d}"} for number, one in enumerate(messages)
+        ]
         text = self.tokenizer.apply_chat_template(shown, tokenize=False, date_string=self.date)
         pieces = re.split(r"SENTINELOFTURN(\d{5})", text)
         if [int(number) for number in pieces[1::2]] != list(range(len(messages))):
-            raise InputError(f"{name_of(self.tokenizer)}: its chat template does not write each content once, in order")
+            raise InputError(
+                f"{name_of(self.tokenizer)}: its chat template does not write each content once, in"
+                " order"
+            )
         parts, spans = [self._template_ids(pieces[0])], []
         for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
             length = sum(map(len, parts))
@@ -119,17 +150,25 @@ class Prompt:
         return Example(np.concatenate(parts, dtype=np.int32), tuple(spans), ())
 
     def template_length(self, task: str) -> int:
-        """Tokens of a "tts" or "asr" example that are neither of its text nor codes: template and four markers."""
+        """Tokens of a "tts" or "asr" example that are neither of its text nor codes: template and
+        four markers.
+        """
         before = self._before_asr if task == "asr" else self._before_tts
         return len(before) + len(self._between) + len(self._after) + 4
 
-    def splice(self, task: str, text_ids: np.ndarray, codes: np.ndarray, speaker: str | None = None) -> Example:
-        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that are known to be good, in 5 us."""
+    def splice(
+        self, task: str, text_ids: np.ndarray, codes: np.ndarray, speaker: str | None = None
+    ) -> Example:
+        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that are known to be good,
+        in 5 us.
+        """
         key = (task, speaker)
         if key not in self._frames:
             self._frames[key] = self._frame(task, speaker)
         opening, middle, closing, eots = self._frames[key]
-        first, second = (len(codes), len(text_ids)) if task == "asr" else (len(text_ids), len(codes))
+        first, second = (
+            (len(codes), len(text_ids)) if task == "asr" else (len(text_ids), len(codes))
+        )
         a, b = len(opening) + first, len(opening) + first + len(middle)
         ids = np.empty(b + second + len(closing), np.int32)
         ids[: len(opening)], ids[a:b], ids[b + second :] = opening, middle, closing
@@ -140,21 +179,33 @@ class Prompt:
         )
         text[:] = text_ids
         np.add(codes, self.vocabulary.first_code, out=spoken, dtype=np.int32, casting="same_kind")
-        where = (*eots[0], *(at + first for at in eots[1]), *(at + first + second for at in eots[2]))
+        where = (
+            *eots[0],
+            *(at + first for at in eots[1]),
+            *(at + first + second for at in eots[2]),
+        )
         return Example(ids, ((b - 1, b + second + 1),), where)
 
     def _frame(self, task: str, speaker: str | None) -> tuple:
-        """What stands before, between and after text and codes, and the places of its end-of-turn tokens by part.
+        """What stands before, between and after text and codes, and the places of its end-of-turn
+        tokens by part.
 
-        Found in an example of one text id and one code; the places are those without text and codes.
+        Found in an example of one text id and one code; the places are those without text and
+        codes.
         """
         code = np.zeros(1, np.int64)
-        made = self.asr_example("a", code) if task == "asr" else self.tts_example("a", code, speaker)
+        made = (
+            self.asr_example("a", code) if task == "asr" else self.tts_example("a", code, speaker)
+        )
         size = len(self._plain_ids("a"))
         first, second = (1, size) if task == "asr" else (size, 1)
         a = len(self._before_asr if task == "asr" else self._before_tts) + 1
         b = made.spans[0][0] + 1
-        opening, middle, closing = made.input_ids[:a], made.input_ids[a + first : b], made.input_ids[b + second :]
+        opening, middle, closing = (
+            made.input_ids[:a],
+            made.input_ids[a + first : b],
+            made.input_ids[b + second :],
+        )
         eots = ([], [], [])
         for at in made.eot_positions:
             if at < a:
@@ -169,18 +220,28 @@ class Prompt:
         """Tokens that the speaker's tag adds to a "tts" example."""
         return len(self._speaker_tag(speaker))
 
-    def tts_prompt(self, text: str, speaker: str | None = None, voice: Voice | None = None) -> np.ndarray:
+    def tts_prompt(
+        self, text: str, speaker: str | None = None, voice: Voice | None = None
+    ) -> np.ndarray:
         """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
 
-        With a voice the text is the voice's own text, a space and `text`, so that the model continues the voice; where
-        the voice has no text, `text` holds its words already.
+        With a voice the text is the voice's own text, a space and `text`, so that the model
+        continues the voice; where the voice has no text, `text` holds its words already.
         """
         ids = self.vocabulary
         if voice is not None:
             self.text_ids(text)
             text = f"{voice.text} {text}" if voice.text else text
-        question = self._wrapped(ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end)
-        parts = [self._before_tts, question, self._between, self._speaker_tag(speaker), [ids.speech_generation_start]]
+        question = self._wrapped(
+            ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end
+        )
+        parts = [
+            self._before_tts,
+            question,
+            self._between,
+            self._speaker_tag(speaker),
+            [ids.speech_generation_start],
+        ]
         if voice is not None:
             parts.append(self._code_ids(voice.codes))
         return np.concatenate(parts, dtype=np.int32)
@@ -188,7 +249,9 @@ class Prompt:
     def asr_prompt(self, codes) -> np.ndarray:
         """int32 (T,), up to TEXT_GENERATION_START."""
         ids = self.vocabulary
-        question = self._wrapped(ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end)
+        question = self._wrapped(
+            ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end
+        )
         parts = [self._before_asr, question, self._between, [ids.text_generation_start]]
         return np.concatenate(parts, dtype=np.int32)
 
@@ -197,7 +260,9 @@ class Prompt:
         ends = np.cumsum([len(part) for part in parts]).tolist()
         starts = [0, *ends[:-1]]
         template = ((starts[0], before), (starts[2], self._between), (starts[5], self._after))
-        eots = tuple(start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot))
+        eots = tuple(
+            start + int(at) for start, ids in template for at in np.flatnonzero(ids == self._eot)
+        )
         return Example(np.concatenate(parts, dtype=np.int32), ((starts[4], ends[4]),), eots)
 
     def _wrapped(self, start: int, ids: np.ndarray, end: int) -> np.ndarray:
@@ -222,10 +287,16 @@ class Prompt:
         return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
 
     def _template_ids(self, text: str) -> np.ndarray:
-        return np.array(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(
+            self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids, np.int32
+        )
 
     def _refuse_readable_controls(self):
-        """A text model that can spell a special token by itself would let transcripts give orders."""
+        """A text model that can spell a special token by itself would let transcripts give
+        orders.
+        """
         for name in {*self.tokenizer.all_special_tokens, *MARKERS}:
             if self.tokenizer.backend_tokenizer.token_to_id(name) in self._plain_ids(name):
-                raise InputError(f"{name_of(self.tokenizer)}: plain text {name!r} becomes that control token")
+                raise InputError(
+                    f"{name_of(self.tokenizer)}: plain text {name!r} becomes that control token"
+                )

@@ -1,11 +1,18 @@
-"""Session fixtures and limits: one thread a library, no hub, and the two merged tokenizers, built once."""
+"""Session fixtures and limits: one thread a library, no hub, and the two merged tokenizers, built
+once.
+"""
 
 import os
 import subprocess
 
 import pytest
 
-from llasa_core.tokens import build_llama3_tokenizer, build_mini_tokenizer, locate_llama3_vocabulary, merge_tokenizer
+from llasa_core.text_tokenizers import (
+    build_llama3_tokenizer,
+    build_mini_tokenizer,
+    locate_llama3_vocabulary,
+)
+from llasa_core.tokenizer import merge_tokenizer
 
 # Read when torch, tokenizers and the hub client are first imported, which tests do later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,7 +36,9 @@ def mini_tokenizer():
 
 @pytest.fixture(scope="session")
 def llama3_text_tokenizer():
-    """The real Llama-3 tokenizer, 128,256 ids, from the vocabulary file in the wheel `llama-models`."""
+    """The real Llama-3 tokenizer, 128,256 ids, from the vocabulary file in the wheel
+    `llama-models`.
+    """
     return build_llama3_tokenizer(locate_llama3_vocabulary())
 
 
@@ -41,7 +50,9 @@ def llama3_tokenizer(llama3_text_tokenizer):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function: a size as mount takes it -> a folder that is a file system of that size; called again, it grows."""
+    """A function: a size as mount takes it -> a folder that is a file system of that size; called
+    again, it grows.
+    """
     folder = tmp_path / "small"
 
     def of(size):
@@ -56,4 +67,6 @@ def small_disk(tmp_path):
 
     yield of
     if os.path.ismount(folder):
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # files of errors not yet collected may be open
+        subprocess.run(
+            ["umount", "--lazy", str(folder)], check=True
+        )  # files of errors not yet collected may be open

@@ -1,7 +1,9 @@
-"""A Slurm of one node made of files, for tests: sbatch, srun, squeue, scontrol requeue, scancel --signal.
+"""A Slurm of one node made of files, for tests: sbatch, srun, squeue, scontrol requeue, scancel
+--signal.
 
-`python fake_slurm.py PROGRAM ARGUMENTS`, jobs as JSON in the folder $FAKE_SLURM. As in Slurm, a signal goes to every
-process of the steps and not to the batch script, and a requeued job is killed and started again.
+`python fake_slurm.py PROGRAM ARGUMENTS`, jobs as JSON in the folder $FAKE_SLURM. As in Slurm, a
+signal goes to every process of the steps and not to the batch script, and a requeued job is killed
+and started again.
 """
 
 import contextlib
@@ -27,11 +29,18 @@ def sbatch(script):
     number = 1 + len({path.name.split("_")[0] for path in FOLDER.glob("*.job")})
     last = re.match(r"0-(\d+)", options.get("array", ""))
     for index in range(int(last[1]) + 1) if last else [None]:
-        job = {"id": f"{number}_{index}" if last else str(number), "number": number, "index": index, "restarts": 0}
+        job = {
+            "id": f"{number}_{index}" if last else str(number),
+            "number": number,
+            "index": index,
+            "restarts": 0,
+        }
         job |= {"script": os.path.realpath(script), "options": options, "state": "PENDING"}
         write(job)
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        subprocess.Popen([sys.executable, __file__, "execute", job["id"]], start_new_session=True, **streams)
+        subprocess.Popen(
+            [sys.executable, __file__, "execute", job["id"]], start_new_session=True, **streams
+        )
     print(f"Submitted batch job {number}")
 
 
@@ -39,13 +48,25 @@ def execute(job_id):
     job = read(job_id)
     options = job["options"]
     while job["state"] == "PENDING":
-        environment = {"JOB_ID": str(job["number"]), "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "PROCID": "0"}
-        environment |= {"LOCALID": "0", "JOB_NODELIST": socket.gethostname(), "CPUS_PER_TASK": options["cpus-per-task"]}
+        environment = {
+            "JOB_ID": str(job["number"]),
+            "NTASKS": "1",
+            "JOB_NUM_NODES": "1",
+            "NODEID": "0",
+            "PROCID": "0",
+        }
+        environment |= {
+            "LOCALID": "0",
+            "JOB_NODELIST": socket.gethostname(),
+            "CPUS_PER_TASK": options["cpus-per-task"],
+        }
         environment |= {"RESTART_COUNT": str(job["restarts"])} if job["restarts"] else {}
         if job["index"] is not None:
             environment |= {"ARRAY_JOB_ID": str(job["number"]), "ARRAY_TASK_ID": str(job["index"])}
         environment = {f"SLURM_{name}": value for name, value in environment.items()}
-        process = subprocess.Popen(["bash", job["script"]], cwd=options["chdir"], env=os.environ | environment)
+        process = subprocess.Popen(
+            ["bash", job["script"]], cwd=options["chdir"], env=os.environ | environment
+        )
         write(job | {"state": "RUNNING", "pid": process.pid})
         while process.poll() is None and read(job_id)["state"] == "RUNNING":
             time.sleep(0.05)
@@ -62,7 +83,10 @@ def execute(job_id):
 
 
 def srun(*arguments):
-    arguments, names = list(arguments), {"%j": "SLURM_JOB_ID", "%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID"}
+    arguments, names = (
+        list(arguments),
+        {"%j": "SLURM_JOB_ID", "%A": "SLURM_ARRAY_JOB_ID", "%a": "SLURM_ARRAY_TASK_ID"},
+    )
     while arguments[0].startswith("--"):
         option = arguments.pop(0)
         if option in ("--output", "--error"):
@@ -80,7 +104,9 @@ def squeue(*arguments):
         job = json.loads(path.read_text())
         if job["options"]["job-name"] in names and job["state"] != "ENDED":
             index = "N/A" if job["index"] is None else job["index"]
-            print(job["options"]["job-name"], index, job["id"], job["state"], "0:01", "None", sep="|")
+            print(
+                job["options"]["job-name"], index, job["id"], job["state"], "0:01", "None", sep="|"
+            )
 
 
 def scontrol(command, job_id):

@@ -1,4 +1,6 @@
-"""Finished runs made up for tests of what reads results/: a folder with result.json and JSON-lines files."""
+"""Finished runs made up for tests of what reads results/: a folder with result.json and JSON-lines
+files.
+"""
 
 import hashlib
 import json
@@ -18,7 +20,17 @@ def write_run(results, experiment, run, metrics, params=None, **files):
         (folder / f"{name}.jsonl").write_text(text)
         place = f"results/{experiment}/{run}/{name}.jsonl"
         artifacts[name] = {"path": place, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    result = {"schema": 1, "experiment": experiment, "run": run, "notebook": "n.ipynb", "params": params or {}}
-    result |= {"metrics": metrics, "artifacts": artifacts, "provenance": {"seconds": 3.0, "git_sha": "abc"}}
+    result = {
+        "schema": 1,
+        "experiment": experiment,
+        "run": run,
+        "notebook": "n.ipynb",
+        "params": params or {},
+    }
+    result |= {
+        "metrics": metrics,
+        "artifacts": artifacts,
+        "provenance": {"seconds": 3.0, "git_sha": "abc"},
+    }
     (folder / "result.json").write_text(json.dumps(result))
     return folder

@@ -1,4 +1,6 @@
-"""Bad input through the real command line: status 2, one line that names the culprit, no file left behind."""
+"""Bad input through the real command line: status 2, one line that names the culprit, no file left
+behind.
+"""
 
 import importlib.util
 import json
@@ -12,12 +14,18 @@ import soundfile
 
 from llasa_core import cli
 from llasa_core.codecs import load_codec
-from llasa_core.codes import encode_manifest
+from llasa_core.data.encode import encode_manifest
 from llasa_core.model import build_model
 from llasa_core.text_tokenizers import build_mini_tokenizer
-from llasa_core.tokens import merge_tokenizer, vocabulary_of
+from llasa_core.tokenizer import merge_tokenizer, vocabulary_of
 
-CONFIG = {"model": "tiny", "tokenizer": "model", "codes": "codes", "output_dir": "out", "max_steps": 1}
+CONFIG = {
+    "model": "tiny",
+    "tokenizer": "model",
+    "codes": "codes",
+    "output_dir": "out",
+    "max_steps": 1,
+}
 CONFIG |= {"context": 256, "tokens_per_step": 256, "peak_lr": 1e-3}
 ABSENT, FIND = ("neptune", "bitsandbytes"), importlib.util.find_spec
 EXPERIMENT = "name: study\nnotebook: study.ipynb\n"
@@ -25,7 +33,9 @@ EXPERIMENT = "name: study\nnotebook: study.ipynb\n"
 
 def wav(path, samples=8000, rate=16_000, fill=None):
     tone = np.sin(np.arange(samples) / 20) / 2 if fill is None else np.full(samples, fill)
-    soundfile.write(path, tone.astype(np.float32), rate, subtype="FLOAT" if fill is not None else "PCM_16")
+    soundfile.write(
+        path, tone.astype(np.float32), rate, subtype="FLOAT" if fill is not None else "PCM_16"
+    )
 
 
 def lines(path, *rows):
@@ -36,7 +46,9 @@ def config(path="config.json", **changes):
     Path(path).write_text(json.dumps(CONFIG | changes))
 
 
-def experiment(text, parameters="seed = 0\npeak_lr = 1.0\nrun_dir = 'artifacts/scratch'", tags=("parameters",)):
+def experiment(
+    text, parameters="seed = 0\npeak_lr = 1.0\nrun_dir = 'artifacts/scratch'", tags=("parameters",)
+):
     Path("pyproject.toml").touch()
     cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": list(tags)})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), "study.ipynb")
@@ -90,7 +102,11 @@ PROMPT = [*SPEAK, "hello", "--voice", "voice.wav", "--voice-text", "hi"]
 
 CASES = {
     "corpus that is not there": (None, ["prepare", "nowhere", "out"], "nowhere"),
-    "folder that is no corpus": (lambda: Path("empty").mkdir(), ["prepare", "empty", "out"], "empty"),
+    "folder that is no corpus": (
+        lambda: Path("empty").mkdir(),
+        ["prepare", "empty", "out"],
+        "empty",
+    ),
     "corpus line without a text": (
         lambda: lines("bad.jsonl", {"id": "a", "audio": "a.wav"}),
         ["prepare", "bad.jsonl", "out"],
@@ -101,8 +117,16 @@ CASES = {
         ["prepare", "lj", "out"],
         "metadata.csv:2",
     ),
-    "hours for a corpus that is not builtin": (None, ["prepare", "corpus.jsonl", "out", "--hours", "1"], "--hours"),
-    "manifest that is not there": (None, ["encode", "nowhere.jsonl", "out", "--codec", "fake"], "nowhere.jsonl"),
+    "hours for a corpus that is not builtin": (
+        None,
+        ["prepare", "corpus.jsonl", "out", "--hours", "1"],
+        "--hours",
+    ),
+    "manifest that is not there": (
+        None,
+        ["encode", "nowhere.jsonl", "out", "--codec", "fake"],
+        "nowhere.jsonl",
+    ),
     "manifest line that is not JSON": (
         lambda: Path("corpus.jsonl").write_text("{'id': 1}\n"),
         ENCODE,
@@ -113,7 +137,11 @@ CASES = {
         ENCODE,
         "corpus.jsonl:2",
     ),
-    "manifest without a line": (lambda: Path("corpus.jsonl").write_text(""), ENCODE, "corpus.jsonl"),
+    "manifest without a line": (
+        lambda: Path("corpus.jsonl").write_text(""),
+        ENCODE,
+        "corpus.jsonl",
+    ),
     "codec of no such name": (None, [*ENCODE[:-1], "mp3"], "mp3"),
     "codec folder without weights": (
         lambda: (Path("codec").mkdir(), Path("codec/config.json").write_text("{}")),
@@ -127,17 +155,45 @@ CASES = {
         "part-00000.parquet",
     ),
     "training settings that are not there": (None, TRAIN, "config.json"),
-    "training settings that are not JSON": (lambda: Path("config.json").write_text("{"), TRAIN, "config.json"),
+    "training settings that are not JSON": (
+        lambda: Path("config.json").write_text("{"),
+        TRAIN,
+        "config.json",
+    ),
     "unknown training setting": (lambda: config(peek_lr=1.0), TRAIN, "peek_lr"),
     "training setting of another type": (lambda: config(peak_lr="3e-4"), TRAIN, "peak_lr"),
     "no such model size": (lambda: config(model="gigantic"), TRAIN, "gigantic"),
     "codes that are not there": (lambda: config(codes="nowhere"), TRAIN, "nowhere"),
-    "codes without meta.json": (lambda: (config(), Path("codes/meta.json").unlink()), TRAIN, "meta.json"),
-    "truncated parquet": (lambda: (config(), cut("codes/part-00000.parquet")), TRAIN, "part-00000.parquet"),
-    "changed parquet": (lambda: (config(), flip_last_byte("codes/part-00000.parquet")), TRAIN, "part-00000.parquet"),
-    "code out of range": (lambda: (config(), edit_meta(codebook_size=2)), TRAIN, "part-00000.parquet"),
-    "tokenizer of another codec": (lambda: (other_codebook(), config(tokenizer="other")), TRAIN, "codebook"),
-    "checkpoint that is not there": (None, ["synthesize", "--model", "./no", "-o", "out", "hello"], "no"),
+    "codes without meta.json": (
+        lambda: (config(), Path("codes/meta.json").unlink()),
+        TRAIN,
+        "meta.json",
+    ),
+    "truncated parquet": (
+        lambda: (config(), cut("codes/part-00000.parquet")),
+        TRAIN,
+        "part-00000.parquet",
+    ),
+    "changed parquet": (
+        lambda: (config(), flip_last_byte("codes/part-00000.parquet")),
+        TRAIN,
+        "part-00000.parquet",
+    ),
+    "code out of range": (
+        lambda: (config(), edit_meta(codebook_size=2)),
+        TRAIN,
+        "part-00000.parquet",
+    ),
+    "tokenizer of another codec": (
+        lambda: (other_codebook(), config(tokenizer="other")),
+        TRAIN,
+        "codebook",
+    ),
+    "checkpoint that is not there": (
+        None,
+        ["synthesize", "--model", "./no", "-o", "out", "hello"],
+        "no",
+    ),
     "checkpoint cut off": (lambda: cut("model/model.safetensors"), [*SPEAK, "hello"], "model"),
     "checkpoint of another vocabulary": (
         lambda: (other_codebook(), Path("other/tokenizer.json").replace("model/tokenizer.json")),
@@ -149,7 +205,11 @@ CASES = {
     "temperature below zero": (None, [*SPEAK, "hello", "--temperature", "-1"], "temperature"),
     "voice prompt without its words": (None, [*SPEAK, "hello", "--voice", "a.wav"], "--voice-text"),
     "voice prompt that is not there": (None, PROMPT, "voice.wav"),
-    "voice prompt that is no audio": (lambda: Path("voice.wav").write_text("hello"), PROMPT, "voice.wav"),
+    "voice prompt that is no audio": (
+        lambda: Path("voice.wav").write_text("hello"),
+        PROMPT,
+        "voice.wav",
+    ),
     "voice prompt of NaN": (lambda: wav("voice.wav", fill=np.nan), PROMPT, "voice.wav"),
     "voice prompt at a rate of 0 Hz": (lambda: rate_of_zero("voice.wav"), PROMPT, "voice.wav"),
     "request with an unknown key": (
@@ -179,11 +239,23 @@ CASES = {
     ),
     "search guided by a voice that is switched off": (
         None,
-        ["search", *SPEAK[1:], "hello", "--strategy", "prm", "--verifier-asr", "fake", "--verifier-speaker", "none"],
+        [
+            "search",
+            *SPEAK[1:],
+            "hello",
+            "--strategy",
+            "prm",
+            "--verifier-asr",
+            "fake",
+            "--verifier-speaker",
+            "none",
+        ],
         "guided by the voice: it needs that verifier",
     ),
     "scores by the verifier of the search": (
-        lambda: lines("found.jsonl", {"id": "a", "audio": "a.wav", "text": "one", "verifiers": ["fake"]}),
+        lambda: lines(
+            "found.jsonl", {"id": "a", "audio": "a.wav", "text": "one", "verifiers": ["fake"]}
+        ),
         ["evaluate", "found.jsonl", "out", "--asr", "fake", "--quality", "none"],
         "fake chose 'a' as a verifier of the search",
     ),
@@ -219,7 +291,10 @@ CASES = {
         "gone.wav",
     ),
     "scores of a wav of NaN": (
-        lambda: (wav("nan.wav", fill=np.nan), lines("spoken.jsonl", {"id": "a", "audio": "nan.wav", "text": "one"})),
+        lambda: (
+            wav("nan.wav", fill=np.nan),
+            lines("spoken.jsonl", {"id": "a", "audio": "nan.wav", "text": "one"}),
+        ),
         SCORE,
         "nan.wav",
     ),
@@ -228,7 +303,11 @@ CASES = {
         SCORE,
         "!?",
     ),
-    "judge of no such name": (None, ["evaluate", "corpus.jsonl", "out", "--quality", "ears"], "ears"),
+    "judge of no such name": (
+        None,
+        ["evaluate", "corpus.jsonl", "out", "--quality", "ears"],
+        "ears",
+    ),
     "rows that are not there": (None, ["import-memmap", "nowhere", "out"], "nowhere"),
     "rows shorter than their shape": (
         lambda: memmap(np.array([2, 16])),
@@ -240,8 +319,16 @@ CASES = {
         ["import-memmap", "rows", "out", "--tokenizer", "model"],
         "train_input_ids_shape.npy",
     ),
-    "rows for another codebook": (other_codebook, ["export-memmap", "codes", "out", "--tokenizer", "other"], "4096"),
-    "pattern of no file": (None, ["encode", "shards-*.tar", "out", "--codec", "fake"], "shards-*.tar"),
+    "rows for another codebook": (
+        other_codebook,
+        ["export-memmap", "codes", "out", "--tokenizer", "other"],
+        "4096",
+    ),
+    "pattern of no file": (
+        None,
+        ["encode", "shards-*.tar", "out", "--codec", "fake"],
+        "shards-*.tar",
+    ),
     "tar that is none": (
         lambda: Path("shard.tar").write_bytes(b"no tar" * 200),
         ["encode", "shard.tar", "out", "--codec", "fake"],
@@ -265,7 +352,11 @@ CASES = {
     "device of no such name": (None, [*ENCODE, "--device", "foo"], "device 'foo'"),
     "device that is not there": (None, [*SPEAK, "hello", "--device", "cuda"], "device 'cuda'"),
     "file where codes should go": (lambda: Path("out").touch(), ENCODE, "out: is no folder"),
-    "file where a checkpoint should go": (lambda: (config(), Path("out").touch()), TRAIN, "out: is no folder"),
+    "file where a checkpoint should go": (
+        lambda: (config(), Path("out").touch()),
+        TRAIN,
+        "out: is no folder",
+    ),
     "file where rows should go": (
         lambda: Path("out").touch(),
         ["export-memmap", "codes", "out", "--tokenizer", "model"],
@@ -286,8 +377,16 @@ CASES = {
         ["evaluate", "spoken", "out", "--quality", "none", "--asr", "fake"],
         "spoken",
     ),
-    "log of no such kind": (lambda: config(report_to="nonsense"), TRAIN, "`report_to` is 'nonsense'"),
-    "log whose package is not there": (lambda: config(report_to="neptune"), TRAIN, "`report_to` is 'neptune'"),
+    "log of no such kind": (
+        lambda: config(report_to="nonsense"),
+        TRAIN,
+        "`report_to` is 'nonsense'",
+    ),
+    "log whose package is not there": (
+        lambda: config(report_to="neptune"),
+        TRAIN,
+        "`report_to` is 'neptune'",
+    ),
     "optimizer whose package is not there": (
         lambda: config(optim="adamw_bnb_8bit"),
         TRAIN,
@@ -322,25 +421,42 @@ CASES = {
         "short.wav",
     ),
     "experiment file that is not there": (None, ["run", "nowhere.yaml"], "nowhere.yaml"),
-    "number that YAML reads as text": (lambda: experiment("base: {peak_lr: 3e-4}\n"), RUN, "3.0e-4"),
+    "number that YAML reads as text": (
+        lambda: experiment("base: {peak_lr: 3e-4}\n"),
+        RUN,
+        "3.0e-4",
+    ),
     "unknown parameter": (lambda: experiment("base: {sead: 1}\n"), RUN, "sead"),
     "parameter of another type": (lambda: experiment("grid: {seed: [one]}\n"), RUN, "seed"),
     "notebook without a parameters cell": (lambda: experiment("", tags=()), RUN, "study.ipynb"),
-    "no run of that name": (lambda: experiment("grid: {seed: [1]}\n"), [*RUN, "--only", "seed2"], "seed2"),
+    "no run of that name": (
+        lambda: experiment("grid: {seed: [1]}\n"),
+        [*RUN, "--only", "seed2"],
+        "seed2",
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A corpus of two clips, its codes by the fake codec, and an untrained model of the matching vocabulary."""
+    """A corpus of two clips, its codes by the fake codec, and an untrained model of the matching
+    vocabulary.
+    """
     folder = tmp_path_factory.mktemp("workshop")
     for name in "ab":
         wav(folder / f"{name}.wav")
-    lines(folder / "corpus.jsonl", *[{"id": name, "audio": f"{name}.wav", "text": f"clip {name}"} for name in "ab"])
+    lines(
+        folder / "corpus.jsonl",
+        *[{"id": name, "audio": f"{name}.wav", "text": f"clip {name}"} for name in "ab"],
+    )
     encode_manifest(folder / "corpus.jsonl", folder / "codes", load_codec("fake"))
-    tokenizer = merge_tokenizer(build_mini_tokenizer(["clip a", "clip b", "hello"]), load_codec("fake").codebook_size)
+    tokenizer = merge_tokenizer(
+        build_mini_tokenizer(["clip a", "clip b", "hello"]), load_codec("fake").codebook_size
+    )
     tokenizer.save_pretrained(folder / "model")
-    build_model("tiny", vocabulary_of(tokenizer).size, context=256, seed=0).save_pretrained(folder / "model")
+    build_model("tiny", vocabulary_of(tokenizer).size, context=256, seed=0).save_pretrained(
+        folder / "model"
+    )
     return folder
 
 
@@ -354,8 +470,13 @@ def place(workshop, tmp_path, monkeypatch):
         else:
             target.write_bytes(source.read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # what is not there must not depend on the machine
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in ABSENT else FIND(name, *rest))
+    monkeypatch.setattr(
+        "torch.cuda.is_available", lambda: False
+    )  # what is not there must not depend on the machine
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name in ABSENT else FIND(name, *rest),
+    )
     return tmp_path
 
 
@@ -392,6 +513,13 @@ def test_the_workshop_itself_is_good_input(place, capsys):
     assert cli.main(TRAIN) == 0
     assert cli.main([*SPEAK[:-1], "spoken", "hello", "--max-seconds", "0.2"]) == 0
     assert cli.main(["export-memmap", "codes", "rows", "--tokenizer", "model"]) == 0
-    assert cli.main(["import-memmap", "rows", "back", "--tokenizer", "model", "--codec", "fake"]) == 0
-    assert cli.main(["evaluate", "spoken/manifest.jsonl", "scores", "--asr", "fake", "--quality", "fake"]) == 0
+    assert (
+        cli.main(["import-memmap", "rows", "back", "--tokenizer", "model", "--codec", "fake"]) == 0
+    )
+    assert (
+        cli.main(
+            ["evaluate", "spoken/manifest.jsonl", "scores", "--asr", "fake", "--quality", "fake"]
+        )
+        == 0
+    )
     assert Path("out/model.safetensors").exists() and Path("scores/summary.json").exists()

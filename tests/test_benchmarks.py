@@ -8,10 +8,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_training_benchmark_compares_equal_losses_and_reports_ratios_with_their_spread(tmp_path):
-    """The smoke shape, once: what it prints is not asserted to be fast, what it compares must be the same thing."""
+def test_the_training_benchmark_compares_equal_losses_and_reports_ratios_with_their_spread(
+    tmp_path,
+):
+    """The smoke shape, once: what it prints is not asserted to be fast, what it compares must be
+    the same thing.
+    """
     out = tmp_path / "train_step.json"
-    command = [sys.executable, "benchmarks/train_step.py", "--shape", "smoke", "--repeats", "1", "-o", str(out)]
+    command = [
+        sys.executable,
+        "benchmarks/train_step.py",
+        "--shape",
+        "smoke",
+        "--repeats",
+        "1",
+        "-o",
+        str(out),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     report = json.loads(out.read_text())
     shape = report["shapes"]["smoke"]

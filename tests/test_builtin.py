@@ -1,4 +1,6 @@
-"""The built-in corpus: what its sentences promise, and that a build means the same bytes however it was run."""
+"""The built-in corpus: what its sentences promise, and that a build means the same bytes however it
+was run.
+"""
 
 import dataclasses
 import itertools
@@ -7,34 +9,38 @@ import json
 import numpy as np
 import pytest
 
-from llasa_core import builtin, grammar
+from llasa_core.data.corpora import grammar, synthetic
 from llasa_core.errors import InputError
 
 TINY = {"utterances": 10, "test_utterances": 2, "dev_fraction": 0.4}
 
 
 def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     pytest.importorskip("hibari")
     folder = tmp_path_factory.mktemp("corpus")
-    report = builtin.build(folder, **TINY)
+    report = synthetic.build(folder, **TINY)
     return folder, report
 
 
 @pytest.fixture(scope="module")
 def long_plan():
-    return builtin.plan(hours=16)
+    return synthetic.plan(hours=16)
 
 
 def test_sentences_are_distinct_and_the_stream_of_a_seed_is_fixed():
-    chosen = builtin.sentences(3000, seed=4)
+    chosen = synthetic.sentences(3000, seed=4)
     assert len({tuple(grammar.words_of(sentence)) for sentence in chosen}) == 3000
-    assert chosen[:50] == builtin.sentences(50, seed=4)
-    assert chosen[:50] != builtin.sentences(50, seed=5)
+    assert chosen[:50] == synthetic.sentences(50, seed=4)
+    assert chosen[:50] != synthetic.sentences(50, seed=5)
 
 
 def test_a_plan_of_sixteen_hours_says_every_word_often_and_no_sentence_twice(long_plan):
@@ -51,12 +57,14 @@ def test_a_plan_of_sixteen_hours_says_every_word_often_and_no_sentence_twice(lon
 
 def test_an_is_written_before_a_vowel():
     sentences = [sentence for _, sentence in itertools.islice(grammar.draw(0), 5000)]
-    assert not [sentence for sentence in sentences if " a old" in sentence or " a empty" in sentence]
+    assert not [
+        sentence for sentence in sentences if " a old" in sentence or " a empty" in sentence
+    ]
     assert any(" an empty " in sentence for sentence in sentences)
 
 
 def test_test_sentences_hold_a_kept_out_pair_and_no_other_sentence_does():
-    rows = builtin.plan(utterances=2000, test_utterances=80)
+    rows = synthetic.plan(utterances=2000, test_utterances=80)
     for row in rows:
         assert grammar.is_held_out(row["text"]) == (row["split"] == "test")
     tests = [grammar.words_of(row["text"]) for row in rows if row["split"] == "test"]
@@ -72,28 +80,35 @@ def test_the_kept_out_pairs_are_fixed_and_few():
 
 
 def test_voices_are_balanced_and_test_sentences_are_spread_over_all_of_them():
-    rows = builtin.plan(utterances=400, test_utterances=80)
+    rows = synthetic.plan(utterances=400, test_utterances=80)
     for split, share in (("test", 10), (None, 50)):
         speakers = [row["voice"].name for row in rows if split in (None, row["split"])]
-        assert {name: speakers.count(name) for name in speakers} == {v.name: share for v in builtin.VOICES}
+        assert {name: speakers.count(name) for name in speakers} == {
+            v.name: share for v in synthetic.VOICES
+        }
 
 
 def test_a_longer_plan_begins_with_the_shorter_one():
-    assert builtin.plan(utterances=500, test_utterances=40)[:300] == builtin.plan(utterances=300, test_utterances=40)
+    assert synthetic.plan(utterances=500, test_utterances=40)[:300] == synthetic.plan(
+        utterances=300, test_utterances=40
+    )
 
 
 def test_a_small_corpus_keeps_four_fifths_for_training():
-    assert [row["split"] for row in builtin.plan(utterances=50)].count("test") == 10
+    assert [row["split"] for row in synthetic.plan(utterances=50)].count("test") == 10
 
 
 def test_the_hours_asked_for_are_the_hours_planned(long_plan):
-    seconds = [builtin.estimated_seconds(row["text"], row["voice"]) for row in long_plan]
+    seconds = [synthetic.estimated_seconds(row["text"], row["voice"]) for row in long_plan]
     assert sum(seconds) == pytest.approx(16 * 3600, abs=5)
 
 
 def test_dev_is_chosen_by_the_id_alone():
     splits = [
-        {row["id"]: row["split"] for row in builtin.plan(utterances=n, test_utterances=100, dev_fraction=0.1)}
+        {
+            row["id"]: row["split"]
+            for row in synthetic.plan(utterances=n, test_utterances=100, dev_fraction=0.1)
+        }
         for n in (1500, 900)
     ]
     assert all(splits[0][identity] == split for identity, split in splits[1].items())
@@ -102,34 +117,44 @@ def test_dev_is_chosen_by_the_id_alone():
 
 
 def test_the_voice_table_is_sane():
-    voices = [*builtin.VOICES, builtin.NEW_VOICE]
-    assert len(builtin.VOICES) >= 8
-    assert len({voice.name for voice in voices}) == len({dataclasses.astuple(v)[1:] for v in voices}) == len(voices)
-    assert all(voice.name.isalpha() and voice.name.islower() and voice.name.isascii() for voice in voices)
+    voices = [*synthetic.VOICES, synthetic.NEW_VOICE]
+    assert len(synthetic.VOICES) >= 8
+    assert (
+        len({voice.name for voice in voices})
+        == len({dataclasses.astuple(v)[1:] for v in voices})
+        == len(voices)
+    )
+    assert all(
+        voice.name.isalpha() and voice.name.islower() and voice.name.isascii() for voice in voices
+    )
     assert all(0.8 <= voice.resampling <= 1.15 and 0.9 <= voice.speed <= 1.1 for voice in voices)
 
 
 def test_a_build_without_hours_or_with_a_name_twice_is_refused(tmp_path):
     with pytest.raises(InputError, match="exactly one"):
-        builtin.build(tmp_path / "a")
+        synthetic.build(tmp_path / "a")
     with pytest.raises(InputError, match="more than nothing"):
-        builtin.build(tmp_path / "a", hours=0)
+        synthetic.build(tmp_path / "a", hours=0)
     with pytest.raises(InputError, match="different names"):
-        builtin.build(tmp_path / "b", utterances=2, voices=builtin.VOICES[:1] * 2)
+        synthetic.build(tmp_path / "b", utterances=2, voices=synthetic.VOICES[:1] * 2)
     assert not any(tmp_path.iterdir())
 
 
 def test_speech_has_the_promised_level_margins_and_seed():
     pytest.importorskip("hibari")
-    wave = builtin.speak("Good morning, Laura.", builtin.VOICES[0], seed=3)
+    wave = synthetic.speak("Good morning, Laura.", synthetic.VOICES[0], seed=3)
     assert wave.dtype == np.float32 and wave.ndim == 1 and 0.7 * 16000 < len(wave) < 3 * 16000
     assert np.abs(wave).max() <= 0.951
     loud = np.flatnonzero(np.abs(wave) > 0.02)
     assert 0.05 < loud[0] / 16000 < 0.25 and 0.05 < (len(wave) - loud[-1]) / 16000 < 0.3
-    assert np.array_equal(wave, builtin.speak("Good morning, Laura.", builtin.VOICES[0], seed=3))
-    assert not np.array_equal(wave, builtin.speak("Good morning, Laura.", builtin.VOICES[0], seed=4))
+    assert np.array_equal(
+        wave, synthetic.speak("Good morning, Laura.", synthetic.VOICES[0], seed=3)
+    )
+    assert not np.array_equal(
+        wave, synthetic.speak("Good morning, Laura.", synthetic.VOICES[0], seed=4)
+    )
     with pytest.raises(InputError, match="nothing to say"):
-        builtin.speak("...", builtin.VOICES[0])
+        synthetic.speak("...", synthetic.VOICES[0])
 
 
 def test_pitch_and_tempo_factors_do_what_they_say(monkeypatch):
@@ -138,7 +163,8 @@ def test_pitch_and_tempo_factors_do_what_they_say(monkeypatch):
     monkeypatch.setattr(dsp, "synth", lambda *parts: seen.append(parts[5]) or synth(*parts))
     text = "We are allowed no longer."
     plain, low, slow = (
-        builtin.speak(text, builtin.Voice("x", **factors)) for factors in ({}, {"pitch": 0.75}, {"speed": 0.7})
+        synthetic.speak(text, synthetic.Voice("x", **factors))
+        for factors in ({}, {"pitch": 0.75}, {"speed": 0.7})
     )
     np.testing.assert_allclose(seen[1], seen[0] * 0.75, rtol=1e-5)
     assert len(low) / len(plain) == pytest.approx(1, abs=0.05)
@@ -148,19 +174,24 @@ def test_pitch_and_tempo_factors_do_what_they_say(monkeypatch):
 def test_resampling_moves_pitch_and_formants_and_keeps_the_tempo():
     pytest.importorskip("hibari")
     text = "We are allowed no longer."
-    plain, deep = (builtin.speak(text, builtin.Voice("x", resampling=factor)) for factor in (1.0, 0.85))
+    plain, deep = (
+        synthetic.speak(text, synthetic.Voice("x", resampling=factor)) for factor in (1.0, 0.85)
+    )
     assert len(deep) / len(plain) == pytest.approx(1, abs=0.12)
     frequencies = [np.fft.rfftfreq(len(wave), 1 / 16000) for wave in (plain, deep)]
     powers = [np.abs(np.fft.rfft(wave)) ** 2 for wave in (plain, deep)]
-    centres = [np.average(f[f < 4000], weights=p[f < 4000]) for f, p in zip(frequencies, powers, strict=True)]
+    centres = [
+        np.average(f[f < 4000], weights=p[f < 4000])
+        for f, p in zip(frequencies, powers, strict=True)
+    ]
     assert centres[1] / centres[0] == pytest.approx(0.85, abs=0.08)
 
 
 def test_formant_warp_stretches_the_frequency_axis():
     spectrum = np.zeros((601, 2), np.float32)
     spectrum[100] = 1.0
-    assert np.array_equal(builtin._warp(spectrum, 1.1).argmax(axis=0), [110, 110])
-    assert builtin._warp(spectrum, 1.0) is spectrum
+    assert np.array_equal(synthetic._warp(spectrum, 1.1).argmax(axis=0), [110, 110])
+    assert synthetic._warp(spectrum, 1.0) is spectrum
 
 
 def test_a_build_writes_a_manifest_whose_files_hold_what_it_says(corpus):
@@ -173,21 +204,27 @@ def test_a_build_writes_a_manifest_whose_files_hold_what_it_says(corpus):
         assert all(line["split"] == split for line in lines)
         assert len(lines) == report["splits"][split]["utterances"]
         rows += lines
-    assert len(rows) == report["utterances"] == 10 and report == json.loads((folder / "report.json").read_text())
+    assert len(rows) == report["utterances"] == 10 and report == json.loads(
+        (folder / "report.json").read_text()
+    )
     for row in rows:
         info = soundfile.info(folder / row["audio"])
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
         assert row["seconds"] == pytest.approx(info.duration, abs=1e-3)
-        assert row["id"].startswith(row["speaker"] + "-") and row["language"] == "en" and row["text"]
+        assert (
+            row["id"].startswith(row["speaker"] + "-") and row["language"] == "en" and row["text"]
+        )
 
 
 def test_the_same_seed_gives_the_same_bytes_with_two_processes(corpus, tmp_path):
-    builtin.build(tmp_path, **TINY, jobs=2)
+    synthetic.build(tmp_path, **TINY, jobs=2)
     assert files_of(tmp_path) == files_of(corpus[0])
 
 
-def test_a_stopped_build_resumes_to_the_same_bytes_and_keeps_finished_wavs(corpus, tmp_path, monkeypatch):
-    spoken, whole = [], builtin.speak
+def test_a_stopped_build_resumes_to_the_same_bytes_and_keeps_finished_wavs(
+    corpus, tmp_path, monkeypatch
+):
+    spoken, whole = [], synthetic.speak
 
     def stops_at_the_fourth(text, voice, seed):
         if len(spoken) == 3:
@@ -195,13 +232,13 @@ def test_a_stopped_build_resumes_to_the_same_bytes_and_keeps_finished_wavs(corpu
         spoken.append(text)
         return whole(text, voice, seed)
 
-    monkeypatch.setattr(builtin, "speak", stops_at_the_fourth)
+    monkeypatch.setattr(synthetic, "speak", stops_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
-        builtin.build(tmp_path, **TINY)
+        synthetic.build(tmp_path, **TINY)
     assert not (tmp_path / "report.json").exists() and len(list((tmp_path / "wavs").iterdir())) == 3
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "wavs").iterdir()}
-    monkeypatch.setattr(builtin, "speak", whole)
-    builtin.build(tmp_path, **TINY)
+    monkeypatch.setattr(synthetic, "speak", whole)
+    synthetic.build(tmp_path, **TINY)
     assert files_of(tmp_path) == files_of(corpus[0])
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
@@ -209,7 +246,7 @@ def test_a_stopped_build_resumes_to_the_same_bytes_and_keeps_finished_wavs(corpu
 def test_a_folder_with_another_corpus_is_refused_and_left_alone(corpus):
     folder, before = corpus[0], files_of(corpus[0])
     with pytest.raises(InputError, match="another corpus"):
-        builtin.build(folder, **TINY, seed=1)
+        synthetic.build(folder, **TINY, seed=1)
     with pytest.raises(InputError, match="another corpus"):
-        builtin.build(folder, **TINY, voices=builtin.VOICES[1:])
+        synthetic.build(folder, **TINY, voices=synthetic.VOICES[1:])
     assert files_of(folder) == before

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llasa_core.bulk_text import BulkText
-from llasa_core.tokens import text_encoder
+from llasa_core.data.text_ids import BulkText
+from llasa_core.tokenizer import text_encoder
 
 PARTS = [
     "Call",
@@ -78,10 +78,16 @@ def test_decoding_gives_the_texts_back(tokenizer):
 
 def test_ids_that_are_no_text_are_told(tokenizer):
     bulk = BulkText(tokenizer)
-    rows = [bulk.encode(pa.array(["good"]))[0].tolist(), [-1], [tokenizer.convert_tokens_to_ids("<|eot_id|>")]]
+    rows = [
+        bulk.encode(pa.array(["good"]))[0].tolist(),
+        [-1],
+        [tokenizer.convert_tokens_to_ids("<|eot_id|>")],
+    ]
     rows += [
         [bulk.text_size + 3],
-        bulk.encode(pa.array(["你"]))[0].tolist()[:1] if tokenizer.vocab_size < 5000 else [2**31 - 1],
+        bulk.encode(pa.array(["你"]))[0].tolist()[:1]
+        if tokenizer.vocab_size < 5000
+        else [2**31 - 1],
     ]
     rows += [tokenizer.convert_tokens_to_ids(["g", "o"])]  # the tokenizer itself writes "go"
     flat, borders = np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)])
@@ -108,7 +114,7 @@ def test_a_tokenizer_with_other_words_is_asked_directly(mini_tokenizer):
 
 
 def test_forgetting_pieces_changes_no_id(mini_tokenizer, monkeypatch):
-    monkeypatch.setattr("llasa_core.bulk_text.MOST_PIECES", 3)
+    monkeypatch.setattr("llasa_core.data.text_ids.MOST_PIECES", 3)
     bulk, fresh = BulkText(mini_tokenizer), BulkText(mini_tokenizer)
     for seed in range(5):
         texts = pa.array(texts_of(20, seed))

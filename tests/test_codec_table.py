@@ -6,20 +6,29 @@ import numpy as np
 import pytest
 from test_resynthesis import corpus
 
-from llasa_core import evaluate, judges
-from llasa_core.codec_table import available, measured, score_codec, score_originals, table
+from llasa_core import judges
 from llasa_core.codecs.classical import Coded, Metered, OpusCodec, load_any_codec, ogg_packets
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
+from llasa_core.evaluation import scoring
+from llasa_core.evaluation.codecs import available, measured, score_codec, score_originals, table
 
 
 def tone(samples=8000, rate=16_000):
     time = np.arange(samples) / rate
-    return (0.3 * np.sin(2 * np.pi * 220 * time) * (1 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * 220 * time) * (1 + np.sin(2 * np.pi * 3 * time))).astype(
+        np.float32
+    )
 
 
 def page(segments, payload=b""):
-    return b"OggS" + bytes(22) + struct.pack("B", len(segments)) + bytes(segments) + (payload or bytes(sum(segments)))
+    return (
+        b"OggS"
+        + bytes(22)
+        + struct.pack("B", len(segments))
+        + bytes(segments)
+        + (payload or bytes(sum(segments)))
+    )
 
 
 def test_packets_that_run_over_segments_and_pages_by_hand():
@@ -78,12 +87,20 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
 
 def test_codec_is_scored_with_its_bits_beside_the_recordings(tmp_path):
     manifest = corpus(tmp_path, 4, samples=9600)
-    judging = {"transcriber": judges.load_transcriber("fake"), "embedder": judges.load_speaker_embedder("fake")}
+    judging = {
+        "transcriber": judges.load_transcriber("fake"),
+        "embedder": judges.load_speaker_embedder("fake"),
+    }
     judging["quality"] = judges.load_quality_predictor("fake")
-    references = evaluate.embed_references(manifest, judging["embedder"])
+    references = scoring.embed_references(manifest, judging["embedder"])
     rows, summary = score_codec(FakeCodec(), manifest, tmp_path / "fake", judging, references)
     assert [row["bits"] for row in rows] == [30 * 12.0] * 4
-    assert summary["bits_per_second_low"] <= summary["bits_per_second"] <= summary["bits_per_second_high"] <= 600
+    assert (
+        summary["bits_per_second_low"]
+        <= summary["bits_per_second"]
+        <= summary["bits_per_second_high"]
+        <= 600
+    )
     assert summary["bits_per_second_n"] == summary["corpus_wer_n"] == 4
     own_rows, own = score_originals(manifest, tmp_path / "own", judging, references)
     assert not any("audio" in row for row in [*rows, *own_rows])

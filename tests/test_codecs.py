@@ -11,12 +11,18 @@ from llasa_core.errors import InputError
 
 
 def tiny_xcodec2():
-    """X-codec2 with its real hop and quantizer at small width, scaled so that its codes differ from frame to frame."""
+    """X-codec2 with its real hop and quantizer at small width, scaled so that its codes differ from
+    frame to frame.
+    """
     import torch
     from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
     semantic = Wav2Vec2BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_depthwise_kernel_size=5
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_depthwise_kernel_size=5,
     )
     config = Xcodec2Config(
         hidden_size=64,
@@ -51,7 +57,9 @@ def codec(request):
         from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 
         torch.manual_seed(0)
-        return MiniCodec(MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)))
+        return MiniCodec(
+            MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2))
+        )
     from llasa_core.codecs.xcodec2 import Xcodec2Codec
 
     return Xcodec2Codec(request.getfixturevalue("xcodec2_model"), batch_seconds=60)
@@ -60,7 +68,11 @@ def codec(request):
 def noise(samples, seed=0):
     """float32 (samples,): noise whose loudness and colour change from frame to frame."""
     random = np.random.default_rng([seed, samples])
-    wave = np.convolve(random.normal(size=samples + 8), random.normal(size=9), "valid") if samples else np.zeros(0)
+    wave = (
+        np.convolve(random.normal(size=samples + 8), random.normal(size=9), "valid")
+        if samples
+        else np.zeros(0)
+    )
     gains = np.repeat(10 ** random.uniform(-3, -1, samples // 320 + 1), 320)[:samples]
     return (np.clip(wave * gains, -1, 1)).astype(np.float32)
 
@@ -95,7 +107,9 @@ def test_waves_of_a_batch_are_those_of_each_row_alone(codec):
 
 def test_decoding_takes_the_codes_of_a_dataset(codec):
     codes = codec.encode(WAVES[:1])
-    np.testing.assert_array_equal(codec.decode([codes[0].astype(np.uint16)])[0], codec.decode(codes)[0])
+    np.testing.assert_array_equal(
+        codec.decode([codes[0].astype(np.uint16)])[0], codec.decode(codes)[0]
+    )
 
 
 @pytest.mark.parametrize("offset", [0, 10**6])
@@ -129,7 +143,9 @@ def test_fake_codec_keeps_loudness_and_pitch():
 
 
 def test_xcodec2_features_are_those_of_the_models_own_extractor(xcodec2_model):
-    """One to 320 zeros up to a whole hop, half a hop of zeros around, Kaldi filter banks, normalised by utterance."""
+    """One to 320 zeros up to a whole hop, half a hop of zeros around, Kaldi filter banks,
+    normalised by utterance.
+    """
     from llasa_core.codecs.xcodec2 import Xcodec2Codec
 
     seen = {}
@@ -152,7 +168,9 @@ def test_xcodec2_features_are_those_of_the_models_own_extractor(xcodec2_model):
     assert seen["values"].shape == (1, 1, 3520) and seen["features"].shape == (1, 11, 160)
     np.testing.assert_array_equal(seen["values"][0, 0, :3300], wave)
     assert not seen["values"][0, 0, 3300:].any()
-    np.testing.assert_allclose(seen["features"][0], _kaldi_features(seen["values"][0, 0]), atol=2e-3)
+    np.testing.assert_allclose(
+        seen["features"][0], _kaldi_features(seen["values"][0, 0]), atol=2e-3
+    )
 
 
 def _kaldi_features(padded):
@@ -160,7 +178,9 @@ def _kaldi_features(padded):
     around = np.pad(padded.astype(np.float64), 160) * 2**15
     frames = np.stack([around[start : start + 400] for start in range(0, len(around) - 399, 160)])
     frames = frames - frames.mean(axis=1, keepdims=True)
-    frames = np.concatenate([frames[:, :1] * (1 - 0.97), frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1)
+    frames = np.concatenate(
+        [frames[:, :1] * (1 - 0.97), frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1
+    )
     frames = frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
     power = np.abs(np.fft.rfft(frames, 512)) ** 2
 
@@ -171,16 +191,21 @@ def _kaldi_features(padded):
     bins = mel(np.arange(257) * 16_000 / 512)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    banks = np.log(np.maximum(power @ np.clip(np.minimum(rising, falling), 0, None), 1.192092955078125e-07))
+    banks = np.log(
+        np.maximum(power @ np.clip(np.minimum(rising, falling), 0, None), 1.192092955078125e-07)
+    )
     return ((banks - banks.mean(0)) / np.sqrt(banks.var(0, ddof=1) + 1e-7)).reshape(-1, 160)
 
 
 @pytest.mark.parametrize(("channels", "length"), [(3, 1), (5, 2), (48, 999), (7, 100_000)])
 def test_fast_snake_is_the_models_own_bit_for_bit(channels, length):
     import torch
-    from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActivation1d, Xcodec2SnakeBeta
+    from transformers.models.xcodec2.modeling_xcodec2 import (
+        Xcodec2AntiAliasedActivation1d,
+        Xcodec2SnakeBeta,
+    )
 
-    from llasa_core.codecs import snake
+    from llasa_core.codecs import xcodec2
 
     torch.manual_seed(length)
     module = Xcodec2AntiAliasedActivation1d(Xcodec2SnakeBeta(channels))
@@ -188,13 +213,13 @@ def test_fast_snake_is_the_models_own_bit_for_bit(channels, length):
         torch.nn.init.normal_(parameter, std=0.5)
     hidden = torch.randn(2, channels, length)
     own = module(hidden).detach()
-    snake.install(module)
+    xcodec2.install_fast_snake(module)
     with torch.inference_mode():
         assert torch.equal(module(hidden), own)
         strided = torch.randn(2, length, channels).transpose(1, 2)
         assert torch.equal(module(strided), type(module).forward(module, strided))
     assert module(hidden).requires_grad
-    snake.remove(module)
+    xcodec2.remove(module)
     assert "forward" not in module.__dict__
 
 
@@ -204,7 +229,9 @@ def test_xcodec2_checkpoint_folder_gives_the_same_codes(xcodec2_model, tmp_path)
     xcodec2_model.save_pretrained(tmp_path)
     codec = load_codec(tmp_path)
     assert codec.name == "xcodec2" and codec.codebook_size == 65_536
-    np.testing.assert_array_equal(codec.encode(WAVES[:1])[0], Xcodec2Codec(xcodec2_model).encode(WAVES[:1])[0])
+    np.testing.assert_array_equal(
+        codec.encode(WAVES[:1])[0], Xcodec2Codec(xcodec2_model).encode(WAVES[:1])[0]
+    )
 
 
 def test_xcodec2_is_told_by_its_weights_file(xcodec2_model, tmp_path, monkeypatch):
@@ -241,7 +268,9 @@ def test_xcodec2_without_all_its_weights_is_refused(xcodec2_model, tmp_path):
 
 
 def test_unreachable_hub_is_one_clear_line():
-    with pytest.raises(InputError, match=r"^HKUSTAudio/xcodec2-hf: no X-codec2 weights could be loaded") as raised:
+    with pytest.raises(
+        InputError, match=r"^HKUSTAudio/xcodec2-hf: no X-codec2 weights could be loaded"
+    ) as raised:
         load_codec("xcodec2")
     assert "\n" not in str(raised.value)
 

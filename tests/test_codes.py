@@ -1,4 +1,6 @@
-"""The codes dataset: made in parts, stopped, shared out and damaged; and the public memory map both ways."""
+"""The codes dataset: made in parts, stopped, shared out and damaged; and the public memory map both
+ways.
+"""
 
 import hashlib
 import json
@@ -10,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from llasa_core import codes_memmap
+from llasa_core.audio import load_audio
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, export_memmap, import_memmap, join_pairs, nested_subset, read_codes
-from llasa_core.codes_dataset import finish, write_part
-from llasa_core.corpus import Limits, Utterance, load_audio, write_manifest
+from llasa_core.data import memmap
+from llasa_core.data.corpora.prepare import Limits
+from llasa_core.data.dataset import finish, read_codes, write_part
+from llasa_core.data.encode import encode_manifest
+from llasa_core.data.memmap import export_memmap, import_memmap
+from llasa_core.data.subsets import join_pairs, nested_subset
 from llasa_core.errors import InputError
-from llasa_core.tokens import vocabulary_of
+from llasa_core.manifest import Utterance, write_manifest
+from llasa_core.tokenizer import vocabulary_of
 
 COUNT = 11
 
@@ -43,7 +49,9 @@ def manifest(tmp_path_factory):
         wave = random.normal(size=5000 + 700 * (number % 4)) * random.uniform(0.01, 0.1)
         name = f"u{number:02d}" if number != 4 else "quiet"
         soundfile.write(folder / f"{name}.wav", wave * (number != 4), 16_000)
-        utterances.append(Utterance(name, folder / f"{name}.wav", f"text {number}", "ab"[number % 2], "en"))
+        utterances.append(
+            Utterance(name, folder / f"{name}.wav", f"text {number}", "ab"[number % 2], "en")
+        )
     write_manifest(folder / "m.jsonl", utterances)
     return folder / "m.jsonl"
 
@@ -55,7 +63,11 @@ def codes(manifest, tmp_path):
 
 
 def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_rows_hold_what_the_manifest_and_the_codec_say(manifest, codes):
@@ -101,27 +113,35 @@ def test_meta_counts_and_names_what_is_there(codes):
     assert (meta["codec"], meta["codebook_size"], meta["frame_rate"]) == ("fake", 4096, 50.0)
     dataset = read_codes(codes)
     assert (meta["utterances"], meta["codes"]) == (COUNT, int(dataset.lengths().sum()))
-    assert meta["seconds"] == pytest.approx(sum(dataset[index]["seconds"] for index in range(COUNT)), abs=1e-3)
+    assert meta["seconds"] == pytest.approx(
+        sum(dataset[index]["seconds"] for index in range(COUNT)), abs=1e-3
+    )
     assert meta["speakers"] == {"a": 5, "b": 6} and meta["dropped"] == {"silent": 1}
     names = ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
-    assert [shard["file"] for shard in meta["shards"]] == names and [shard["rows"] for shard in meta["shards"]] == [
-        4,
-        5,
-        2,
-    ]
+    assert [shard["file"] for shard in meta["shards"]] == names and [
+        shard["rows"] for shard in meta["shards"]
+    ] == [4, 5, 2]
     assert dataset.meta == meta
 
 
 def test_utterances_without_sound_file_or_text_are_dropped_and_counted(manifest, tmp_path):
     good = Utterance("good", manifest.parent / "u00.wav", "words")
     (tmp_path / "broken.wav").write_bytes(b"no audio")
-    bad = [Utterance("missing", tmp_path / "none.wav", "words"), Utterance("broken", tmp_path / "broken.wav", "words")]
+    bad = [
+        Utterance("missing", tmp_path / "none.wav", "words"),
+        Utterance("broken", tmp_path / "broken.wav", "words"),
+    ]
     bad.append(Utterance("textless", good.audio, "..."))
     write_manifest(tmp_path / "m.jsonl", [*bad, good])
     meta = encode_manifest(tmp_path / "m.jsonl", tmp_path / "out", FakeCodec())
-    assert meta["dropped"] == {"missing_audio": 1, "textless": 1, "unreadable": 1} and meta["utterances"] == 1
+    assert (
+        meta["dropped"] == {"missing_audio": 1, "textless": 1, "unreadable": 1}
+        and meta["utterances"] == 1
+    )
     write_manifest(tmp_path / "bad.jsonl", bad)
-    with pytest.raises(InputError, match=r"no utterance is left \(missing_audio 1, textless 1, unreadable 1\)"):
+    with pytest.raises(
+        InputError, match=r"no utterance is left \(missing_audio 1, textless 1, unreadable 1\)"
+    ):
         encode_manifest(tmp_path / "bad.jsonl", tmp_path / "nothing", FakeCodec())
     assert not (tmp_path / "nothing/meta.json").exists()
 
@@ -134,7 +154,11 @@ def test_limits_are_those_that_are_given(manifest, tmp_path):
 def test_batching_bounds_audio_and_changes_nothing(manifest, codes, tmp_path):
     codec = CountingCodec()
     encode_manifest(manifest, tmp_path / "small", codec, rows_per_part=5, batch_seconds=0.8)
-    assert max(sum(batch) for batch in codec.batches) <= 0.8 * 16_000 < sum(codec.batches[0] + codec.batches[1])
+    assert (
+        max(sum(batch) for batch in codec.batches)
+        <= 0.8 * 16_000
+        < sum(codec.batches[0] + codec.batches[1])
+    )
     assert all(batch == sorted(batch) for batch in codec.batches)
     assert files_of(tmp_path / "small") == files_of(codes)
 
@@ -142,7 +166,9 @@ def test_batching_bounds_audio_and_changes_nothing(manifest, codes, tmp_path):
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_shards_make_the_same_folder_as_one_process(manifest, codes, tmp_path, order):
     results = [
-        encode_manifest(manifest, tmp_path / "shared", FakeCodec(), shards=2, shard=shard, rows_per_part=5)
+        encode_manifest(
+            manifest, tmp_path / "shared", FakeCodec(), shards=2, shard=shard, rows_per_part=5
+        )
         for shard in order
     ]
     assert results[0] is None and results[1]["utterances"] == COUNT
@@ -160,19 +186,28 @@ def test_stopped_extraction_goes_on_and_repeats_nothing(manifest, codes, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         encode_manifest(manifest, out, Stopping(), rows_per_part=5)
     assert sorted(files_of(out)) == ["part-00000.parquet"]
-    with pytest.raises(InputError, match=r"meta\.json: not found, expected the folder of a finished codes dataset"):
+    with pytest.raises(
+        InputError, match=r"meta\.json: not found, expected the folder of a finished codes dataset"
+    ):
         read_codes(out)
-    (out / "part-00001.parquet.99.tmp").write_bytes(b"half")  # what a kill in the middle of writing leaves
+    (out / "part-00001.parquet.99.tmp").write_bytes(
+        b"half"
+    )  # what a kill in the middle of writing leaves
     codec, done = CountingCodec(), []
     encode_manifest(manifest, out, codec, rows_per_part=5, progress=done.append)
     assert sum(map(len, codec.batches)) == COUNT - 4 and sum(done) == COUNT + 1
     assert files_of(out) == files_of(codes)
     again = CountingCodec()
-    assert encode_manifest(manifest, out, again, rows_per_part=5) == read_codes(codes).meta and again.batches == []
+    assert (
+        encode_manifest(manifest, out, again, rows_per_part=5) == read_codes(codes).meta
+        and again.batches == []
+    )
 
 
 def test_folder_of_something_else_is_refused(manifest, codes, tmp_path):
-    with pytest.raises(InputError, match=r"part-00000\.parquet: made with codebook_size 4096, not 64"):
+    with pytest.raises(
+        InputError, match=r"part-00000\.parquet: made with codebook_size 4096, not 64"
+    ):
         encode_manifest(manifest, codes, FakeCodec(64), rows_per_part=5)
     with pytest.raises(InputError, match=r"part-00000\.parquet: made with other utterances"):
         encode_manifest(manifest, codes, FakeCodec(), rows_per_part=6)
@@ -194,7 +229,9 @@ def test_manifest_without_lines_and_shards_that_are_none_are_refused(manifest, t
 
 
 def damage(codes, change):
-    """Put another table in part 1, with its sha256 in meta.json, as a foreign program would leave it."""
+    """Put another table in part 1, with its sha256 in meta.json, as a foreign program would leave
+    it.
+    """
     path, meta = codes / "part-00001.parquet", json.loads((codes / "meta.json").read_text())
     pq.write_table(change(pq.read_table(path)), path)
     meta["shards"][1]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -217,7 +254,10 @@ def replaced(table, name, values, kind):
             "column codes is list<element: int32>, expected",
         ),
         (lambda t: t.drop_columns(["speaker"]), "column speaker is None, expected string"),
-        (lambda t: replaced(t, "text", ["a", None, "b", "c", "d"], pa.string()), "column text has nulls"),
+        (
+            lambda t: replaced(t, "text", ["a", None, "b", "c", "d"], pa.string()),
+            "column text has nulls",
+        ),
         (lambda t: t.slice(0, 3), "3 rows, expected 5"),
     ],
 )
@@ -226,7 +266,9 @@ def test_foreign_table_is_refused(codes, change, expected):
     with pytest.raises(InputError) as raised:
         read_codes(codes)
     assert (
-        "part-00001.parquet: " in str(raised.value) and expected in str(raised.value) and "\n" not in str(raised.value)
+        "part-00001.parquet: " in str(raised.value)
+        and expected in str(raised.value)
+        and "\n" not in str(raised.value)
     )
 
 
@@ -234,7 +276,9 @@ def test_truncated_or_changed_part_is_refused(codes):
     path = codes / "part-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"part-00001\.parquet: its sha256 is not that of meta\.json"):
+    with pytest.raises(
+        InputError, match=r"part-00001\.parquet: its sha256 is not that of meta\.json"
+    ):
         read_codes(codes)
     with pytest.raises(InputError, match=r"part-00001\.parquet: cannot be read as parquet"):
         read_codes(codes, verify=False)
@@ -248,7 +292,9 @@ def test_truncated_or_changed_part_is_refused(codes):
 
 def test_damaged_part_is_named_when_extraction_goes_on(manifest, codes):
     (codes / "part-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"part-00001\.parquet: damaged .*; delete it and run again"):
+    with pytest.raises(
+        InputError, match=r"part-00001\.parquet: damaged .*; delete it and run again"
+    ):
         encode_manifest(manifest, codes, FakeCodec(), rows_per_part=5)
 
 
@@ -265,7 +311,10 @@ def test_text_that_is_no_utf8_is_refused(codes):
     [
         ("{", "cannot be read"),
         ("[]", "codec is missing"),
-        ('{"codec": "fake", "codebook_size": "many"}', "codebook_size is missing or of another type"),
+        (
+            '{"codec": "fake", "codebook_size": "many"}',
+            "codebook_size is missing or of another type",
+        ),
     ],
 )
 def test_malformed_meta_is_refused(codes, content, expected):
@@ -301,7 +350,11 @@ def public_row(tokenizer, text, codes, width):
         *tokenizer(text, add_special_tokens=False).input_ids,
         ids.text_understanding_end,
     ]
-    row += [ids.speech_generation_start, *(ids.first_code + code for code in codes), ids.speech_generation_end]
+    row += [
+        ids.speech_generation_start,
+        *(ids.first_code + code for code in codes),
+        ids.speech_generation_end,
+    ]
     eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
     return np.array((row + [eot] * width)[:width], np.int32)
 
@@ -317,7 +370,14 @@ SAMPLE = (
     [66911, 388, 1051, 26192, 514],
     [30033, 30033, 1862, 29333, 578, 36804],
 )  # ids of the text, and codes
-TEXTS = ["Call the office.", " leading space", "tabs\tand\nlines", "naïve 你好 🙂", "a", "it's  two  spaces"]
+TEXTS = [
+    "Call the office.",
+    " leading space",
+    "tabs\tand\nlines",
+    "naïve 你好 🙂",
+    "a",
+    "it's  two  spaces",
+]
 
 
 @pytest.fixture
@@ -340,7 +400,9 @@ def test_public_rows_become_text_and_codes(mini_tokenizer, public, tmp_path):
     np.testing.assert_array_equal(dataset[0]["codes"], expected)
     assert dataset[5]["id"] == "train-00000005" and dataset[0]["seconds"] == pytest.approx(9 / 50)
     assert metas["val"]["utterances"] == 2 and metas["train"]["codec"] == "xcodec2"
-    assert [shard["rows"] for shard in metas["train"]["shards"]] == [3, 3, 1] and metas["train"]["dropped"] == {}
+    assert [shard["rows"] for shard in metas["train"]["shards"]] == [3, 3, 1] and metas["train"][
+        "dropped"
+    ] == {}
 
 
 def test_imported_rows_are_exported_byte_for_byte(mini_tokenizer, public, tmp_path):
@@ -349,9 +411,16 @@ def test_imported_rows_are_exported_byte_for_byte(mini_tokenizer, public, tmp_pa
     assert files_of(tmp_path / "again") == files_of(public)
     rows = np.fromfile(public / "train_input_ids.memmap", np.int32).reshape(7, 64)
     before_end = np.argmax(rows == vocabulary_of(mini_tokenizer).speech_generation_end, axis=1)
-    robbed = int((before_end + 36 + 5 >= 64).sum())  # tokens of the template before the text and before the codes
+    robbed = int(
+        (before_end + 36 + 5 >= 64).sum()
+    )  # tokens of the template before the text and before the codes
     assert 1 < robbed < 7
-    assert reports["train"] == {"rows": 7, "width": 64, "dropped": {"overlong": 0}, "end_lost_in_public": robbed}
+    assert reports["train"] == {
+        "rows": 7,
+        "width": 64,
+        "dropped": {"overlong": 0},
+        "end_lost_in_public": robbed,
+    }
 
 
 def test_import_goes_on_where_it_was_stopped(mini_tokenizer, public, tmp_path):
@@ -378,7 +447,9 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
         row[at] = id
         return row
 
-    two_pieces = mini_tokenizer.convert_tokens_to_ids(["o", "f"])  # the tokenizer itself would write "of" as one
+    two_pieces = mini_tokenizer.convert_tokens_to_ids(
+        ["o", "f"]
+    )  # the tokenizer itself would write "of" as one
     bad = {
         "cut": [public_row(mini_tokenizer, "a", np.arange(50), width)],
         "no_end": [np.full(width, good[-1]), np.where(np.arange(width) == end, good[-1], good)],
@@ -403,10 +474,14 @@ def test_rows_that_are_not_whole_are_dropped_and_counted(mini_tokenizer, tmp_pat
             np.concatenate([good[:1], two_pieces, good[2:-1]]),
         ],
     }
-    write_memmap(tmp_path / "public", "train", [*(row for rows in bad.values() for row in rows), good])
+    write_memmap(
+        tmp_path / "public", "train", [*(row for rows in bad.values() for row in rows), good]
+    )
     meta = import_memmap(tmp_path / "public", tmp_path / "codes", mini_tokenizer)["train"]
     assert meta["dropped"] == {reason: len(rows) for reason, rows in sorted(bad.items())}
-    assert meta["utterances"] == 1 and read_codes(tmp_path / "codes/train")[0]["codes"].tolist() == [1, 2, 3]
+    assert meta["utterances"] == 1 and read_codes(tmp_path / "codes/train")[0][
+        "codes"
+    ].tolist() == [1, 2, 3]
 
 
 def test_rows_of_whole_pages_are_exported_byte_for_byte(mini_tokenizer, tmp_path):
@@ -419,12 +494,14 @@ def test_rows_of_whole_pages_are_exported_byte_for_byte(mini_tokenizer, tmp_path
 
 def test_block_that_cannot_be_written_past_the_page_cache_is_written_through_it(tmp_path):
     odd = np.arange(1001, dtype=np.int32)
-    with codes_memmap._open_for_blocks(tmp_path / "rows", 4096) as file:
-        codes_memmap._write_all(file, odd[1:])  # neither begins nor ends with a page
+    with memmap._open_for_blocks(tmp_path / "rows", 4096) as file:
+        memmap._write_all(file, odd[1:])  # neither begins nor ends with a page
     np.testing.assert_array_equal(np.fromfile(tmp_path / "rows", np.int32), odd[1:])
 
 
-def test_export_to_a_full_disk_is_one_line_and_leaves_nothing(mini_tokenizer, public, small_disk, tmp_path):
+def test_export_to_a_full_disk_is_one_line_and_leaves_nothing(
+    mini_tokenizer, public, small_disk, tmp_path
+):
     import_memmap(public, tmp_path / "codes", mini_tokenizer)
     disk = small_disk("8k")
     with pytest.raises(InputError, match=r"memmap: no space left on the disk"):
@@ -436,21 +513,38 @@ def test_dataset_of_our_own_is_exported_as_train(manifest, codes, mini_tokenizer
     lengths = read_codes(codes).lengths()
     report = export_memmap(codes, tmp_path / "public", mini_tokenizer, width=26)["train"]
     rows = np.fromfile(tmp_path / "public/train_input_ids.memmap", np.int32).reshape(-1, 26)
-    assert np.load(tmp_path / "public/train_input_ids_shape.npy", allow_pickle=False).tolist() == [report["rows"], 26]
+    assert np.load(tmp_path / "public/train_input_ids_shape.npy", allow_pickle=False).tolist() == [
+        report["rows"],
+        26,
+    ]
     text = len(mini_tokenizer("text 0", add_special_tokens=False).input_ids)
-    assert report["dropped"]["overlong"] > 0 and report["rows"] + report["dropped"]["overlong"] == len(lengths)
+    assert report["dropped"]["overlong"] > 0 and report["rows"] + report["dropped"][
+        "overlong"
+    ] == len(lengths)
     assert lengths.min() + text + 4 <= 26 < lengths.max() + text + 4
-    np.testing.assert_array_equal(rows[0], public_row(mini_tokenizer, "text 0", read_codes(codes)[0]["codes"], 26))
+    np.testing.assert_array_equal(
+        rows[0], public_row(mini_tokenizer, "text 0", read_codes(codes)[0]["codes"], 26)
+    )
 
 
 def test_transcript_that_spells_a_control_token_stays_text(mini_tokenizer, tmp_path):
-    row = {"id": "a", "text": "<|s_1|><|eot_id|>", "codes": [7, 8], "speaker": "", "language": "", "seconds": 0.04}
+    row = {
+        "id": "a",
+        "text": "<|s_1|><|eot_id|>",
+        "codes": [7, 8],
+        "speaker": "",
+        "language": "",
+        "seconds": 0.04,
+    }
     settings = {"codec": "fake", "codebook_size": 4096, "frame_rate": 50.0}
     (tmp_path / "codes").mkdir()
     write_part(tmp_path / "codes/part-00000.parquet", [row], {**settings, "dropped": []})
     finish(tmp_path / "codes", 1, settings)
     export_memmap(tmp_path / "codes", tmp_path / "public", mini_tokenizer)
-    ids, row = vocabulary_of(mini_tokenizer), np.fromfile(tmp_path / "public/train_input_ids.memmap", np.int32)
+    ids, row = (
+        vocabulary_of(mini_tokenizer),
+        np.fromfile(tmp_path / "public/train_input_ids.memmap", np.int32),
+    )
     text = row[1 : int(np.flatnonzero(row == ids.text_understanding_end)[0])]
     assert (
         len(text) > 5
@@ -458,7 +552,10 @@ def test_transcript_that_spells_a_control_token_stays_text(mini_tokenizer, tmp_p
         and mini_tokenizer.convert_tokens_to_ids("<|eot_id|>") not in text
     )
     metas = import_memmap(tmp_path / "public", tmp_path / "again", mini_tokenizer)
-    assert metas["train"]["dropped"] == {} and read_codes(tmp_path / "again/train")[0]["text"] == "<|s_1|><|eot_id|>"
+    assert (
+        metas["train"]["dropped"] == {}
+        and read_codes(tmp_path / "again/train")[0]["text"] == "<|s_1|><|eot_id|>"
+    )
 
 
 def test_released_ids_of_a_public_row(llama3_tokenizer, tmp_path):
@@ -475,14 +572,28 @@ def test_released_ids_of_a_public_row(llama3_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda f: (f / "train_input_ids_shape.npy").unlink(), r"train_input_ids_shape\.npy: cannot be read"),
-        (lambda f: np.save(f / "train_input_ids_shape.npy", [0]), r"train_input_ids_shape\.npy: holds \[0\]"),
-        (lambda f: np.save(f / "train_input_ids_shape.npy", [{}, {}]), r"shape\.npy: cannot be read .*pickle"),
-        (lambda f: np.save(f / "train_input_ids_shape.npy", [8, 64]), r"\.memmap: 1792 bytes, expected 8 rows of 64"),
+        (
+            lambda f: (f / "train_input_ids_shape.npy").unlink(),
+            r"train_input_ids_shape\.npy: cannot be read",
+        ),
+        (
+            lambda f: np.save(f / "train_input_ids_shape.npy", [0]),
+            r"train_input_ids_shape\.npy: holds \[0\]",
+        ),
+        (
+            lambda f: np.save(f / "train_input_ids_shape.npy", [{}, {}]),
+            r"shape\.npy: cannot be read .*pickle",
+        ),
+        (
+            lambda f: np.save(f / "train_input_ids_shape.npy", [8, 64]),
+            r"\.memmap: 1792 bytes, expected 8 rows of 64",
+        ),
         (lambda f: shutil.rmtree(f), r"public: no \*_input_ids\.memmap"),
     ],
 )
-def test_bad_memory_map_is_refused_before_anything_is_written(mini_tokenizer, public, tmp_path, change, expected):
+def test_bad_memory_map_is_refused_before_anything_is_written(
+    mini_tokenizer, public, tmp_path, change, expected
+):
     change(public)
     with pytest.raises(InputError, match=expected):
         import_memmap(public, tmp_path / "codes", mini_tokenizer)
@@ -504,7 +615,11 @@ def test_pairs_join_two_utterances_of_one_speaker_as_a_voice_prompt_is_built(cod
     meta = join_pairs(codes, tmp_path / "pairs", seed=1)
     singles = {row["id"]: row for row in (read_codes(codes)[i] for i in range(COUNT))}
     pairs = read_codes(tmp_path / "pairs")
-    assert meta["utterances"] == len(pairs) == sum(n // 2 for n in read_codes(codes).meta["speakers"].values())
+    assert (
+        meta["utterances"]
+        == len(pairs)
+        == sum(n // 2 for n in read_codes(codes).meta["speakers"].values())
+    )
     used = []
     for index in range(len(pairs)):
         pair = pairs[index]
@@ -512,7 +627,9 @@ def test_pairs_join_two_utterances_of_one_speaker_as_a_voice_prompt_is_built(cod
         used += [first["id"], second["id"]]
         assert first["speaker"] == second["speaker"] and pair["speaker"] == ""
         assert pair["text"] == f"{first['text']} {second['text']}"
-        np.testing.assert_array_equal(pair["codes"], np.concatenate([first["codes"], second["codes"]]))
+        np.testing.assert_array_equal(
+            pair["codes"], np.concatenate([first["codes"], second["codes"]])
+        )
         assert pair["seconds"] == pytest.approx(first["seconds"] + second["seconds"])
     assert len(used) == len(set(used))
 
@@ -535,9 +652,13 @@ def test_subset_holds_the_hours_and_lies_in_every_larger_one(codes, tmp_path):
         assert share * total - 0.5 < meta["seconds"] <= share * total + 1e-3
         assert meta["codec"] == "fake" and len(subset) == meta["utterances"]
         members.append({subset[i]["id"]: subset[i]["codes"].tolist() for i in range(len(subset))})
-    assert members[0].items() <= members[1].items() <= members[2].items() and len(members[2]) == COUNT
+    assert (
+        members[0].items() <= members[1].items() <= members[2].items() and len(members[2]) == COUNT
+    )
     other = nested_subset(codes, tmp_path / "other", 0.3 * total / 3600, seed=1)
-    assert {read_codes(tmp_path / "other")[i]["id"] for i in range(other["utterances"])} != set(members[0])
+    assert {read_codes(tmp_path / "other")[i]["id"] for i in range(other["utterances"])} != set(
+        members[0]
+    )
 
 
 def test_subset_is_kept_and_what_cannot_be_given_is_refused(codes, tmp_path):
@@ -553,10 +674,14 @@ def test_subset_is_kept_and_what_cannot_be_given_is_refused(codes, tmp_path):
         nested_subset(codes, tmp_path / "none", 1e-7)
 
 
-def test_subset_without_overlong_utterances_still_has_the_hours_and_is_the_same_where_all_fit(codes, tmp_path):
+def test_subset_without_overlong_utterances_still_has_the_hours_and_is_the_same_where_all_fit(
+    codes, tmp_path
+):
     dataset = read_codes(codes)
     lengths = sorted({len(dataset[i]["codes"]) for i in range(COUNT)})
-    total = sum(dataset[i]["seconds"] for i in range(COUNT) if len(dataset[i]["codes"]) <= lengths[-2])
+    total = sum(
+        dataset[i]["seconds"] for i in range(COUNT) if len(dataset[i]["codes"]) <= lengths[-2]
+    )
     nested_subset(codes, tmp_path / "fitting", total / 3600, max_codes=lengths[-2])
     fitting = read_codes(tmp_path / "fitting")
     assert max(len(fitting[i]["codes"]) for i in range(len(fitting))) == lengths[-2]

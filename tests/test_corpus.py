@@ -1,4 +1,6 @@
-"""Corpora of a few seconds, written by the tests themselves, through readers, checks, splits and prepare."""
+"""Corpora of a few seconds, written by the tests themselves, through readers, checks, splits and
+prepare.
+"""
 
 import io
 import json
@@ -11,20 +13,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from llasa_core.corpus import (
-    Limits,
-    Utterance,
-    check_utterance,
-    load_audio,
-    prepare,
-    read_corpus,
-    read_manifest,
-    split_of,
-    write_manifest,
-)
+from llasa_core.audio import load_audio
+from llasa_core.data.corpora.prepare import Limits, check_utterance, prepare
+from llasa_core.data.corpora.readers import read_corpus
 from llasa_core.errors import InputError
+from llasa_core.manifest import Utterance, read_manifest, split_of, write_manifest
 
-SPEECH = (np.random.default_rng(0).normal(size=16_000) * 0.1).astype(np.float32)  # one second that passes for speech
+SPEECH = (np.random.default_rng(0).normal(size=16_000) * 0.1).astype(
+    np.float32
+)  # one second that passes for speech
 
 
 def write(path, wave=SPEECH, rate=16_000, subtype="PCM_16"):
@@ -100,7 +97,9 @@ def test_file_that_was_cut_off_is_refused(tmp_path, suffix):
 
 def test_manifest_comes_back_as_it_was_written(tmp_path):
     utterances = [
-        Utterance("a", tmp_path / "wavs/a.wav", 'He said "ah", 你好\u2028', "kore", "en", 1.25, "dev"),
+        Utterance(
+            "a", tmp_path / "wavs/a.wav", 'He said "ah", 你好\u2028', "kore", "en", 1.25, "dev"
+        ),
         Utterance("b", tmp_path.parent / "b.wav", "b"),
     ]
     write_manifest(tmp_path / "m.jsonl", utterances)
@@ -126,16 +125,24 @@ def test_manifest_moves_with_its_audio(tmp_path):
         ('{"id": "b", "audio": "b", "text": null}', "m.jsonl:2: text is null, expected a string"),
         ('{"id": "", "audio": "b", "text": "b"}', "m.jsonl:2: id is '', expected a name"),
         ('{"id": "b", "audio": "b", "text": "b", "speaker": 3}', "m.jsonl:2: speaker is 3"),
-        ('{"id": "b", "audio": "b", "text": "b", "seconds": "1"}', 'm.jsonl:2: seconds is "1", expected a number'),
+        (
+            '{"id": "b", "audio": "b", "text": "b", "seconds": "1"}',
+            'm.jsonl:2: seconds is "1", expected a number',
+        ),
         ('{"id": "b", "audio": "b", "text": "b", "seconds": NaN}', "m.jsonl:2: seconds is NaN"),
-        ('{"id": "b", "audio": "b", "text": "b", "split": "eval"}', "m.jsonl:2: split is 'eval', expected train"),
+        (
+            '{"id": "b", "audio": "b", "text": "b", "split": "eval"}',
+            "m.jsonl:2: split is 'eval', expected train",
+        ),
         ('{"id": "a", "audio": "b", "text": "b"}', "m.jsonl:2: id 'a' is that of line 1 too"),
         (b"\xff", "m.jsonl:2: byte 0 is no UTF-8"),
     ],
 )
 def test_malformed_manifest_line_is_named(tmp_path, line, expected):
     line = line if isinstance(line, bytes) else line.encode()
-    (tmp_path / "m.jsonl").write_bytes(b'{"id": "a", "audio": "a.wav", "text": "a"}\n' + line + b"\n")
+    (tmp_path / "m.jsonl").write_bytes(
+        b'{"id": "a", "audio": "a.wav", "text": "a"}\n' + line + b"\n"
+    )
     with pytest.raises(InputError) as raised:
         read_manifest(tmp_path / "m.jsonl")
     assert expected in str(raised.value) and "\n" not in str(raised.value)
@@ -152,7 +159,9 @@ def test_missing_manifest_is_named(tmp_path):
 def test_split_is_the_hash_of_the_id():
     ids = [f"utterance-{number}" for number in range(4000)]
     splits = [split_of(id, (0.8, 0.15, 0.05)) for id in ids]
-    assert split_of("a") == "train" and split_of("a", (0, 1, 0)) == "dev"  # sha256("a") starts with ca
+    assert (
+        split_of("a") == "train" and split_of("a", (0, 1, 0)) == "dev"
+    )  # sha256("a") starts with ca
     assert abs(splits.count("dev") - 600) < 80 and abs(splits.count("test") - 200) < 50
     tests = {id for id, split in zip(ids, splits, strict=True) if split == "test"}
     assert all(split_of(id, (0.5, 0.45, 0.05)) == "test" for id in tests)
@@ -168,7 +177,9 @@ def test_shares_that_are_none_are_refused(fractions):
 
 
 def reason_of(wave=SPEECH, text="some words", **limits):
-    return check_utterance(Utterance("a", "a.wav", text), np.asarray(wave, np.float32), Limits(**limits))
+    return check_utterance(
+        Utterance("a", "a.wav", text), np.asarray(wave, np.float32), Limits(**limits)
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,13 +245,25 @@ def test_limits_are_settings():
 
 
 def bad_corpus(folder):
-    """One good utterance and one of each kind that is dropped, with its reason as its id where that may be."""
+    """One good utterance and one of each kind that is dropped, with its reason as its id where that
+    may be.
+    """
     nan = np.where(np.arange(16_000) == 9, np.nan, SPEECH)
-    waves = {"good": SPEECH, "empty": SPEECH[:0], "not_finite": nan, "silent": SPEECH * 0, "too_short": SPEECH[:99]}
+    waves = {
+        "good": SPEECH,
+        "empty": SPEECH[:0],
+        "not_finite": nan,
+        "silent": SPEECH * 0,
+        "too_short": SPEECH[:99],
+    }
     waves |= {"too_long": np.tile(SPEECH, 31), "textless": SPEECH, "wrong_characters": SPEECH}
     texts = {"textless": "...", "wrong_characters": "<|s_7|> a"}
     utterances = [
-        Utterance(name, write(folder / f"{name}.wav", wave, subtype="FLOAT"), texts.get(name, "some words"))
+        Utterance(
+            name,
+            write(folder / f"{name}.wav", wave, subtype="FLOAT"),
+            texts.get(name, "some words"),
+        )
         for name, wave in waves.items()
     ]
     (folder / "unreadable.wav").write_bytes(b"RIFF")
@@ -251,7 +274,16 @@ def bad_corpus(folder):
     return utterances
 
 
-REASONS = ["empty", "not_finite", "silent", "too_short", "too_long", "textless", "wrong_characters", "unreadable"]
+REASONS = [
+    "empty",
+    "not_finite",
+    "silent",
+    "too_short",
+    "too_long",
+    "textless",
+    "wrong_characters",
+    "unreadable",
+]
 
 
 def test_bad_items_are_dropped_counted_and_listed(tmp_path):
@@ -262,29 +294,46 @@ def test_bad_items_are_dropped_counted_and_listed(tmp_path):
     assert report["dropped"] == {line["reason"]: 1 for line in expected}
     assert (report["seen"], report["kept"]) == (12, 1)
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
-    manifests = [read_manifest(tmp_path / f"out/{split}.jsonl") for split in ("train", "dev", "test")]
-    assert [[(u.id, u.text) for u in manifest] for manifest in manifests] == [[("good", "some words")], [], []]
+    manifests = [
+        read_manifest(tmp_path / f"out/{split}.jsonl") for split in ("train", "dev", "test")
+    ]
+    assert [[(u.id, u.text) for u in manifest] for manifest in manifests] == [
+        [("good", "some words")],
+        [],
+        [],
+    ]
     assert sorted(path.name for path in (tmp_path / "out/wavs").iterdir()) == ["good.wav"]
 
 
 def good_corpus(folder, count=12):
     return [
         Utterance(
-            f"u{number}", write(folder / f"u{number}.flac", tone(24_000, 0.5 + number / 20), 24_000), f"text {number}"
+            f"u{number}",
+            write(folder / f"u{number}.flac", tone(24_000, 0.5 + number / 20), 24_000),
+            f"text {number}",
         )
         for number in range(count)
     ]
 
 
 def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_audio_is_converted_to_16_khz_mono_16_bit(tmp_path):
     prepare(good_corpus(tmp_path / "in", 1), tmp_path / "out", split_fractions=(1, 0, 0))
     [utterance] = read_manifest(tmp_path / "out/train.jsonl")
     info = soundfile.info(utterance.audio)
-    assert (info.samplerate, info.channels, info.subtype, info.frames) == (16_000, 1, "PCM_16", 8_000)
+    assert (info.samplerate, info.channels, info.subtype, info.frames) == (
+        16_000,
+        1,
+        "PCM_16",
+        8_000,
+    )
     assert (utterance.seconds, utterance.split) == (0.5, "train")
     assert json.loads((tmp_path / "out/train.jsonl").read_text())["audio"] == "wavs/u0.wav"
 
@@ -313,7 +362,10 @@ def test_stopped_run_goes_on_and_ends_as_if_never_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(corpus, tmp_path / "a/out", progress=stop)
-    assert not (tmp_path / "a/out/report.json").exists() and not (tmp_path / "a/out/train.jsonl").exists()
+    assert (
+        not (tmp_path / "a/out/report.json").exists()
+        and not (tmp_path / "a/out/train.jsonl").exists()
+    )
     with (tmp_path / "a/out/prepared.jsonl").open("a") as journal:
         journal.write('{"id": "torn')
     before = (tmp_path / "a/out/wavs/u3.wav").stat().st_mtime_ns
@@ -328,16 +380,25 @@ def test_what_has_changed_since_is_prepared_again(tmp_path):
     assert prepare(corpus, tmp_path / "out")["kept"] == 2
     write(corpus[0].audio, np.zeros(24_000), 24_000)
     corpus[1] = replace(corpus[1], text="?")
-    with pytest.raises(InputError, match=r"report\.json: no utterance is left \(silent 1, textless 1\)"):
+    with pytest.raises(
+        InputError, match=r"report\.json: no utterance is left \(silent 1, textless 1\)"
+    ):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out/train.jsonl").exists()
-    assert prepare(good_corpus(tmp_path / "in", 2), tmp_path / "out", Limits(min_seconds=0.52))["kept"] == 1
+    assert (
+        prepare(good_corpus(tmp_path / "in", 2), tmp_path / "out", Limits(min_seconds=0.52))["kept"]
+        == 1
+    )
 
 
 def test_split_of_the_corpus_and_kept_out_texts_come_before_the_hash(tmp_path):
     corpus = [replace(utterance, split="dev") for utterance in good_corpus(tmp_path / "in", 3)]
     report = prepare(corpus, tmp_path / "out", keep_out=lambda text: text.endswith("1"))
-    assert {name: part["utterances"] for name, part in report["splits"].items()} == {"train": 0, "dev": 2, "test": 1}
+    assert {name: part["utterances"] for name, part in report["splits"].items()} == {
+        "train": 0,
+        "dev": 2,
+        "test": 1,
+    }
     assert [utterance.id for utterance in read_manifest(tmp_path / "out/test.jsonl")] == ["u1"]
 
 
@@ -351,7 +412,9 @@ def summary(utterances):
 def test_ljspeech_layout(tmp_path):
     write(tmp_path / "wavs/LJ1.wav")
     write(tmp_path / "wavs/LJ2.flac")
-    (tmp_path / "metadata.csv").write_text('LJ1|In 1914|In nineteen fourteen\nLJ2|He said "no"\n\nLJ3|not there|\n')
+    (tmp_path / "metadata.csv").write_text(
+        'LJ1|In 1914|In nineteen fourteen\nLJ2|He said "no"\n\nLJ3|not there|\n'
+    )
     expected = [
         ("LJ1", tmp_path / "wavs/LJ1.wav", "In nineteen fourteen", "linda", None),
         ("LJ2", tmp_path / "wavs/LJ2.flac", 'He said "no"', "linda", None),
@@ -392,7 +455,9 @@ def test_librispeech_tree(tmp_path):
     chapter = tmp_path / "dev-clean/84/121"
     write(chapter / "84-121-0.flac")
     (chapter / "84-121.trans.txt").write_text("84-121-0 GO DO YOU HEAR\n")
-    assert summary(read_corpus(tmp_path)) == [("84-121-0", chapter / "84-121-0.flac", "GO DO YOU HEAR", "84", "dev")]
+    assert summary(read_corpus(tmp_path)) == [
+        ("84-121-0", chapter / "84-121-0.flac", "GO DO YOU HEAR", "84", "dev")
+    ]
     (chapter / "84-121.trans.txt").write_text("84-121-0 GO DO YOU HEAR\n84-121-1\n")
     with pytest.raises(InputError, match=r"84-121\.trans\.txt:2: "):
         list(read_corpus(tmp_path))
@@ -427,7 +492,9 @@ def fake_datasets(rows):
 
     module = types.ModuleType("datasets")
     module.Audio, module.DatasetDict = Audio, DatasetDict
-    module.load_from_disk = module.load_dataset = lambda source: DatasetDict(train=Dataset(), validation=Dataset())
+    module.load_from_disk = module.load_dataset = lambda source: DatasetDict(
+        train=Dataset(), validation=Dataset()
+    )
     return module
 
 
@@ -449,16 +516,23 @@ def test_hugging_face_dataset(tmp_path, monkeypatch):
         "validation-00000000",
         "validation-00000001",
     ]
-    assert [(u.text, u.speaker, u.split) for u in found[1:3]] == [("", "", "train"), ("one", "7", "dev")]
+    assert [(u.text, u.speaker, u.split) for u in found[1:3]] == [
+        ("", "", "train"),
+        ("one", "7", "dev"),
+    ]
     assert found[0].audio == encoded() and found[1].audio == path
     report = prepare(found, tmp_path / "out")
     assert (report["kept"], report["dropped"]) == (2, {"textless": 2})
-    assert Path(read_manifest(tmp_path / "out/dev.jsonl")[0].audio).name == "validation-00000000.wav"
+    assert (
+        Path(read_manifest(tmp_path / "out/dev.jsonl")[0].audio).name == "validation-00000000.wav"
+    )
 
 
 def test_hugging_face_dataset_saved_to_disk(tmp_path):
     datasets = pytest.importorskip("datasets")
-    made = datasets.Dataset.from_list([{"audio": {"bytes": encoded(), "path": None}, "text": "one", "id": "a/b"}])
+    made = datasets.Dataset.from_list(
+        [{"audio": {"bytes": encoded(), "path": None}, "text": "one", "id": "a/b"}]
+    )
     made = made.cast_column("audio", datasets.Audio(sampling_rate=16_000))
     datasets.DatasetDict(test=made).save_to_disk(str(tmp_path / "saved"))
     [found] = read_corpus(tmp_path / "saved")

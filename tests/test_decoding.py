@@ -3,16 +3,18 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llasa_core.decoding import Answers, Loop, decode, generating
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling, draw, draw_with_doubt, largest, row_noise
+from llasa_core.synthesis.decoding import Answers, Loop, decode, generating
+from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, largest, row_noise
 
 TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
 ANSWERS = Answers(first=48, stop=148, end=45)
 
 
 def tiny_llama(seed=0, end_logit=0.0):
-    """Two layers; feature 0 of the hidden state is positive whatever the tokens, and weighs `end_logit` for END."""
+    """Two layers; feature 0 of the hidden state is positive whatever the tokens, and weighs
+    `end_logit` for END.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=TEXT + 8 + CODES,
@@ -43,7 +45,9 @@ def llama():
 @pytest.fixture(scope="module")
 def prompts():
     generator = np.random.default_rng(0)
-    return [generator.integers(0, TEXT, generator.integers(1, 30)).astype(np.int32) for _ in range(14)]
+    return [
+        generator.integers(0, TEXT, generator.integers(1, 30)).astype(np.int32) for _ in range(14)
+    ]
 
 
 def one_by_one(model, prompts, limits, seeds, sampling, **options):
@@ -80,7 +84,10 @@ def test_a_row_is_the_same_alone_and_in_any_batch(prompts, sampling):
     seeds = [i % 3 for i in range(len(prompts))]
     alone = one_by_one(model, prompts, limits, seeds, sampling)
     if sampling.temperature > 0:
-        assert {row.reason for row in alone} == {"end", "length"}  # both ways of finishing are exercised
+        assert {row.reason for row in alone} == {
+            "end",
+            "length",
+        }  # both ways of finishing are exercised
     for slots in (4, 32):
         batched = dict(decode(model, prompts, limits, seeds, sampling, ANSWERS, slots))
         assert sorted(batched) == list(range(len(prompts)))
@@ -102,7 +109,9 @@ def test_greedy_equals_transformers_generate_on_the_same_logits(llama, prompts):
                 kept[:, ANSWERS.end] = scores[:, ANSWERS.end]
             return kept
 
-    rows = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS))
+    rows = dict(
+        decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS)
+    )
     for index, prompt in enumerate(prompts):
         ids = torch.from_numpy(prompt).long()[None]
         generated = llama.generate(
@@ -114,39 +123,65 @@ def test_greedy_equals_transformers_generate_on_the_same_logits(llama, prompts):
             pad_token_id=0,
             logits_processor=[SpeechOnly(len(prompt))],
         )[0, len(prompt) :]
-        assert rows[index].ids.tolist() == [token for token in generated.tolist() if token != ANSWERS.end]
+        assert rows[index].ids.tolist() == [
+            token for token in generated.tolist() if token != ANSWERS.end
+        ]
 
 
 def test_hidden_positions_are_not_attended_to_and_keep_their_place(llama, prompts):
     prompts = [prompt for prompt in prompts if len(prompt) > 10][:4]
     hidden = [[2, 7]] * len(prompts)
-    rows = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS, 4, hidden))
-    plain = dict(decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS, 4))
+    rows = dict(
+        decode(
+            llama,
+            prompts,
+            [12] * len(prompts),
+            [0] * len(prompts),
+            Sampling(0.0),
+            ANSWERS,
+            4,
+            hidden,
+        )
+    )
+    plain = dict(
+        decode(llama, prompts, [12] * len(prompts), [0] * len(prompts), Sampling(0.0), ANSWERS, 4)
+    )
     for index, prompt in enumerate(prompts):
         assert rows[index].ids.tolist() == without_cache(llama, prompt, 12, hidden[index])
         assert plain[index].ids.tolist() == without_cache(llama, prompt, 12)
-    assert any(rows[index].ids.tolist() != plain[index].ids.tolist() for index in range(len(prompts)))
+    assert any(
+        rows[index].ids.tolist() != plain[index].ids.tolist() for index in range(len(prompts))
+    )
 
 
 def test_end_is_never_first_even_where_the_model_wants_nothing_else(prompts):
     wants_end = tiny_llama(end_logit=100.0)
-    for _, row in decode(wants_end, prompts, [30] * len(prompts), [1] * len(prompts), Sampling(), ANSWERS):
+    for _, row in decode(
+        wants_end, prompts, [30] * len(prompts), [1] * len(prompts), Sampling(), ANSWERS
+    ):
         assert (len(row.ids), row.steps, row.reason) == (1, 2, "end")
     late = Sampling(min_codes=5)
-    assert all(len(r.ids) == 5 for _, r in decode(wants_end, prompts, [30] * 14, [1] * 14, late, ANSWERS, 3))
+    assert all(
+        len(r.ids) == 5
+        for _, r in decode(wants_end, prompts, [30] * 14, [1] * 14, late, ANSWERS, 3)
+    )
 
 
 def test_limit_is_respected_and_only_allowed_ids_come_out(prompts):
     never_ends = tiny_llama(end_logit=-100.0)
     limits = list(range(1, 15))
-    for index, row in decode(never_ends, prompts, limits, [5] * 14, Sampling(2.0, 0, 1.0), ANSWERS, 4):
+    for index, row in decode(
+        never_ends, prompts, limits, [5] * 14, Sampling(2.0, 0, 1.0), ANSWERS, 4
+    ):
         assert (len(row.ids), row.steps, row.reason) == (limits[index], limits[index], "length")
         assert ((row.ids >= ANSWERS.first) & (row.ids < ANSWERS.stop)).all()
 
 
 def test_equal_prompts_differ_by_seed_and_agree_with_separate_runs(llama, prompts):
     prompt = max(prompts, key=len)
-    together = dict(decode(llama, [prompt] * 6, [20] * 6, [0, 1, 2, 3, 0, 1], Sampling(), ANSWERS, 4))
+    together = dict(
+        decode(llama, [prompt] * 6, [20] * 6, [0, 1, 2, 3, 0, 1], Sampling(), ANSWERS, 4)
+    )
     alone = one_by_one(llama, [prompt] * 6, [20] * 6, [0, 1, 2, 3, 0, 1], Sampling())
     assert [together[i].ids.tolist() for i in range(6)] == [row.ids.tolist() for row in alone]
     assert len({tuple(together[i].ids.tolist()) for i in range(6)}) == 4
@@ -168,7 +203,10 @@ def test_model_comes_back_as_it_was(prompts):
     model = tiny_llama().train()
     model.set_attn_implementation("eager")
     expected = one_by_one(tiny_llama(), prompts[:1], [5], [0], Sampling())[0]
-    assert next(decode(model, prompts[:1], [5], [0], Sampling(), ANSWERS))[1].ids.tolist() == expected.ids.tolist()
+    assert (
+        next(decode(model, prompts[:1], [5], [0], Sampling(), ANSWERS))[1].ids.tolist()
+        == expected.ids.tolist()
+    )
     list(decode(model, prompts, [5] * 14, [0] * 14, Sampling(), ANSWERS))
     assert model.training and model.config._attn_implementation == "eager"
 
@@ -186,7 +224,13 @@ def test_model_comes_back_as_it_was(prompts):
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(llama, change, message):
-    given = {"prompts": [np.array([1, 2, 3])], "limits": [4], "seeds": [0], "sampling": Sampling(), "answers": ANSWERS}
+    given = {
+        "prompts": [np.array([1, 2, 3])],
+        "limits": [4],
+        "seeds": [0],
+        "sampling": Sampling(),
+        "answers": ANSWERS,
+    }
     with pytest.raises(InputError, match=message):
         list(decode(llama, **(given | change)))
 
@@ -219,7 +263,14 @@ def test_draw_inverts_the_distribution_worked_out_by_hand():
         return draw(logits[None], torch.tensor([uniform], dtype=torch.float64), sampling).item()
 
     everything = Sampling(1.0, 0, 1.0)
-    assert [drawn(u, everything) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-53)] == [0, 0, 1, 1, 2, 2]
+    assert [drawn(u, everything) for u in (0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-53)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     two_best = Sampling(1.0, 2, 1.0)  # 0.5 / 0.8 = 0.625 for column 1, the rest for column 2
     assert [drawn(u, two_best) for u in (0.0, 0.62, 0.63, 0.999)] == [1, 1, 2, 2]
     nucleus = Sampling(1.0, 0, 0.6)  # 0.5 alone is short of 0.6, so column 2 is in
@@ -250,7 +301,10 @@ def test_where_there_is_no_doubt_rounding_changes_no_draw_and_doubt_is_rare(samp
     peak = logits.amax(-1, keepdim=True).abs().clamp(min=1)
     changed = torch.zeros_like(doubt)
     for _ in range(6):
-        rounded = logits + torch.from_numpy(generator.uniform(-0.4, 0.4, logits.shape)).float() * error * peak
+        rounded = (
+            logits
+            + torch.from_numpy(generator.uniform(-0.4, 0.4, logits.shape)).float() * error * peak
+        )
         changed |= draw(rounded, uniform, sampling) != column
     assert changed.any() and not (changed & ~doubt).any()
     assert doubt.float().mean() < 0.05

@@ -1,4 +1,6 @@
-"""Extraction where the data is: every format, worker processes, kills, full disks, long recordings, bf16."""
+"""Extraction where the data is: every format, worker processes, kills, full disks, long recordings,
+bf16.
+"""
 
 import io
 import json
@@ -17,17 +19,19 @@ import pytest
 import soundfile
 
 from llasa_core import cli
-from llasa_core.audio_sources import open_source
+from llasa_core.audio import load_audio
 from llasa_core.codecs import load_codec
-from llasa_core.codecs.bf16 import Bf16Codec
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes import encode_manifest, join_pairs, read_codes
-from llasa_core.corpus import Limits, load_audio
-from llasa_core.data_filter import Filters, filter_codes
-from llasa_core.encode import chosen_to_compare
+from llasa_core.codecs.xcodec2 import Bf16Codec
+from llasa_core.data.corpora.prepare import Limits
+from llasa_core.data.corpora.segmentation import Segmenter, divide, pauses
+from llasa_core.data.dataset import read_codes
+from llasa_core.data.encode import chosen_to_compare, encode_manifest
+from llasa_core.data.filter import Filters, filter_codes
+from llasa_core.data.sources import open_source
+from llasa_core.data.subsets import join_pairs
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
-from llasa_core.segments import Segmenter, divide, pauses
 
 KILLS = int(os.environ.get("LLASA_TEST_KILLS", 10))
 
@@ -37,7 +41,8 @@ def speech(number, seconds=None):
     generator = np.random.default_rng(number)
     count = int(16_000 * (seconds or generator.uniform(0.35, 0.9)))
     return (
-        generator.normal(size=count) * np.repeat(generator.uniform(0.02, 0.1, count // 320 + 1), 320)[:count]
+        generator.normal(size=count)
+        * np.repeat(generator.uniform(0.02, 0.1, count // 320 + 1), 320)[:count]
     ).astype(np.float32)
 
 
@@ -53,13 +58,19 @@ def corpus(folder, count):
     for number in range(count):
         path = folder / f"u{number:03d}.flac"
         path.write_bytes(encoded(speech(number)))
-        utterances.append(Utterance(f"u{number:03d}", path, f"text {number}", "ab"[number % 2], "en"))
+        utterances.append(
+            Utterance(f"u{number:03d}", path, f"text {number}", "ab"[number % 2], "en")
+        )
     write_manifest(folder / "m.jsonl", utterances)
     return folder / "m.jsonl"
 
 
 def files_of(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def rows_of(folder):
@@ -96,9 +107,13 @@ def test_workers_change_no_byte(tmp_path):
     (tmp_path / "in/u005.flac").write_bytes(b"no audio")
     encode_manifest(manifest, tmp_path / "one", FakeCodec(), rows_per_part=16)
     done = []
-    encode_manifest(manifest, tmp_path / "two", FakeCodec(), rows_per_part=16, workers=2, progress=done.append)
+    encode_manifest(
+        manifest, tmp_path / "two", FakeCodec(), rows_per_part=16, workers=2, progress=done.append
+    )
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two") and sum(done) == 40
-    listed = [json.loads(line) for line in (tmp_path / "one/dropped.jsonl").read_text().splitlines()]
+    listed = [
+        json.loads(line) for line in (tmp_path / "one/dropped.jsonl").read_text().splitlines()
+    ]
     assert listed == [{"id": "u005", "reason": "unreadable", "part": "part-00000.parquet"}]
 
 
@@ -132,8 +147,10 @@ def _dies(*_):
 def test_worker_that_is_killed_ends_in_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
     manifest = corpus(tmp_path / "in", 12)
     with monkeypatch.context() as patched:
-        patched.setattr("llasa_core.encode._decode", _dies)
-        with pytest.raises(InputError, match="a process that decoded audio was killed, near u000 and u007"):
+        patched.setattr("llasa_core.data.encode._decode", _dies)
+        with pytest.raises(
+            InputError, match="a process that decoded audio was killed, near u000 and u007"
+        ):
             encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)
     assert encode_manifest(manifest, tmp_path / "codes", FakeCodec(), workers=1)["utterances"] == 12
 
@@ -149,7 +166,9 @@ def tar_of(path, samples):
 @pytest.mark.parametrize("where", ["folder", "memory://shards"])
 def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
     place = str(tmp_path) if where == "folder" else f"{where}-{tmp_path.name}"
-    facts = json.dumps({"text": "told by json", "speaker": "kore", "language": "de", "id": "own/id"}).encode()
+    facts = json.dumps(
+        {"text": "told by json", "speaker": "kore", "language": "de", "id": "own/id"}
+    ).encode()
     tar_of(
         f"{place}/s-00.tar",
         [
@@ -159,7 +178,10 @@ def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
             ("d/b.wav", encoded(speech(2), "WAV")),
         ],
     )
-    tar_of(f"{place}/s-01.tar", [("c.mp3", encoded(speech(3), "MP3")), ("c.txt", b"three"), ("e.txt", b"no audio")])
+    tar_of(
+        f"{place}/s-01.tar",
+        [("c.mp3", encoded(speech(3), "MP3")), ("c.txt", b"three"), ("e.txt", b"no audio")],
+    )
     meta = encode_manifest(f"{place}/s-{{00..01}}.tar", tmp_path / "codes", FakeCodec())
     rows = rows_of(tmp_path / "codes")
     assert [(row["id"], row["text"], row["speaker"], row["language"]) for row in rows] == [
@@ -167,21 +189,36 @@ def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
         ("own_id", "told by json", "kore", "de"),
         ("c", "three", "", "en"),
     ]
-    np.testing.assert_array_equal(rows[0]["codes"], FakeCodec().encode([load_audio(encoded(speech(1)))])[0])
-    assert meta["dropped"] == {"missing_audio": 1} and [shard["rows"] for shard in meta["shards"]] == [2, 1]
+    np.testing.assert_array_equal(
+        rows[0]["codes"], FakeCodec().encode([load_audio(encoded(speech(1)))])[0]
+    )
+    assert meta["dropped"] == {"missing_audio": 1} and [
+        shard["rows"] for shard in meta["shards"]
+    ] == [2, 1]
     assert files_of(tmp_path / "codes") == files_of(tmp_path / "codes")
     again = encode_manifest(f"{place}/*.tar", tmp_path / "again", FakeCodec(), workers=1)
     assert again == meta and files_of(tmp_path / "again") == files_of(tmp_path / "codes")
 
 
 def dropped_of(folder):
-    lines = (folder / "dropped.jsonl").read_text().splitlines() if (folder / "dropped.jsonl").exists() else []
+    lines = (
+        (folder / "dropped.jsonl").read_text().splitlines()
+        if (folder / "dropped.jsonl").exists()
+        else []
+    )
     return {line["id"]: line["reason"] for line in map(json.loads, lines)}
 
 
 def test_every_tar_member_that_is_not_read_is_counted_with_a_reason(tmp_path):
     wave = encoded(speech(1), "WAV")
-    names = ["LJ.001.npy", "LJ.001.txt", "LJ.001.wav", "LJ.002.wav", "LJ.002.speaker.txt", "LJ.002.TXT"]
+    names = [
+        "LJ.001.npy",
+        "LJ.001.txt",
+        "LJ.001.wav",
+        "LJ.002.wav",
+        "LJ.002.speaker.txt",
+        "LJ.002.TXT",
+    ]
     names += [
         "plain.cls",
         "plain.speaker.txt",
@@ -194,7 +231,10 @@ def test_every_tar_member_that_is_not_read_is_counted_with_a_reason(tmp_path):
         "._u.wav",
     ]
     contents = {".wav": wave, ".txt": b"some words", ".json": b"{}"}
-    tar_of(tmp_path / "s.tar", [(f"d/{name}", contents.get(Path(name).suffix.lower(), b"x")) for name in names])
+    tar_of(
+        tmp_path / "s.tar",
+        [(f"d/{name}", contents.get(Path(name).suffix.lower(), b"x")) for name in names],
+    )
     with tarfile.open(tmp_path / "s.tar", "a") as archive:
         link = tarfile.TarInfo("d/linked.wav")
         link.type, link.linkname = tarfile.SYMTYPE, "d/plain.wav"
@@ -218,11 +258,16 @@ def test_tar_names_whose_first_dot_is_not_their_last_stay_apart(tmp_path):
     wave = encoded(speech(1), "WAV")
     names = ["a.001.txt", "a.001.wav", "a.002.wav", "a.txt", "a.wav", "a.z.txt", "a.z.wav"]
     names += ["b.flac", "b.speaker.txt", "b.txt"]  # sorted, with another text in between
-    tar_of(tmp_path / "s.tar", [(name, name.encode() if name.endswith("txt") else wave) for name in names])
+    tar_of(
+        tmp_path / "s.tar",
+        [(name, name.encode() if name.endswith("txt") else wave) for name in names],
+    )
     meta = encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
     found = [(row["id"], row["text"]) for row in rows_of(tmp_path / "codes")]
     assert found == [(name, f"{name}.txt") for name in ("a.001", "a", "a.z", "b")]
-    assert dropped_of(tmp_path / "codes") == {"a.002": "textless"} and meta["dropped"] == {"textless": 1}
+    assert dropped_of(tmp_path / "codes") == {"a.002": "textless"} and meta["dropped"] == {
+        "textless": 1
+    }
     tar_of(tmp_path / "apart.tar", [("a.wav", wave), ("b.wav", wave), ("a.txt", b"words")])
     with pytest.raises(InputError, match=r"apart\.tar: a: a text apart from its audio"):
         encode_manifest(tmp_path / "apart.tar", tmp_path / "none", FakeCodec())
@@ -245,8 +290,12 @@ def test_damaged_tar_is_named_and_nothing_half_is_written(tmp_path):
 
 
 def parquet_of(path, count, group, **columns):
-    audio = [{"bytes": encoded(speech(number)), "path": f"{number}.flac"} for number in range(count)]
-    table = pa.table({"audio": audio, "sentence": [f"text {number}" for number in range(count)], **columns})
+    audio = [
+        {"bytes": encoded(speech(number)), "path": f"{number}.flac"} for number in range(count)
+    ]
+    table = pa.table(
+        {"audio": audio, "sentence": [f"text {number}" for number in range(count)], **columns}
+    )
     with fsspec.open(str(path), "wb") as file:
         pq.write_table(table, file, row_group_size=group)
 
@@ -259,15 +308,23 @@ def test_parquet_with_audio_is_encoded_by_row_groups(tmp_path, where):
     meta = encode_manifest(place, tmp_path / "codes", FakeCodec())
     rows = rows_of(tmp_path / "codes")
     assert [row["text"] for row in rows] == [f"text {number}" for number in range(5)]
-    assert rows[0]["speaker"] == "7" and len({row["id"] for row in rows}) == 5 and len(meta["shards"]) == 3
-    np.testing.assert_array_equal(rows[3]["codes"], FakeCodec().encode([load_audio(encoded(speech(3)))])[0])
+    assert (
+        rows[0]["speaker"] == "7"
+        and len({row["id"] for row in rows}) == 5
+        and len(meta["shards"]) == 3
+    )
+    np.testing.assert_array_equal(
+        rows[3]["codes"], FakeCodec().encode([load_audio(encoded(speech(3)))])[0]
+    )
 
 
 def test_remote_manifest_names_its_audio_by_its_own_folder(tmp_path):
     system = fsspec.filesystem("memory")
     for number in range(3):
         system.pipe(f"/far-{tmp_path.name}/wavs/{number}.wav", encoded(speech(number), "WAV"))
-    lines = [json.dumps({"id": f"u{n}", "audio": f"wavs/{n}.wav", "text": "words"}) for n in range(4)]
+    lines = [
+        json.dumps({"id": f"u{n}", "audio": f"wavs/{n}.wav", "text": "words"}) for n in range(4)
+    ]
     system.pipe(f"/far-{tmp_path.name}/m.jsonl", "\n".join(lines).encode())
     meta = encode_manifest(f"memory://far-{tmp_path.name}/m.jsonl", tmp_path / "codes", FakeCodec())
     assert meta["utterances"] == 3 and meta["dropped"] == {"missing_audio": 1}
@@ -285,10 +342,14 @@ def test_audio_that_changed_is_not_taken_for_what_was_encoded(tmp_path):
         os.utime(path, (1, 1))
     (tmp_path / "in").rename(tmp_path / "moved")
     manifest = tmp_path / "moved/m.jsonl"
-    assert encode_manifest(manifest, out, FakeCodec(), rows_per_part=3) == whole and files_of(out) == files
+    assert (
+        encode_manifest(manifest, out, FakeCodec(), rows_per_part=3) == whole
+        and files_of(out) == files
+    )
     (tmp_path / "moved/u004.flac").write_bytes(encoded(speech(4, 0.4)))
     with pytest.raises(
-        InputError, match=r"part-00001\.parquet: made with audio files of other names or sizes; delete it"
+        InputError,
+        match=r"part-00001\.parquet: made with audio files of other names or sizes; delete it",
     ):
         encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
     (out / "part-00001.parquet").unlink()
@@ -327,11 +388,18 @@ def tiny_codec(seed):
     from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 
     torch.manual_seed(seed)
-    return MiniCodec(MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2)))
+    return MiniCodec(
+        MiniCodecModel(MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1, heads=2))
+    )
 
 
 def test_another_codec_of_the_same_name_is_refused(tmp_path):
-    manifest, out, one, other = corpus(tmp_path / "in", 6), tmp_path / "codes", tiny_codec(0), tiny_codec(1)
+    manifest, out, one, other = (
+        corpus(tmp_path / "in", 6),
+        tmp_path / "codes",
+        tiny_codec(0),
+        tiny_codec(1),
+    )
     one.save(tmp_path / "one")
     loaded = load_codec(tmp_path / "one")
     assert loaded.fingerprint == one.fingerprint != other.fingerprint
@@ -339,15 +407,22 @@ def test_another_codec_of_the_same_name_is_refused(tmp_path):
     assert meta["codec_fingerprint"] == one.fingerprint and "codec_folder" not in meta
     (out / "part-00001.parquet").unlink()
     (out / "meta.json").unlink()
-    expected = rf"other weights of codec mini: {one.fingerprint}, not {other.fingerprint}; choose another folder"
+    expected = (
+        rf"other weights of codec mini: {one.fingerprint}, not {other.fingerprint}; choose another"
+        r" folder"
+    )
     with pytest.raises(InputError, match=expected):
         encode_manifest(manifest, out, other, rows_per_part=3)
     with pytest.raises(InputError, match=expected):
         encode_manifest(manifest, out, other, shards=2, shard=1, rows_per_part=3)
     (out / "part-00001.parquet").unlink()  # what the other one has made of it
-    assert encode_manifest(manifest, out, loaded, rows_per_part=3)["codec_folder"] == str(tmp_path / "one")
+    assert encode_manifest(manifest, out, loaded, rows_per_part=3)["codec_folder"] == str(
+        tmp_path / "one"
+    )
     part = join_pairs(out, tmp_path / "pairs")
-    assert part["codec_fingerprint"] == one.fingerprint and part["codec_folder"] == str(tmp_path / "one")
+    assert part["codec_fingerprint"] == one.fingerprint and part["codec_folder"] == str(
+        tmp_path / "one"
+    )
     assert filter_codes(out, tmp_path / "f", Filters(0.1))["codec_fingerprint"] == one.fingerprint
     assert Bf16Codec(loaded).fingerprint == one.fingerprint
 
@@ -370,7 +445,9 @@ def test_killed_at_random_moments_the_union_is_the_uninterrupted_result(tmp_path
             process.kill()
             killed += 1
         process.join()
-        if (tmp_path / "killed/meta.json").exists() and killed < KILLS:  # begin again with some parts missing
+        if (
+            tmp_path / "killed/meta.json"
+        ).exists() and killed < KILLS:  # begin again with some parts missing
             (tmp_path / "killed/meta.json").unlink()
             for path in sorted((tmp_path / "killed").glob("*"))[:: source.randint(1, 3)]:
                 path.unlink()
@@ -395,7 +472,9 @@ def test_two_workers_on_one_shard_do_no_harm(tmp_path):
     assert files_of(tmp_path / "both") == files_of(tmp_path / "whole")
 
 
-def test_full_disk_is_one_line_and_the_work_goes_on_where_there_is_room(tmp_path, small_disk, capsys):
+def test_full_disk_is_one_line_and_the_work_goes_on_where_there_is_room(
+    tmp_path, small_disk, capsys
+):
     manifest, small = corpus(tmp_path / "in", 60), small_disk("40k")
     encode = ["encode", str(manifest), str(small / "codes"), "--codec", "fake", "--workers", "0"]
     encode += ["--rows-per-part", "3"]
@@ -439,31 +518,61 @@ class Reader:
         return heard
 
 
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 
 
 def bursts(count, pause):
     """Words of 0.5 s that stay loud throughout, and pauses between them."""
     burst = np.where(np.arange(8000) % 2, 0.3, -0.3).astype(np.float32)
-    return np.concatenate([np.concatenate([burst, np.zeros(int(pause * 16_000), np.float32)]) for _ in range(count)])
+    return np.concatenate(
+        [np.concatenate([burst, np.zeros(int(pause * 16_000), np.float32)]) for _ in range(count)]
+    )
 
 
 def test_long_recording_is_cut_in_its_pauses_and_its_text_with_it(tmp_path):
     soundfile.write(tmp_path / "long.wav", bursts(12, 0.5), 16_000)
     write_manifest(
         tmp_path / "m.jsonl",
-        [Utterance("long", tmp_path / "long.wav", "One two three four, five six seven eight nine ten eleven twelve.")],
+        [
+            Utterance(
+                "long",
+                tmp_path / "long.wav",
+                "One two three four, five six seven eight nine ten eleven twelve.",
+            )
+        ],
     )
     limits = Limits(max_seconds=4.0)
     assert encode_manifest.__doc__
     with pytest.raises(InputError, match="too_long 1"):
         encode_manifest(tmp_path / "m.jsonl", tmp_path / "none", FakeCodec(), limits=limits)
     meta = encode_manifest(
-        tmp_path / "m.jsonl", tmp_path / "codes", FakeCodec(), limits=limits, segmenter=Segmenter(Reader(WORDS), 4.0)
+        tmp_path / "m.jsonl",
+        tmp_path / "codes",
+        FakeCodec(),
+        limits=limits,
+        segmenter=Segmenter(Reader(WORDS), 4.0),
     )
     rows = rows_of(tmp_path / "codes")
-    assert " ".join(row["text"] for row in rows) == "One two three four, five six seven eight nine ten eleven twelve."
-    assert [row["id"] for row in rows] == [f"long-{number:03d}" for number in range(len(rows))] and len(rows) >= 3
+    assert (
+        " ".join(row["text"] for row in rows)
+        == "One two three four, five six seven eight nine ten eleven twelve."
+    )
+    assert [row["id"] for row in rows] == [
+        f"long-{number:03d}" for number in range(len(rows))
+    ] and len(rows) >= 3
     assert all(row["seconds"] <= 4.0 for row in rows) and meta["dropped"] == {}
     assert all(len(row["text"].split()) == round(row["seconds"] / 1.0) for row in rows)
 
@@ -486,7 +595,10 @@ def test_long_recording_whose_text_or_pauses_do_not_fit_is_refused(tmp_path, tex
 
 
 def test_words_go_to_the_piece_in_which_they_were_heard():
-    assert divide("Mister Smith went, home.", ["mister smith", "went home"], 0.2) == ["Mister Smith", "went, home."]
+    assert divide("Mister Smith went, home.", ["mister smith", "went home"], 0.2) == [
+        "Mister Smith",
+        "went, home.",
+    ]
     assert divide("a b c d e f", ["a b x", "d e f"], 0.2) == ["a b c", "d e f"]
     assert divide("a b c d e f", ["a b", "d e f"], 0.2) == ["a b", "c d e f"]
     assert divide("a b c", ["x y z"], 0.2) is None and divide("", ["a"], 0.2) is None

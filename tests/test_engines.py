@@ -1,6 +1,8 @@
-"""DDP, FSDP2 and DeepSpeed on two gloo processes train as one process does, and are what their config says.
+"""DDP, FSDP2 and DeepSpeed on two gloo processes train as one process does, and are what their
+config says.
 
-DeepSpeed's tests run where it is installed: DS_BUILD_OPS=0 pip install --no-build-isolation "deepspeed>=0.19,<0.20".
+DeepSpeed's tests run where it is installed: DS_BUILD_OPS=0 pip install --no-build-isolation
+"deepspeed>=0.19,<0.20".
 """
 
 import importlib.util
@@ -15,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 from test_train import losses, settings, workshop  # noqa: F401  (a fixture)
 
-from llasa_core.engines import check_wrapper, wrapper_of
 from llasa_core.errors import InputError
 from llasa_core.model import build_model
-from llasa_core.train import TrainConfig, train
+from llasa_core.training.config import TrainConfig
+from llasa_core.training.parallel import check_wrapper, wrapper_of
+from llasa_core.training.train import train
 
 ZERO = {
     stage: {
@@ -30,7 +33,9 @@ ZERO = {
     }
     for stage in (2, 3)
 }
-needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed"
+)
 ENGINES = {
     "ddp": {},
     "fsdp": {"fsdp": True},
@@ -38,17 +43,26 @@ ENGINES = {
     "zero3": {"deepspeed": ZERO[3]},
 }
 engines = pytest.mark.parametrize(
-    "engine", ["ddp", "fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
+    "engine",
+    ["ddp", "fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))],
 )
 
 
 def torchrun(config, folder, processes=2):
     """Run the config under torchrun; returns the status and what it printed."""
-    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
+    values = {
+        name: value for name, value in vars(config).items() if name != "notes" and value is not None
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(values))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "llasa_core.train", str(folder / "config.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+    ]
+    command += ["-m", "llasa_core.training.train", str(folder / "config.json")]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
     done = subprocess.run(command, env=environment, timeout=500, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -63,7 +77,9 @@ def two_processes(config, folder):
 def one(workshop, tmp_path_factory):  # noqa: F811
     """Four steps of two accumulated rows in one process, held-out loss included."""
     folder = tmp_path_factory.mktemp("one")
-    metrics = train(settings(workshop, folder, max_steps=4, rows_per_device=1, **held_out(workshop)))
+    metrics = train(
+        settings(workshop, folder, max_steps=4, rows_per_device=1, **held_out(workshop))
+    )
     return folder, metrics
 
 
@@ -73,19 +89,30 @@ def held_out(workshop):  # noqa: F811
 
 @engines
 def test_two_processes_train_like_one(workshop, one, tmp_path, engine):  # noqa: F811
-    changes = {"max_steps": 4, "rows_per_device": 1, "save_steps": 2, **held_out(workshop), **ENGINES[engine]}
+    changes = {
+        "max_steps": 4,
+        "rows_per_device": 1,
+        "save_steps": 2,
+        **held_out(workshop),
+        **ENGINES[engine],
+    }
     two_processes(settings(workshop, tmp_path / "two", **changes), tmp_path)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(one[0]), atol=2e-5)
     card = json.loads((tmp_path / "two" / "llasa.json").read_text())
     assert card["engine"] == {"wrapper": engine, "processes": 2}
     assert card["metrics"]["eval_loss"] == pytest.approx(one[1]["eval_loss"], abs=2e-5)
-    weights, expected = load_file(tmp_path / "two" / "model.safetensors"), load_file(one[0] / "model.safetensors")
+    weights, expected = (
+        load_file(tmp_path / "two" / "model.safetensors"),
+        load_file(one[0] / "model.safetensors"),
+    )
     assert weights.keys() == expected.keys()
     assert max((weights[name] - expected[name]).abs().max().item() for name in expected) < 2e-4
 
     whole = losses(tmp_path / "two")
     (tmp_path / "two" / "llasa.json").unlink()
-    for left in (tmp_path / "two" / "checkpoint-4").iterdir():  # killed while the last checkpoint was being written
+    for left in (
+        tmp_path / "two" / "checkpoint-4"
+    ).iterdir():  # killed while the last checkpoint was being written
         if left.name == "trainer_state.json":
             left.unlink()
     two_processes(settings(workshop, tmp_path / "two", **changes, resume=True), tmp_path)
@@ -121,12 +148,23 @@ def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):  # noq
         with pytest.raises(InputError, match=r"no_such\.json: cannot be read"):
             train(settings(workshop, tmp_path / "run", deepspeed="no_such.json"))
         with pytest.raises(InputError, match="stage 7"):
-            train(settings(workshop, tmp_path / "run", deepspeed={"zero_optimization": {"stage": 7}}))
+            train(
+                settings(workshop, tmp_path / "run", deepspeed={"zero_optimization": {"stage": 7}})
+            )
 
 
 def test_bf16_fsdp_computes_in_bf16_and_learns(workshop, one, tmp_path):  # noqa: F811
-    changes = {"max_steps": 4, "rows_per_device": 1, "fsdp": True, "bf16": True, "tokens_per_step": 2048}
+    changes = {
+        "max_steps": 4,
+        "rows_per_device": 1,
+        "fsdp": True,
+        "bf16": True,
+        "tokens_per_step": 2048,
+    }
     two_processes(settings(workshop, tmp_path / "two", **changes), tmp_path)
     difference = np.abs(np.array(losses(tmp_path / "two")) - losses(one[0]))
     assert 0 < difference.max() < 0.05
-    assert load_file(tmp_path / "two" / "model.safetensors")["model.norm.weight"].dtype == torch.float32
+    assert (
+        load_file(tmp_path / "two" / "model.safetensors")["model.norm.weight"].dtype
+        == torch.float32
+    )

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from llasa_core import judges, metrics
+from llasa_core import intervals, judges
 from llasa_core.errors import InputError
-from llasa_core.evaluate import embed_references, evaluate_manifest, read_rows, summarise
+from llasa_core.evaluation.scoring import embed_references, evaluate_manifest
+from llasa_core.evaluation.summary import summarise
+from llasa_core.files import read_rows
 from llasa_core.judges.fake import fake_speech
 
 TRANSCRIBER = judges.load_transcriber("fake")
@@ -21,8 +23,14 @@ def write_manifest(folder, utterances):
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for id_, text, spoken, speaker, tone, further in utterances:
-        soundfile.write(folder / f"{id_}.wav", fake_speech(spoken, TONE[tone]), 16000, subtype="PCM_16")
-        lines.append(json.dumps({"id": id_, "audio": f"{id_}.wav", "text": text, "speaker": speaker, **further}))
+        soundfile.write(
+            folder / f"{id_}.wav", fake_speech(spoken, TONE[tone]), 16000, subtype="PCM_16"
+        )
+        lines.append(
+            json.dumps(
+                {"id": id_, "audio": f"{id_}.wav", "text": text, "speaker": speaker, **further}
+            )
+        )
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "manifest.jsonl"
 
@@ -31,7 +39,11 @@ def write_manifest(folder, utterances):
 def references(tmp_path):
     return write_manifest(
         tmp_path / "originals",
-        [(f"{who}-{i}", "the cat sat", "the cat sat", who, who, {}) for who in ("ann", "bob") for i in range(3)],
+        [
+            (f"{who}-{i}", "the cat sat", "the cat sat", who, who, {})
+            for who in ("ann", "bob")
+            for i in range(3)
+        ],
     )
 
 
@@ -40,7 +52,14 @@ def manifest(tmp_path):
     return write_manifest(
         tmp_path / "spoken",
         [
-            ("u1", "The cat sat on the mat.", "the hat sat on the mat", "ann", "ann", {"ended": True}),
+            (
+                "u1",
+                "The cat sat on the mat.",
+                "the hat sat on the mat",
+                "ann",
+                "ann",
+                {"ended": True},
+            ),
             ("u2", "Room seven.", "room seven.", "bob", "bob", {"ended": True}),
             ("u3", "Call five five five one two.", "call 555-12", "ann", "bob", {"ended": False}),
             ("u4", "Hello.", ".", "bob", "bob", {"ended": True}),
@@ -48,10 +67,19 @@ def manifest(tmp_path):
     )
 
 
-def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(tmp_path, manifest, references):
-    rows, summary = evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER, EMBEDDER, QUALITY, references=references)
+def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(
+    tmp_path, manifest, references
+):
+    rows, summary = evaluate_manifest(
+        manifest, tmp_path / "out", TRANSCRIBER, EMBEDDER, QUALITY, references=references
+    )
     assert [(row["errors"], row["words"]) for row in rows] == [(1, 6), (0, 2), (2, 2), (1, 1)]
-    assert [(row["digit_errors"], row["digit_words"]) for row in rows] == [(1, 6), (0, 2), (0, 6), (1, 1)]
+    assert [(row["digit_errors"], row["digit_words"]) for row in rows] == [
+        (1, 6),
+        (0, 2),
+        (0, 6),
+        (1, 1),
+    ]
     assert summary["corpus_wer"] == pytest.approx(4 / 11) and summary["corpus_wer_n"] == 4
     assert summary["corpus_wer_spoken_digits"] == pytest.approx(2 / 15)
     assert summary["mean_utterance_wer"] == pytest.approx((1 / 6 + 0 + 1 + 1) / 4)
@@ -59,8 +87,10 @@ def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(tmp_path, m
     assert [row["similarity"] > 0.9 for row in rows] == [True, True, False, True]
     assert summary["nearest_speaker_share_n"] == 4
     assert summary["never_ended_share"] == 0.25 and summary["ended_at_once_share"] == 0.25
-    assert summary["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(1, 4).low)
-    assert summary["utterances"] == 4 and summary["seconds"] == pytest.approx((22 + 11 + 11 + 1) * 0.02)
+    assert summary["never_ended_share_low"] == pytest.approx(intervals.wilson_interval(1, 4).low)
+    assert summary["utterances"] == 4 and summary["seconds"] == pytest.approx(
+        (22 + 11 + 11 + 1) * 0.02
+    )
     assert 1 <= summary["quality"] <= 5
     for name in ("corpus_wer", "mean_utterance_wer", "corpus_cer", "speaker_similarity", "quality"):
         assert summary[f"{name}_low"] <= summary[name] <= summary[f"{name}_high"]
@@ -73,24 +103,35 @@ def test_shares_of_several_seeds_have_intervals_over_texts_and_say_how_many():
         for text in range(20)
         for seed in range(30)
     ]
-    summary = summarise(rows)  # 5 of 20 texts never end, whatever the seed: 600 rows know no more than 20
+    summary = summarise(
+        rows
+    )  # 5 of 20 texts never end, whatever the seed: 600 rows know no more than 20
     assert (summary["utterances"], summary["texts"]) == (600, 20)
     assert (summary["never_ended_share"], summary["never_ended_share_n"]) == (0.25, 600)
     assert summary["never_ended_share_texts"] == 20
-    alone = summarise([{key: value for key, value in row.items() if key != "text_id"} for row in rows])
+    alone = summarise(
+        [{key: value for key, value in row.items() if key != "text_id"} for row in rows]
+    )
     assert "texts" not in alone and "never_ended_share_texts" not in alone
-    assert alone["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(150, 600).low)
+    assert alone["never_ended_share_low"] == pytest.approx(intervals.wilson_interval(150, 600).low)
     assert summary["never_ended_share_low"] < 0.11 < 0.21 < alone["never_ended_share_low"]
     assert summary["never_ended_share_high"] > 0.4 > 0.29 > alone["never_ended_share_high"]
-    none = metrics.wilson_interval(0, 20)  # no text ended at once: a bootstrap would be sure of it
-    assert (summary["ended_at_once_share_low"], summary["ended_at_once_share_high"]) == (none.low, none.high)
+    none = intervals.wilson_interval(
+        0, 20
+    )  # no text ended at once: a bootstrap would be sure of it
+    assert (summary["ended_at_once_share_low"], summary["ended_at_once_share_high"]) == (
+        none.low,
+        none.high,
+    )
     once = summarise(rows[::30])  # texts named, each spoken once
-    assert once["never_ended_share_low"] == pytest.approx(metrics.wilson_interval(5, 20).low)
+    assert once["never_ended_share_low"] == pytest.approx(intervals.wilson_interval(5, 20).low)
 
 
 def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):
     out = tmp_path / "out"
-    rows, summary = evaluate_manifest(manifest, out, TRANSCRIBER, EMBEDDER, QUALITY, references=references, seed=5)
+    rows, summary = evaluate_manifest(
+        manifest, out, TRANSCRIBER, EMBEDDER, QUALITY, references=references, seed=5
+    )
     assert read_rows(out / "utterances.jsonl") == rows
     assert summarise(read_rows(out / "utterances.jsonl"), seed=5) == summary
     written = json.loads((out / "summary.json").read_text())
@@ -100,15 +141,24 @@ def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifes
 
 
 def test_seeds_of_a_text_that_the_manifest_names_are_resampled_together(tmp_path):
-    lines = [(f"u{i}", "Room seven.", "room seven.", "ann", "ann", {"text_id": f"t{i % 2}"}) for i in range(4)]
-    rows, summary = evaluate_manifest(write_manifest(tmp_path / "spoken", lines), tmp_path / "out", TRANSCRIBER)
+    lines = [
+        (f"u{i}", "Room seven.", "room seven.", "ann", "ann", {"text_id": f"t{i % 2}"})
+        for i in range(4)
+    ]
+    rows, summary = evaluate_manifest(
+        write_manifest(tmp_path / "spoken", lines), tmp_path / "out", TRANSCRIBER
+    )
     assert [row["text_id"] for row in rows] == ["t0", "t1", "t0", "t1"]
     assert (summary["texts"], summary["corpus_wer_n"], summary["corpus_wer_texts"]) == (2, 4, 2)
 
 
 def test_a_metric_without_its_judge_is_left_out(tmp_path, manifest):
     rows, summary = evaluate_manifest(manifest, tmp_path / "out", quality=QUALITY)
-    assert "corpus_wer" not in summary and "speaker_similarity" not in summary and "hypothesis" not in rows[0]
+    assert (
+        "corpus_wer" not in summary
+        and "speaker_similarity" not in summary
+        and "hypothesis" not in rows[0]
+    )
     assert summary["quality_n"] == 4
 
 
@@ -122,7 +172,9 @@ def test_an_original_is_compared_with_the_other_recordings_of_its_speaker(tmp_pa
             ("b2", "cat", "cat", "bob", "bob", {}),
         ],
     )
-    rows, summary = evaluate_manifest(originals, tmp_path / "out", embedder=EMBEDDER, references=originals)
+    rows, summary = evaluate_manifest(
+        originals, tmp_path / "out", embedder=EMBEDDER, references=originals
+    )
     assert rows[0]["similarity"] < 0.1  # only a2 is left for ann
     assert [row["nearest_speaker"] for row in rows[1:]] == ["bob", "bob", "bob"]
     assert summary["nearest_speaker_share_n"] == 4
@@ -138,8 +190,12 @@ def test_references_are_embedded_once_and_drawn_by_seed(tmp_path, manifest, refe
 
 
 def test_a_single_reference_speaker_gives_similarity_but_no_nearest_speaker(tmp_path):
-    manifest = write_manifest(tmp_path / "one", [(f"a{i}", "cat", "cat", "ann", "ann", {}) for i in range(2)])
-    _, summary = evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER, references=manifest)
+    manifest = write_manifest(
+        tmp_path / "one", [(f"a{i}", "cat", "cat", "ann", "ann", {}) for i in range(2)]
+    )
+    _, summary = evaluate_manifest(
+        manifest, tmp_path / "out", embedder=EMBEDDER, references=manifest
+    )
     assert summary["speaker_similarity"] > 0.9 and "nearest_speaker_share" not in summary
 
 
@@ -147,10 +203,12 @@ def test_resynthesis_is_scored_against_its_original_and_too_short_speech_is_coun
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
     pytest.importorskip("hibari")
-    from llasa_core.builtin import VOICES, speak
+    from llasa_core.data.corpora.synthetic import VOICES, speak
 
     wave = speak("the train leaves at half past nine", VOICES[0])
-    manifest = write_manifest(tmp_path / "spoken", [(i, "cat", "cat", "ann", "ann", {}) for i in ("long", "short")])
+    manifest = write_manifest(
+        tmp_path / "spoken", [(i, "cat", "cat", "ann", "ann", {}) for i in ("long", "short")]
+    )
     soundfile.write(tmp_path / "spoken" / "long.wav", wave, 16000)
     soundfile.write(tmp_path / "original.wav", wave, 16000)
     files = {"long": tmp_path / "original.wav", "short": tmp_path / "spoken" / "short.wav"}
@@ -161,18 +219,33 @@ def test_resynthesis_is_scored_against_its_original_and_too_short_speech_is_coun
     assert (summary["stoi_n"], summary["stoi_unscored"], summary["pesq_wb_unscored"]) == (1, 1, 1)
     assert (summary["pesq_nb_n"], summary["pesq_nb_unscored"]) == (1, 1)
     with pytest.raises(InputError, match="'short' has no reference audio"):
-        evaluate_manifest(manifest, tmp_path / "out", reference_audio={"long": tmp_path / "original.wav"})
+        evaluate_manifest(
+            manifest, tmp_path / "out", reference_audio={"long": tmp_path / "original.wav"}
+        )
 
 
 def test_similarity_to_the_original_needs_no_other_recording(tmp_path, manifest, monkeypatch):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
     files = {f"u{i}": manifest.parent / f"u{i}.wav" for i in range(1, 5)}
-    soundfile.write(tmp_path / "bob.wav", fake_speech("the hat sat on the mat", TONE["bob"]), 16000, subtype="PCM_16")
-    rows, summary = evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER, reference_audio=files)
-    assert summary["similarity_to_original"] == pytest.approx(1.0) and summary["similarity_to_original_n"] == 4
+    soundfile.write(
+        tmp_path / "bob.wav",
+        fake_speech("the hat sat on the mat", TONE["bob"]),
+        16000,
+        subtype="PCM_16",
+    )
+    rows, summary = evaluate_manifest(
+        manifest, tmp_path / "out", embedder=EMBEDDER, reference_audio=files
+    )
+    assert (
+        summary["similarity_to_original"] == pytest.approx(1.0)
+        and summary["similarity_to_original_n"] == 4
+    )
     rows, _ = evaluate_manifest(
-        manifest, tmp_path / "out", embedder=EMBEDDER, reference_audio=files | {"u1": tmp_path / "bob.wav"}
+        manifest,
+        tmp_path / "out",
+        embedder=EMBEDDER,
+        reference_audio=files | {"u1": tmp_path / "bob.wav"},
     )
     assert rows[0]["similarity_to_original"] < 0.1 and "similarity" not in rows[0]
 
@@ -180,7 +253,10 @@ def test_similarity_to_the_original_needs_no_other_recording(tmp_path, manifest,
 def test_pesq_that_is_asked_for_and_absent_is_a_clear_error(tmp_path, manifest, monkeypatch):
     monkeypatch.setitem(sys.modules, "pesq", None)  # as where it is not installed
     files = {f"u{i}": manifest.parent / f"u{i}.wav" for i in range(1, 5)}
-    with pytest.raises(InputError, match=r"PESQ needs the package pesq .* pip install pesq, which needs a C compiler"):
+    with pytest.raises(
+        InputError,
+        match=r"PESQ needs the package pesq .* pip install pesq, which needs a C compiler",
+    ):
         evaluate_manifest(manifest, tmp_path / "out", reference_audio=files)
 
 
@@ -192,7 +268,9 @@ def test_a_missing_wav_is_named_before_anything_is_scored_or_written(tmp_path, m
             raise AssertionError("scored before the manifest was checked")
 
     (manifest.parent / "u3.wav").unlink()
-    with pytest.raises(InputError, match=r"manifest\.jsonl: audio file .*u3\.wav of utterance 'u3' is missing"):
+    with pytest.raises(
+        InputError, match=r"manifest\.jsonl: audio file .*u3\.wav of utterance 'u3' is missing"
+    ):
         evaluate_manifest(manifest, tmp_path / "out", Untouched())
     assert not (tmp_path / "out").exists()
 
@@ -246,7 +324,9 @@ def test_other_bad_input_is_refused(tmp_path, manifest, references):
     with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
         evaluate_manifest(eve, tmp_path / "out", embedder=EMBEDDER, references=references)
     with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
-        evaluate_manifest(eve, tmp_path / "out", embedder=EMBEDDER, references=embed_references(eve, EMBEDDER))
+        evaluate_manifest(
+            eve, tmp_path / "out", embedder=EMBEDDER, references=embed_references(eve, EMBEDDER)
+        )
     silent = write_manifest(tmp_path / "silent", [("s", "(laughs)", "cat", "ann", "ann", {})])
     with pytest.raises(InputError, match="empty after normalisation"):
         evaluate_manifest(silent, tmp_path / "out", TRANSCRIBER)

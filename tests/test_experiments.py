@@ -13,18 +13,12 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.experiments import (
-    RunState,
-    follow,
-    load_experiment,
-    path_sha256,
-    record,
-    repository_root,
-    run_experiment,
-)
-from llasa_core.notebook_run import limited_notebook
-from llasa_core.parameters import notebook_parameters
-from llasa_core.run_table import RunTable, plan
+from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
+from llasa_core.experiments.notebook import limited_notebook
+from llasa_core.experiments.progress import RunTable, plan
+from llasa_core.experiments.results import record
+from llasa_core.experiments.runner import RunState, follow, run_experiment
+from llasa_core.files import path_sha256
 
 PARAMETERS = """\
 size = "tiny"  # model size
@@ -75,7 +69,9 @@ def write_notebook(path, *cells, tags=("parameters",)):
 
 @pytest.fixture
 def study(tmp_path):
-    """Write experiments/study.yaml in a small repository; the text replaces everything after name and notebook."""
+    """Write experiments/study.yaml in a small repository; the text replaces everything after name
+    and notebook.
+    """
     (tmp_path / "pyproject.toml").touch()
     write_notebook(tmp_path / "notebooks" / "study.ipynb", PARAMETERS, WORK, FINISH)
     (tmp_path / "experiments").mkdir()
@@ -89,12 +85,21 @@ def study(tmp_path):
 
 
 def test_grid_is_the_product_and_ids_carry_the_varied_values(study):
-    experiment = load_experiment(study("base: {mode: x}\ngrid: {size: [tiny, models/mini], seed: [0, 1]}\n"))
+    experiment = load_experiment(
+        study("base: {mode: x}\ngrid: {size: [tiny, models/mini], seed: [0, 1]}\n")
+    )
     names = [run.id.rsplit("-", 1)[0] for run in experiment.runs]
     assert names == ["tiny-seed0", "tiny-seed1", "mini-seed0", "mini-seed1"]
     assert len({run.id.rsplit("-", 1)[1] for run in experiment.runs}) == 4
     assert experiment.runs[2].params == {
-        **{"size": "models/mini", "seed": 0, "peak_lr": 1e-3, "mode": "x", "layers": [1, 2], "extra": None}
+        **{
+            "size": "models/mini",
+            "seed": 0,
+            "peak_lr": 1e-3,
+            "mode": "x",
+            "layers": [1, 2],
+            "extra": None,
+        }
     }
     assert experiment.runs[0].run_dir == f"results/study/{experiment.runs[0].id}"
     assert experiment.runs[0].artifacts_dir == f"artifacts/study/{experiment.runs[0].id}"
@@ -104,26 +109,34 @@ def test_hash_covers_defaults_and_notebook_but_not_the_spelling_of_a_number(stud
     first = load_experiment(study("base: {peak_lr: 1}\n")).runs[0].id
     assert load_experiment(study("base: {peak_lr: 1.0}\n")).runs[0].id == first
     assert load_experiment(study("base: {peak_lr: 2.0}\n")).runs[0].id != first
-    write_notebook(tmp_path / "notebooks" / "study.ipynb", PARAMETERS.replace('"tiny"', '"mini"'), WORK, FINISH)
+    write_notebook(
+        tmp_path / "notebooks" / "study.ipynb", PARAMETERS.replace('"tiny"', '"mini"'), WORK, FINISH
+    )
     assert load_experiment(study("base: {peak_lr: 1}\n")).runs[0].id != first
     write_notebook(tmp_path / "notebooks" / "other.ipynb", PARAMETERS, WORK, FINISH)
-    assert load_experiment(study("base: {peak_lr: 1}\n", notebook="notebooks/other.ipynb")).runs[0].id != first
+    assert (
+        load_experiment(study("base: {peak_lr: 1}\n", notebook="notebooks/other.ipynb")).runs[0].id
+        != first
+    )
 
 
 def test_named_runs_multiply_with_the_grid(study):
-    experiment = load_experiment(study("runs: {originals: {mode: a}, spoken: {mode: b}}\ngrid: {seed: [0, 1]}\n"))
+    experiment = load_experiment(
+        study("runs: {originals: {mode: a}, spoken: {mode: b}}\ngrid: {seed: [0, 1]}\n")
+    )
     names = [run.id.rsplit("-", 1)[0] for run in experiment.runs]
     assert names == ["originals-seed0", "originals-seed1", "spoken-seed0", "spoken-seed1"]
     assert [run.params["mode"] for run in experiment.runs] == ["a", "a", "b", "b"]
 
 
 def test_smoke_values_win_equal_runs_are_one_and_nothing_goes_to_results(study):
-    path = study("base: {seed: 5}\ngrid: {size: [tiny, mini], mode: [a, b]}\nsmoke: {seed: 1, size: tiny}\n")
+    path = study(
+        "base: {seed: 5}\ngrid: {size: [tiny, mini], mode: [a, b]}\nsmoke: {seed: 1, size: tiny}\n"
+    )
     experiment = load_experiment(path, smoke=True)
-    assert [(run.params["size"], run.params["mode"], run.params["seed"]) for run in experiment.runs] == [
-        ("tiny", "a", 1),
-        ("tiny", "b", 1),
-    ]
+    assert [
+        (run.params["size"], run.params["mode"], run.params["seed"]) for run in experiment.runs
+    ] == [("tiny", "a", 1), ("tiny", "b", 1)]
     assert all(run.run_dir.startswith("artifacts/smoke/study/") for run in experiment.runs)
     assert all(run.artifacts_dir.startswith("artifacts/smoke/study/") for run in experiment.runs)
 
@@ -202,7 +215,10 @@ def finished(tmp_path_factory):
     write_notebook(root / "notebooks" / "study.ipynb", PARAMETERS, WORK, FINISH)
     (root / "experiments").mkdir()
     path = root / "experiments" / "study.yaml"
-    path.write_text("name: study\nnotebook: notebooks/study.ipynb\ngrid: {mode: [good, raise, exit, forgetful]}\n")
+    path.write_text(
+        "name: study\nnotebook: notebooks/study.ipynb\ngrid: {mode: [good, raise, exit,"
+        " forgetful]}\n"
+    )
     experiment = load_experiment(path)
     lines = io.StringIO()
     states = run_experiment(experiment, jobs=2, show=RunTable(experiment, lines))
@@ -221,8 +237,13 @@ def test_good_run_leaves_result_and_executed_copy(finished):
     assert (result["schema"], result["experiment"], result["run"]) == (1, "study", run.id)
     assert result["metrics"] == {"loss": 1.5, "steps": 0}
     model = experiment.root / run.artifacts_dir / "model.bin"
-    assert result["artifacts"]["model"] == {"path": f"{run.artifacts_dir}/model.bin", "sha256": path_sha256(model)}
-    assert {"git_sha", "git_dirty", "python", "packages", "cpu", "gpu", "seconds"} == set(result["provenance"])
+    assert result["artifacts"]["model"] == {
+        "path": f"{run.artifacts_dir}/model.bin",
+        "sha256": path_sha256(model),
+    }
+    assert {"git_sha", "git_dirty", "python", "packages", "cpu", "gpu", "seconds"} == set(
+        result["provenance"]
+    )
     executed = (folder / "run.ipynb").read_text()
     assert str(experiment.root) not in executed and str(Path.home()) not in executed
     assert "injected-parameters" in executed
@@ -277,8 +298,12 @@ def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_pa
     assert not (tmp_path / run.run_dir / "result.json").exists()
 
     (tmp_path / "go").touch()
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=300).returncode == 0
-    assert json.loads((tmp_path / run.run_dir / "result.json").read_text())["metrics"]["loss"] == 1.5
+    assert (
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=300).returncode == 0
+    )
+    assert (
+        json.loads((tmp_path / run.run_dir / "result.json").read_text())["metrics"]["loss"] == 1.5
+    )
 
 
 def wait_for(condition, seconds=120.0):
@@ -324,7 +349,9 @@ def test_record_writes_plain_numbers_and_hashes_files_and_folders(tmp_path, monk
         ({}, {"model": "/"}, "outside the repository"),
     ],
 )
-def test_record_refuses_what_is_not_a_result_and_writes_nothing(tmp_path, monkeypatch, metrics, artifacts, message):
+def test_record_refuses_what_is_not_a_result_and_writes_nothing(
+    tmp_path, monkeypatch, metrics, artifacts, message
+):
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
@@ -337,7 +364,11 @@ def test_executed_copy_keeps_the_last_state_of_a_bar_and_drops_the_largest_outpu
     picture = nbformat.v4.new_output("display_data", {"image/png": "x" * 50_000})
     small = nbformat.v4.new_output("stream", text=f"saved {tmp_path}/artifacts/a.wav\n")
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell("1", outputs=[bar, picture, small], metadata={"papermill": {}})]
+        cells=[
+            nbformat.v4.new_code_cell(
+                "1", outputs=[bar, picture, small], metadata={"papermill": {}}
+            )
+        ]
     )
     text = limited_notebook(notebook, tmp_path, limit=5_000)
     outputs = nbformat.reads(text, as_version=4).cells[0].outputs
@@ -371,8 +402,13 @@ def test_table_on_a_terminal_is_redrawn_in_place_with_progress(study):
     first.state, first.seconds, first.cell, first.line = "running", 65.0, "2/3", "loss 1.5"
     table(states)
     second_drawing = screen.getvalue().split("\x1b[3F")[1]  # up by the headline and two rows
-    assert f"running  {first.run.id}" in second_drawing and f"waiting  {second.run.id}" in second_drawing
-    assert "1:05" in second_drawing and "cell 2/3" in second_drawing and "loss 1.5" in second_drawing
+    assert (
+        f"running  {first.run.id}" in second_drawing
+        and f"waiting  {second.run.id}" in second_drawing
+    )
+    assert (
+        "1:05" in second_drawing and "cell 2/3" in second_drawing and "loss 1.5" in second_drawing
+    )
     assert screen.getvalue().count("\x1b[3F") == 1
 
 

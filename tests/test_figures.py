@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llasa_core import figures
+from llasa_core import plots
 
 SCORES = pd.DataFrame(
     {
@@ -20,12 +20,20 @@ SCORES = pd.DataFrame(
         "stoi_n": [np.nan, 240, np.nan],
     }
 )
-LOG = pd.DataFrame({"step": [20, 40, 40], "loss": [6.0, 5.0, np.nan], "eval_loss": [np.nan, np.nan, 5.5]})
+LOG = pd.DataFrame(
+    {"step": [20, 40, 40], "loss": [6.0, 5.0, np.nan], "eval_loss": [np.nan, np.nan, 5.5]}
+)
 HELD_OUT = pd.DataFrame(
-    {"tokens": [1e6, 2e6, 4e6], "eval_loss": [5.0, 4.5, 4.2], "eval_bits_per_second": [360.0, 325.0, 303.0]}
+    {
+        "tokens": [1e6, 2e6, 4e6],
+        "eval_loss": [5.0, 4.5, 4.2],
+        "eval_bits_per_second": [360.0, 325.0, 303.0],
+    }
 )
 CURVE = pd.DataFrame({"x": [1e6, 4e6], "y": [5.0, 4.2], "y_low": [4.9, 4.1], "y_high": [5.1, 4.3]})
-MODELS = pd.DataFrame({"model": ["1b", "8b"] * 2, "search": ["none"] * 2 + ["ORM"] * 2, "wer": [3.2, 2.9, 1.5, 1.4]})
+MODELS = pd.DataFrame(
+    {"model": ["1b", "8b"] * 2, "search": ["none"] * 2 + ["ORM"] * 2, "wer": [3.2, 2.9, 1.5, 1.4]}
+)
 HUMAN = pd.DataFrame({"system": ["Human"], "wer": [2.1]})
 FRONTIER = pd.DataFrame(
     {
@@ -39,24 +47,26 @@ FRONTIER = pd.DataFrame(
     }
 )
 DRAWN = {
-    "codec_training": lambda: figures.codec_training(pd.DataFrame({"step": [1, 2], "mel": [2.0, 1], "ctc": [3.0, 2]})),
-    "lm_training": lambda: figures.lm_training(LOG),
-    "scores": lambda: figures.scores(SCORES, "corpus_wer", "corpus WER (%)", percent=True),
-    "score_panels": lambda: figures.score_panels(
+    "codec_training": lambda: plots.codec_training(
+        pd.DataFrame({"step": [1, 2], "mel": [2.0, 1], "ctc": [3.0, 2]})
+    ),
+    "lm_training": lambda: plots.lm_training(LOG),
+    "scores": lambda: plots.scores(SCORES, "corpus_wer", "corpus WER (%)", percent=True),
+    "score_panels": lambda: plots.score_panels(
         SCORES, {"corpus_wer": ("WER (%)", 100), "stoi": ("STOI (0 to 1)", 1)}
     ),
-    "paired_scatter": lambda: figures.paired_scatter(
+    "paired_scatter": lambda: plots.paired_scatter(
         pd.DataFrame({"before": [0.1, 0.2], "after": [0.4, 0.5]}), "cosine"
     ),
-    "similarity_by_speaker": lambda: figures.similarity_by_speaker(
+    "similarity_by_speaker": lambda: plots.similarity_by_speaker(
         pd.DataFrame({"speaker": ["ann", "ann", "bob"], "similarity": [0.8, 0.9, 0.7]})
     ),
-    "spectrogram": lambda: figures.spectrogram(np.sin(np.arange(8000) * 0.3).astype(np.float32)),
-    "learning_curve": lambda: figures.learning_curve(HELD_OUT, CURVE, 600.0),
-    "learning_curve_without_fit": lambda: figures.learning_curve(HELD_OUT, None),
-    "by_model": lambda: figures.by_model(MODELS, {"wer": "WER (%)"}, "published", HUMAN),
-    "search_frontier": lambda: figures.search_frontier(FRONTIER, {"corpus_wer": ("WER (%)", 100)}),
-    "length_histogram": lambda: figures.length_histogram(
+    "spectrogram": lambda: plots.spectrogram(np.sin(np.arange(8000) * 0.3).astype(np.float32)),
+    "learning_curve": lambda: plots.learning_curve(HELD_OUT, CURVE, 600.0),
+    "learning_curve_without_fit": lambda: plots.learning_curve(HELD_OUT, None),
+    "by_model": lambda: plots.by_model(MODELS, {"wer": "WER (%)"}, "published", HUMAN),
+    "search_frontier": lambda: plots.search_frontier(FRONTIER, {"corpus_wer": ("WER (%)", 100)}),
+    "length_histogram": lambda: plots.length_histogram(
         pd.DataFrame({"split": ["train", "test"], "seconds": [1.0, 2]})
     ),
 }
@@ -65,7 +75,9 @@ drawn = pytest.mark.parametrize("name", DRAWN)
 
 def saved(figure, kind):
     picture = io.BytesIO()
-    figure.savefig(picture, format=kind, metadata={"svg": {"Date": None}, "png": {"Software": None}}[kind])
+    figure.savefig(
+        picture, format=kind, metadata={"svg": {"Date": None}, "png": {"Software": None}}[kind]
+    )
     return picture.getvalue()
 
 
@@ -121,7 +133,10 @@ def test_series_differ_in_grey():
 def test_learning_curve_says_that_it_is_one_run():
     left, right = DRAWN["learning_curve"]().axes
     assert "one run" in left.get_title()
-    assert re.search("bits per second", right.get_ylabel()) and left.get_xscale() == right.get_xscale() == "log"
+    assert (
+        re.search("bits per second", right.get_ylabel())
+        and left.get_xscale() == right.get_xscale() == "log"
+    )
     assert list(right.get_lines()[1].get_ydata()) == [600.0, 600.0]
 
 
@@ -129,20 +144,33 @@ def test_frontier_joins_a_strategys_points_by_cost_and_shows_the_verifiers_own_s
     (axis,) = DRAWN["search_frontier"]().axes
     plain, best = axis.containers
     assert list(plain.lines[0].get_ydata()) == pytest.approx([30.0])
-    assert list(best.lines[0].get_xdata()) == [0.4, 1.6] and list(best.lines[0].get_ydata()) == pytest.approx([20, 10])
+    assert list(best.lines[0].get_xdata()) == [0.4, 1.6] and list(
+        best.lines[0].get_ydata()
+    ) == pytest.approx([20, 10])
     assert [text.get_text() for text in axis.texts] == ["1", "4", "16"]
-    hollow = [line for line in axis.get_lines() if line.get_fillstyle() == "none" and len(line.get_xdata()) == 2]
+    hollow = [
+        line
+        for line in axis.get_lines()
+        if line.get_fillstyle() == "none" and len(line.get_xdata()) == 2
+    ]
     assert list(hollow[0].get_ydata()) == pytest.approx([15.0, 5.0])
 
 
 def test_streaming_error_gives_each_right_context_one_style_in_all_panels():
     rows = [
-        {"codec": codec, "left": left, "right": right, "mel_db": 3.0 - right / 20, "low": 2.0, "high": 4.0}
+        {
+            "codec": codec,
+            "left": left,
+            "right": right,
+            "mel_db": 3.0 - right / 20,
+            "low": 2.0,
+            "high": 4.0,
+        }
         for codec, rights in (("a", (0, 10, 25)), ("b", (0, 25)))
         for left in (0, 50)
         for right in rights
     ]
-    figure = figures.streaming_error(pd.DataFrame(rows))
+    figure = plots.streaming_error(pd.DataFrame(rows))
     first, second = (axis.get_lines() for axis in figure.axes)
     colours = [{line.get_color() for line in lines} for lines in (first, second)]
     assert len(colours[0]) == 3 and len(colours[1]) == 2 and colours[1] < colours[0]

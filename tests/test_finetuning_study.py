@@ -1,4 +1,6 @@
-"""The study of fine-tuning by minutes, from runs written as notebooks 20, 30 and 40 write them; no model."""
+"""The study of fine-tuning by minutes, from runs written as notebooks 20, 30 and 40 write them; no
+model.
+"""
 
 import io
 import json
@@ -8,61 +10,107 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llasa_core import figures_finetuning, finetuning_study, scored_systems
 from llasa_core.errors import InputError
-from llasa_core.experiments import load_experiment, repository_root
+from llasa_core.experiments import results
+from llasa_core.experiments.config import load_experiment, repository_root
+from llasa_core.studies import figures_finetuning, finetuning_study
 
 ROOT = repository_root(Path(__file__).parent)
 BASE = "base/model"
 TUNED = {"full-1": (1.004, 0), "full-10": (9.99, 0), "lora-1": (1.004, 8)}
 HELD_OUT = {
-    f"held_out_bits_per_second{end}": value for end, value in {"": 300.0, "_low": 290.0, "_high": 310.0}.items()
+    f"held_out_bits_per_second{end}": value
+    for end, value in {"": 300.0, "_low": 290.0, "_high": 310.0}.items()
 }
-PANELS = {"speaker_similarity": ("cosine", 1), "corpus_wer": ("WER (%)", 100), "held_out_bits_per_second": ("bits", 1)}
+PANELS = {
+    "speaker_similarity": ("cosine", 1),
+    "corpus_wer": ("WER (%)", 100),
+    "held_out_bits_per_second": ("bits", 1),
+}
 
 
 def write_result(root, experiment, label, params, metrics, **files):
     folder = root / experiment / f"{label}-00000000"
     folder.mkdir(parents=True)
-    result = {"schema": 1, "experiment": experiment, "run": folder.name, "notebook": "n", "params": params}
-    (folder / "result.json").write_text(json.dumps(result | {"metrics": metrics, "artifacts": {}, "provenance": {}}))
+    result = {
+        "schema": 1,
+        "experiment": experiment,
+        "run": folder.name,
+        "notebook": "n",
+        "params": params,
+    }
+    (folder / "result.json").write_text(
+        json.dumps(result | {"metrics": metrics, "artifacts": {}, "provenance": {}})
+    )
     for name, rows in files.items():
-        (folder / f"{name.replace('_', '-')}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name.replace('_', '-')}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
 
 
 def scored_rows(errors, similarity):
     return [
-        {"id": f"u{n}", "seconds": 1.0, "errors": errors + n, "words": 10, "similarity": similarity + n / 10}
+        {
+            "id": f"u{n}",
+            "seconds": 1.0,
+            "errors": errors + n,
+            "words": 10,
+            "similarity": similarity + n / 10,
+        }
         for n in range(2)
     ]
 
 
 @pytest.fixture
-def results(tmp_path):
+def study(tmp_path):
     """Three fine-tunes whose folders do not carry the names that their scores have."""
     for number, (system, (minutes, rank)) in enumerate(TUNED.items()):
         params = {"model": BASE, "publish": f"models/{number}", "lora_rank": rank, "epochs": 6.0}
-        metrics = {"train_hours": minutes / 60, "seconds": 10.0, **HELD_OUT, "held_out_bits_per_second_n": 29}
+        metrics = {
+            "train_hours": minutes / 60,
+            "seconds": 10.0,
+            **HELD_OUT,
+            "held_out_bits_per_second_n": 29,
+        }
         write_result(tmp_path, "tuning", system, params, metrics)
-        write_result(tmp_path, "speech", system, {"model": f"models/{number}", "speech_dir": f"speech/{number}"}, {})
+        write_result(
+            tmp_path,
+            "speech",
+            system,
+            {"model": f"models/{number}", "speech_dir": f"speech/{number}"},
+            {},
+        )
     write_result(tmp_path, "speech", "before", {"model": BASE, "speech_dir": "speech/9"}, {})
     systems = {system: f"speech/{number}/speech.jsonl" for number, system in enumerate(TUNED)}
     params = {"systems": {"before": "speech/9/speech.jsonl", **systems}, "main_system": "full-10"}
-    rows = {"originals": scored_rows(0, 0.8), "codec": scored_rows(1, 0.4), "before": scored_rows(9, 0.0)}
-    rows |= {"full_1": scored_rows(6, 0.1), "utterances": scored_rows(2, 0.3), "lora_1": scored_rows(8, 0.05)}
+    rows = {
+        "originals": scored_rows(0, 0.8),
+        "codec": scored_rows(1, 0.4),
+        "before": scored_rows(9, 0.0),
+    }
+    rows |= {
+        "full_1": scored_rows(6, 0.1),
+        "utterances": scored_rows(2, 0.3),
+        "lora_1": scored_rows(8, 0.05),
+    }
     write_result(
-        tmp_path, "scores", "test", params | {"resynthesis_codec": "mini", "score_originals": True}, {}, **rows
+        tmp_path,
+        "scores",
+        "test",
+        params | {"resynthesis_codec": "mini", "score_originals": True},
+        {},
+        **rows,
     )
     return tmp_path
 
 
-def read(results):
-    scored = scored_systems.read_scored(results, "scores/test")
-    return *finetuning_study.read_study(results, "tuning", "speech", scored), scored
+def read(study):
+    scored = results.read_scored(study, "scores/test")
+    return *finetuning_study.read_study(study, "tuning", "speech", scored), scored
 
 
-def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(results):
-    tunes, levels, _ = read(results)
+def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(study):
+    tunes, levels, _ = read(study)
     assert tunes["system"].tolist() == ["lora-1", "full-1", "full-10"]
     assert tunes["method"].tolist() == ["LoRA", "all weights", "all weights"]
     assert tunes["minutes"].tolist() == [1.0, 1.0, 9.99]
@@ -73,8 +121,8 @@ def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(results):
     )
 
 
-def test_lora_is_compared_with_all_weights_where_both_have_the_amount(results):
-    tunes, levels, scored = read(results)
+def test_lora_is_compared_with_all_weights_where_both_have_the_amount(study):
+    tunes, levels, scored = read(study)
     (row,) = finetuning_study.paired_methods(tunes, scored).to_dict("records")
     assert (row["minutes"], row["corpus_wer_difference_n"]) == (1.0, 2)
     assert row["corpus_wer_difference"] == pytest.approx(0.2)
@@ -84,24 +132,31 @@ def test_lora_is_compared_with_all_weights_where_both_have_the_amount(results):
     assert all(np.isfinite(value) for value in flat.values())
 
 
-def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(results):
-    shutil.rmtree(results / "speech" / "full-1-00000000")
-    with pytest.raises(InputError, match="system 'full-1' lies in speech/0, which no run of speech made"):
-        read(results)
-    write_result(results, "speech", "full-1", {"model": "models/77", "speech_dir": "speech/0"}, {})
+def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(study):
+    shutil.rmtree(study / "speech" / "full-1-00000000")
+    with pytest.raises(
+        InputError, match="system 'full-1' lies in speech/0, which no run of speech made"
+    ):
+        read(study)
+    write_result(study, "speech", "full-1", {"model": "models/77", "speech_dir": "speech/0"}, {})
     with pytest.raises(InputError, match="'full-1' is of models/77, which no run of tuning made"):
-        read(results)
+        read(study)
     with pytest.raises(InputError, match="scores/nowhere: no finished run"):
-        scored_systems.read_scored(results, "scores/nowhere")
+        results.read_scored(study, "scores/nowhere")
 
 
-def test_figure_draws_each_method_at_its_minutes_between_the_levels(results):
-    tunes, levels, _ = read(results)
+def test_figure_draws_each_method_at_its_minutes_between_the_levels(study):
+    tunes, levels, _ = read(study)
     figure = figures_finetuning.by_minutes(tunes, levels, PANELS)
     similarity, wer, bits = figure.axes
     lora, whole = (container.lines[0] for container in wer.containers)
-    assert list(whole.get_ydata()) == pytest.approx([65.0, 25.0]) and list(lora.get_ydata()) == pytest.approx([85.0])
-    assert list(whole.get_xdata()) == pytest.approx([1.0, 9.99], rel=0.06) and wer.get_xscale() == "log"
+    assert list(whole.get_ydata()) == pytest.approx([65.0, 25.0]) and list(
+        lora.get_ydata()
+    ) == pytest.approx([85.0])
+    assert (
+        list(whole.get_xdata()) == pytest.approx([1.0, 9.99], rel=0.06)
+        and wer.get_xscale() == "log"
+    )
     assert (lora.get_marker(), lora.get_linestyle()) != (whole.get_marker(), whole.get_linestyle())
     level = [
         line.get_ydata()[0]
@@ -115,7 +170,9 @@ def test_figure_draws_each_method_at_its_minutes_between_the_levels(results):
     )
     drawn = [io.BytesIO(), io.BytesIO()]
     for picture in drawn:
-        figures_finetuning.by_minutes(tunes, levels, PANELS).savefig(picture, format="svg", metadata={"Date": None})
+        figures_finetuning.by_minutes(tunes, levels, PANELS).savefig(
+            picture, format="svg", metadata={"Date": None}
+        )
     assert drawn[0].getvalue() == drawn[1].getvalue()
 
 
@@ -126,7 +183,9 @@ def test_every_fine_tune_is_spoken_and_scored_by_the_files_of_the_study():
     published = {params["publish"] for params in runs("finetuning")}
     speech = {params["speech_dir"]: params["model"] for params in runs("finetuning_speech")}
     scored = {
-        Path(path).parent.as_posix() for params in runs("finetuning_scores") for path in params["systems"].values()
+        Path(path).parent.as_posix()
+        for params in runs("finetuning_scores")
+        for path in params["systems"].values()
     }
     assert len(published) == len(runs("finetuning")) == 10 and published < set(speech.values())
     assert scored == set(speech)

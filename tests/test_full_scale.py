@@ -1,4 +1,6 @@
-"""Costs at full scale: FLOPs of the project's own counter, units, what grows with what, searches as they were run."""
+"""Costs at full scale: FLOPs of the project's own counter, units, what grows with what, searches as
+they were run.
+"""
 
 import json
 from pathlib import Path
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.experiments import repository_root
-from llasa_core.full_scale import (
+from llasa_core.experiments.config import repository_root
+from llasa_core.experiments.results import find_run
+from llasa_core.model import flops_per_token, model_config
+from llasa_core.search.cost import attended_keys, generation_flops
+from llasa_core.studies.full_scale import (
     CODES_PER_SECOND,
     PARTIAL_PRM,
     PLAIN,
@@ -24,9 +29,6 @@ from llasa_core.full_scale import (
     training_flops,
     training_hours,
 )
-from llasa_core.model import flops_per_token, model_config
-from llasa_core.results import find_run
-from llasa_core.search_cost import attended_keys, generation_flops
 
 ROOT = repository_root(Path(__file__).parent)
 ASSUMED = Assumptions()
@@ -40,29 +42,40 @@ def test_training_is_six_flops_a_weight_and_token_plus_attention(size, weights):
     assert ASSUMED.utterance_tokens == pytest.approx(536.6, abs=0.1)
     expected = tokens * (flops_per_token(config, 0) + attention)
     assert training_flops(size, 1000, ASSUMED) == pytest.approx(expected)
-    # 6 N D, N with the embedding that serves as head; attention over nine seconds of codes is a few per cent of it
+    # 6 N D, N with the embedding that serves as head; attention over nine seconds of codes is a few
+    # per cent of it
     assert 1.0 < training_flops(size, 1000, ASSUMED) / (6 * weights * tokens) < 1.05
 
 
 def test_hours_are_flops_over_the_assumed_rate():
     flops = training_flops("1b", 250_000, ASSUMED)
-    assert training_hours([("1b", 250_000)], ASSUMED) == pytest.approx(flops / (0.4 * 989e12) / 3600)
+    assert training_hours([("1b", 250_000)], ASSUMED) == pytest.approx(
+        flops / (0.4 * 989e12) / 3600
+    )
     assert training_hours([("1b", 250_000)], Assumptions(utilisation=0.2)) == pytest.approx(
         2 * training_hours([("1b", 250_000)], ASSUMED)
     )
     assert training_hours([("1b", 1000)], ASSUMED, epochs=6) == pytest.approx(
         2 * training_hours([("1b", 1000)], ASSUMED)
     )
-    assert training_hours(RELEASED, ASSUMED) == pytest.approx(sum(training_hours([one], ASSUMED) for one in RELEASED))
+    assert training_hours(RELEASED, ASSUMED) == pytest.approx(
+        sum(training_hours([one], ASSUMED) for one in RELEASED)
+    )
 
 
 def test_cost_grows_with_size_hours_and_search():
     sizes = [training_flops(size, 1000, ASSUMED) for size in ("1b", "3b", "8b")]
-    assert sizes == sorted(sizes) and training_flops("1b", 2000, ASSUMED) == pytest.approx(2 * sizes[0])
+    assert sizes == sorted(sizes) and training_flops("1b", 2000, ASSUMED) == pytest.approx(
+        2 * sizes[0]
+    )
     spoken = [decoding_seconds(size, PLAIN, ASSUMED) for size in ("1b", "3b", "8b")]
     assert spoken == sorted(spoken)
-    searched = [decoding_seconds("1b", search, ASSUMED) for search in (PLAIN, Search(16), PARTIAL_PRM, PRM)]
-    assert searched == sorted(searched) and searched[1] < 4 * searched[0]  # sixteen rows share the reading of weights
+    searched = [
+        decoding_seconds("1b", search, ASSUMED) for search in (PLAIN, Search(16), PARTIAL_PRM, PRM)
+    ]
+    assert (
+        searched == sorted(searched) and searched[1] < 4 * searched[0]
+    )  # sixteen rows share the reading of weights
     assert speaking_hours(100, [PLAIN, PRM], ASSUMED, [("1b", 0)]) == pytest.approx(
         100 * (searched[0] + searched[3]) / 3600
     )
@@ -77,8 +90,12 @@ def test_one_row_is_bound_by_reading_the_weights():
     steps = free.spoken_seconds * CODES_PER_SECOND
     keys = free.prompt_tokens + steps / 2
     cache = keys * 2 * 2 * 16 * 8 * 64  # key and value, bf16, layers, key-value heads, head width
-    assert decoding_seconds("1b", PLAIN, free) == pytest.approx(steps * (2 * weights + cache) / (0.6 * 3.35e12))
-    assert decoding_seconds("1b", PLAIN, ASSUMED) == pytest.approx(decoding_seconds("1b", PLAIN, free), rel=0.05)
+    assert decoding_seconds("1b", PLAIN, free) == pytest.approx(
+        steps * (2 * weights + cache) / (0.6 * 3.35e12)
+    )
+    assert decoding_seconds("1b", PLAIN, ASSUMED) == pytest.approx(
+        decoding_seconds("1b", PLAIN, free), rel=0.05
+    )
 
 
 def test_arithmetic_of_decoding_is_that_of_the_search_cost():
@@ -105,7 +122,9 @@ def test_codes_of_a_search_are_those_that_the_tracked_study_drew():
 
 
 def test_length_of_an_utterance_is_near_that_of_the_step_benchmark():
-    shape = json.loads((ROOT / "results/benchmarks/train_step.json").read_text())["shapes"]["body-heavy"]
+    shape = json.loads((ROOT / "results/benchmarks/train_step.json").read_text())["shapes"][
+        "body-heavy"
+    ]
     assert shape["tokens"] / shape["utterances"] == pytest.approx(ASSUMED.utterance_tokens, rel=0.1)
 
 
@@ -126,5 +145,12 @@ def test_assumption_that_makes_no_sense_is_named(values, message):
 
 def test_assumptions_are_written_out():
     said = assumptions({"utilisation": 0.35}).sentence()
-    for number in ("989 TFLOP/s", "35%", "3.35 TB/s", "60%", "3 epochs", "250,000 hours for recognition"):
+    for number in (
+        "989 TFLOP/s",
+        "35%",
+        "3.35 TB/s",
+        "60%",
+        "3 epochs",
+        "250,000 hours for recognition",
+    ):
         assert number in said

@@ -1,4 +1,5 @@
-"""Damaged and forged files: every reader answers with a value or one InputError, soon, and within bounded memory.
+"""Damaged and forged files: every reader answers with a value or one InputError, soon, and within
+bounded memory.
 
 A few hundred files each by default; LLASA_FUZZ_SECONDS=600 gives each reader ten minutes.
 """
@@ -25,14 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llasa_core.audio import decode_audio, load_audio
-from llasa_core.audio_sources import open_source
-from llasa_core.codes_dataset import write_part
-from llasa_core.codes_memmap import import_memmap
-from llasa_core.codes_reading import read_codes, read_part
-from llasa_core.data_filter import Filters, filter_codes
+from llasa_core.data.dataset import read_codes, read_part, write_part
+from llasa_core.data.filter import Filters, filter_codes
+from llasa_core.data.memmap import import_memmap
+from llasa_core.data.sources import open_source
 from llasa_core.errors import InputError
 from llasa_core.manifest import read_manifest
-from llasa_core.tokens import vocabulary_of
+from llasa_core.tokenizer import vocabulary_of
 
 SECONDS = float(os.environ.get("LLASA_FUZZ_SECONDS", 0))
 MORE_MEMORY = 3 * 2**30  # bytes of address space beyond what the process has at the start
@@ -70,7 +70,9 @@ def fuzz(strategy, check, examples):
 
 @pytest.fixture(autouse=True)
 def bounded():
-    """Within MORE_MEMORY an allocation fails instead of filling the machine; a file that takes LONGEST raises."""
+    """Within MORE_MEMORY an allocation fails instead of filling the machine; a file that takes
+    LONGEST raises.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     statm = Path("/proc/self/statm")
     pages = int(statm.read_text().split()[0]) if statm.exists() else 0
@@ -86,7 +88,14 @@ def bounded():
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-INTERESTING = [b"\0" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\x01\x00\x00\x00", b"\xff" * 8]
+INTERESTING = [
+    b"\0" * 4,
+    b"\xff" * 4,
+    b"\xff\xff\xff\x7f",
+    b"\x00\x00\x00\x80",
+    b"\x01\x00\x00\x00",
+    b"\xff" * 8,
+]
 
 
 @st.composite
@@ -127,7 +136,12 @@ RECORDINGS = [
     recording("MP3"),
     recording("AIFF"),
 ]
-RECORDINGS += [recording("OGG", subtype="OPUS"), recording("OGG", subtype="VORBIS"), recording("CAF"), recording("W64")]
+RECORDINGS += [
+    recording("OGG", subtype="OPUS"),
+    recording("OGG", subtype="VORBIS"),
+    recording("CAF"),
+    recording("W64"),
+]
 
 
 def test_damaged_audio_is_refused_or_read():
@@ -143,7 +157,9 @@ def test_damaged_audio_is_refused_or_read():
 def manifests():
     values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+        ),
         max_leaves=5,
     )
     keys = ["id", "audio", "text", "speaker", "language", "seconds", "split", "other"]
@@ -151,7 +167,10 @@ def manifests():
     good = st.just('{"id": "a", "audio": "a.wav", "text": "words", "seconds": 1.5, "split": "dev"}')
     nested = st.integers(1, 100_000).map(lambda depth: '{"id": ' + "[" * depth)
     lines = st.lists(st.one_of(line, good, st.text(max_size=60), nested), max_size=4)
-    return st.one_of(lines.map(lambda them: "\n".join(them).encode("utf-8", "surrogatepass")), st.binary(max_size=200))
+    return st.one_of(
+        lines.map(lambda them: "\n".join(them).encode("utf-8", "surrogatepass")),
+        st.binary(max_size=200),
+    )
 
 
 def test_damaged_manifest_is_refused_or_read(tmp_path):
@@ -166,8 +185,18 @@ def test_damaged_manifest_is_refused_or_read(tmp_path):
 
 
 def test_damaged_part_of_codes_is_refused_or_read(tmp_path):
-    row = {"text": "some words", "codes": np.arange(60), "speaker": "a", "language": "en", "seconds": 1.2}
-    write_part(tmp_path / "whole", [row | {"id": f"u{n}"} for n in range(40)], {"codebook_size": 64, "dropped": []})
+    row = {
+        "text": "some words",
+        "codes": np.arange(60),
+        "speaker": "a",
+        "language": "en",
+        "seconds": 1.2,
+    }
+    write_part(
+        tmp_path / "whole",
+        [row | {"id": f"u{n}"} for n in range(40)],
+        {"codebook_size": 64, "dropped": []},
+    )
     whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "part-00000.parquet"
     shard = {"file": path.name, "rows": 40, "sha256": "none"}
 
@@ -184,21 +213,47 @@ def test_damaged_part_of_codes_is_refused_or_read(tmp_path):
 def test_damaged_meta_of_codes_is_refused_or_read(tmp_path):
     folder = tmp_path / "codes"
     folder.mkdir()
-    row = {"id": "a", "text": "some words", "codes": np.arange(60), "speaker": "a", "language": "en", "seconds": 1.2}
+    row = {
+        "id": "a",
+        "text": "some words",
+        "codes": np.arange(60),
+        "speaker": "a",
+        "language": "en",
+        "seconds": 1.2,
+    }
     write_part(folder / "part-00000.parquet", [row], {"codebook_size": 64, "dropped": []})
     shard = {"file": "part-00000.parquet", "rows": 1, "sha256": "x"}
-    meta = {"codec": "c", "codebook_size": 64, "frame_rate": 50.0, "utterances": 1, "codes": 60, "shards": [shard]}
+    meta = {
+        "codec": "c",
+        "codebook_size": 64,
+        "frame_rate": 50.0,
+        "utterances": 1,
+        "codes": 60,
+        "shards": [shard],
+    }
     values = (
-        st.none() | st.integers() | st.floats() | st.text(max_size=9) | st.just([shard]) | st.just([[]]) | st.just([{}])
+        st.none()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=9)
+        | st.just([shard])
+        | st.just([[]])
+        | st.just([{}])
     )
-    changes = st.dictionaries(st.sampled_from([*meta, "file", "rows", "sha256"]), values, max_size=3)
+    changes = st.dictionaries(
+        st.sampled_from([*meta, "file", "rows", "sha256"]), values, max_size=3
+    )
 
     def check(changed):
         if isinstance(changed, bytes):
             (folder / "meta.json").write_bytes(changed)
         else:
             inner = {**shard, **{key: value for key, value in changed.items() if key in shard}}
-            outer = {**meta, "shards": [inner], **{key: value for key, value in changed.items() if key in meta}}
+            outer = {
+                **meta,
+                "shards": [inner],
+                **{key: value for key, value in changed.items() if key in meta},
+            }
             (folder / "meta.json").write_text(json.dumps(outer))
         dataset = read_codes(folder, verify=False)
         for number in range(len(dataset)):
@@ -243,15 +298,26 @@ def test_damaged_shard_of_audio_is_refused_or_read(tmp_path, kind):
             for utterance in source.utterances(part):
                 assert isinstance(utterance.text, str) and utterance.id
 
-    fuzz(damaged([archive()] if kind == "tar" else [table("none"), table("snappy"), table("zstd")]), check, 120)
+    fuzz(
+        damaged([archive()] if kind == "tar" else [table("none"), table("snappy"), table("zstd")]),
+        check,
+        120,
+    )
 
 
 def test_damaged_memory_map_is_refused_or_read(tmp_path, mini_tokenizer):
     ids, public = vocabulary_of(mini_tokenizer), tmp_path / "public"
     public.mkdir()
     eot = mini_tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    row = [ids.text_understanding_start, *mini_tokenizer("the office", add_special_tokens=False).input_ids]
-    row += [ids.text_understanding_end, ids.speech_generation_start, *range(ids.first_code, ids.first_code + 9)]
+    row = [
+        ids.text_understanding_start,
+        *mini_tokenizer("the office", add_special_tokens=False).input_ids,
+    ]
+    row += [
+        ids.text_understanding_end,
+        ids.speech_generation_start,
+        *range(ids.first_code, ids.first_code + 9),
+    ]
     row += [ids.speech_generation_end]
     rows = np.array([row + [eot] * (32 - len(row))] * 6, np.int32)
     shape = io.BytesIO()

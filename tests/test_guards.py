@@ -6,9 +6,12 @@ import pytest
 
 from llasa_core.cli import main
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes_dataset import finish, part_name, write_part
+from llasa_core.data.dataset import finish, part_name, write_part
 from llasa_core.errors import InputError
-from llasa_core.guards import (
+from llasa_core.manifest import Request
+from llasa_core.prompts import Voice
+from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.guards import (
     Guards,
     fewest_distinct,
     learn_guards,
@@ -16,20 +19,22 @@ from llasa_core.guards import (
     longest_silence,
     quantile_line,
 )
-from llasa_core.prompts import Voice
-from llasa_core.sampling import Sampling, candidate_seed
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer, synthesize_manifest
-from llasa_core.tokens import vocabulary_of
+from llasa_core.synthesis.sampling import Sampling, candidate_seed
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.tokenizer import vocabulary_of
 from tests.test_synthesize import TEXTS, tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
-STRICT = Guards(attempts=4, at_once=6, silence_seconds=9.0)  # of what the random model says, about half passes
+STRICT = Guards(
+    attempts=4, at_once=6, silence_seconds=9.0
+)  # of what the random model says, about half passes
 
 
 @pytest.fixture(scope="module")
 def synthesizer(mini_tokenizer):
-    return Synthesizer(tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec(), slots=4)
+    return Synthesizer(
+        tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec(), slots=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,9 @@ def test_loop_is_found_at_any_period_and_not_in_noise():
     noise = np.random.default_rng(0).permutation(4096)[:200]
     assert longest_loop(noise) == 0
     assert longest_loop(np.array([7] * 10)) == 9
-    words = np.concatenate([noise[:60], np.tile(noise[60:97], 3), noise[100:120]])  # 37 codes said three times
+    words = np.concatenate(
+        [noise[:60], np.tile(noise[60:97], 3), noise[100:120]]
+    )  # 37 codes said three times
     assert longest_loop(words) == 2 * 37
     assert longest_loop(np.array([], int)) == longest_loop(np.array([3])) == 0
 
@@ -56,7 +63,9 @@ def test_silence_is_measured_where_it_is_longest():
     tone = 0.3 * np.sin(np.arange(16_000) / 5).astype(np.float32)
     quiet = np.zeros(8_000, np.float32)
     assert longest_silence(tone, 16_000) == 0
-    assert longest_silence(np.concatenate([tone, quiet, tone, quiet[:3200]]), 16_000) == pytest.approx(0.5)
+    assert longest_silence(
+        np.concatenate([tone, quiet, tone, quiet[:3200]]), 16_000
+    ) == pytest.approx(0.5)
     assert longest_silence(np.zeros(32_000, np.float32), 16_000) == pytest.approx(2.0)
     assert longest_silence(np.zeros(0, np.float32), 16_000) == 0
 
@@ -83,7 +92,10 @@ def test_quantile_line_goes_through_the_quantile_at_every_length():
     y = 10 + x * (2 + generator.random(3000))  # of slope 2 to 3
     for quantile in (0.05, 0.5, 0.95):
         intercept, slope = quantile_line(x, y, quantile)
-        assert (intercept, slope) == (pytest.approx(10, abs=1.5), pytest.approx(2 + quantile, abs=0.06))
+        assert (intercept, slope) == (
+            pytest.approx(10, abs=1.5),
+            pytest.approx(2 + quantile, abs=0.06),
+        )
 
 
 def test_learnt_bounds_hold_all_that_they_were_learnt_from_and_survive_the_file(tmp_path):
@@ -106,8 +118,13 @@ def test_learnt_bounds_hold_all_that_they_were_learnt_from_and_survive_the_file(
 
 def test_slow_voice_prompt_widens_the_bounds():
     guards = Guards(shortest=(0, 2.0), longest=(0, 4.0))
-    request = Request("a", "x" * 30, voice=Voice("x" * 10, np.zeros(100, np.int32)))  # 10 codes a character
-    assert guards.bounds(replace(request, voice=None)) == (60, 120) and guards.bounds(request) == (60, 650)
+    request = Request(
+        "a", "x" * 30, voice=Voice("x" * 10, np.zeros(100, np.int32))
+    )  # 10 codes a character
+    assert guards.bounds(replace(request, voice=None)) == (60, 120) and guards.bounds(request) == (
+        60,
+        650,
+    )
 
 
 def test_voice_whose_words_begin_the_text_has_spoken_its_codes_of_the_fewest():
@@ -131,18 +148,25 @@ def test_guarded_speech_is_what_its_seed_says_whatever_the_batch(synthesizer, re
             np.testing.assert_array_equal(one.wave, plain[request.id].wave)
         elif not why:
             again = replace(request, seed=candidate_seed(request.seed, one.attempts - 1))
-            hotter = replace(SAMPLING, temperature=SAMPLING.temperature + (one.attempts - 1) * STRICT.heat)
+            hotter = replace(
+                SAMPLING, temperature=SAMPLING.temperature + (one.attempts - 1) * STRICT.heat
+            )
             (alone,) = synthesizer.speak([again], hotter)
             np.testing.assert_array_equal(one.wave, alone.wave)
     for request in requests[:4]:
         (alone,) = synthesizer.speak([request], SAMPLING, STRICT)
         np.testing.assert_array_equal(alone.wave, guarded[request.id].wave)
-        assert (alone.attempts, alone.rejected) == (guarded[request.id].attempts, guarded[request.id].rejected)
+        assert (alone.attempts, alone.rejected) == (
+            guarded[request.id].attempts,
+            guarded[request.id].rejected,
+        )
 
 
 def test_what_never_passes_is_kept_and_says_so(synthesizer, requests, tmp_path):
     impossible = Guards(attempts=2, at_once=1000)
-    path = synthesize_manifest(synthesizer, requests[:3], tmp_path / "a", SAMPLING, guards=impossible)
+    path = synthesize_manifest(
+        synthesizer, requests[:3], tmp_path / "a", SAMPLING, guards=impossible
+    )
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["attempts"] for line in lines] == [2, 2, 2]
     assert all(line["failed"][0] == "ended_at_once" and len(line["guard"]) == 1 for line in lines)
@@ -153,7 +177,9 @@ def test_what_never_passes_is_kept_and_says_so(synthesizer, requests, tmp_path):
 
 
 def test_end_at_the_first_step_is_possible_only_where_it_is_asked_for(mini_tokenizer, requests):
-    wants_end = Synthesizer(tiny_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec())
+    wants_end = Synthesizer(
+        tiny_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec()
+    )
     (public,) = wants_end.speak(requests[:1], replace(SAMPLING, min_codes=0))
     assert len(public.generated.codes) == len(public.wave) == 0 and public.generated.ended
     (ours,) = wants_end.speak(requests[:1], SAMPLING, Guards(attempts=3))

@@ -1,4 +1,6 @@
-"""The harmonic head: pitch tracking, pulses at the pitch, filters on pulses and noise, and a codec that uses them."""
+"""The harmonic head: pitch tracking, pulses at the pitch, filters on pulses and noise, and a codec
+that uses them.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,13 @@ import torch
 
 from llasa_core.codecs.harmonic import HarmonicNoiseHead, smooth_path, source_waves, track_pitch
 from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
-from llasa_core.codecs.mini_training import CharacterHead, CodecTraining, FramePredictor, MelLoss, step_losses
+from llasa_core.codecs.mini_training import (
+    CharacterHead,
+    CodecTraining,
+    FramePredictor,
+    MelLoss,
+    step_losses,
+)
 
 HOP = 320  # samples a code
 SMALL = MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1)
@@ -25,13 +33,17 @@ def test_pitch_of_a_pulse_train_is_found_and_noise_is_unvoiced(pitch):
 
 def test_where_speech_is_unvoiced_there_are_no_pulses():
     voiced = torch.arange(20)[None] < 10
-    pulses, noise = source_waves(torch.full((1, 20), 200.0), voiced, HOP, torch.Generator().manual_seed(0))[0]
+    pulses, noise = source_waves(
+        torch.full((1, 20), 200.0), voiced, HOP, torch.Generator().manual_seed(0)
+    )[0]
     assert pulses[: 9 * HOP].std() > 0.5 and pulses[11 * HOP :].abs().max() == 0
     assert noise.std() == pytest.approx(1, abs=0.05)
 
 
 def test_pitch_path_keeps_its_octave_where_a_frame_alone_would_jump():
-    scores = torch.tensor([[[0.9, 0.5], [0.9, 0.5], [0.7, 0.8], [0.9, 0.5]]])  # (B, F, N) of lags an octave apart
+    scores = torch.tensor(
+        [[[0.9, 0.5], [0.9, 0.5], [0.7, 0.8], [0.9, 0.5]]]
+    )  # (B, F, N) of lags an octave apart
     assert smooth_path(scores, [50, 100]).tolist() == [[0, 0, 0, 0]]
     scores[0, :2, 1], scores[0, 2:, 1] = -3.0, 3.0  # a change that pays for the jump
     assert smooth_path(scores, [50, 100]).tolist() == [[0, 0, 1, 1]]
@@ -51,7 +63,9 @@ def test_head_with_constant_gains_scales_its_sources():
 def test_codec_decodes_a_batch_like_single_utterances():
     torch.manual_seed(0)
     codec = MiniCodec(MiniCodecModel(SMALL))
-    waves = [np.random.default_rng(i).normal(0, 0.1, 20 * HOP + 7).astype(np.float32) for i in range(3)]
+    waves = [
+        np.random.default_rng(i).normal(0, 0.1, 20 * HOP + 7).astype(np.float32) for i in range(3)
+    ]
     codes = codec.encode(waves)
     together, alone = codec.decode(codes), [codec.decode([row])[0] for row in codes]
     assert all(len(wave) == 20 * HOP for wave in together)
@@ -65,11 +79,21 @@ def test_training_teaches_the_codec_the_pitch():
     voiced = torch.ones(2, 60, dtype=torch.bool)
     wave = 0.1 * source_waves(frames, voiced, HOP, torch.Generator().manual_seed(1))[:, 0]
     settings = CodecTraining(
-        manifest="", output_dir="", batch_size=2, crop_seconds=0.8, ctc_weight=0.0, predict_weight=0.0, model=SMALL
+        manifest="",
+        output_dir="",
+        batch_size=2,
+        crop_seconds=0.8,
+        ctc_weight=0.0,
+        predict_weight=0.0,
+        model=SMALL,
     )
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     batch = (wave, torch.tensor([60, 60]), [[], []])
-    head, mel_loss, sides = CharacterHead(SMALL.xcodec2().quantization_dim, SMALL.width), MelLoss(), []
+    head, mel_loss, sides = (
+        CharacterHead(SMALL.xcodec2().quantization_dim, SMALL.width),
+        MelLoss(),
+        [],
+    )
     predictor = FramePredictor(len(SMALL.levels), SMALL.width)
     for step in range(12):
         mel, _, side, _ = step_losses(model, head, predictor, mel_loss, batch, settings, step)

@@ -1,4 +1,6 @@
-"""The held-out loss of a checkpoint, utterance by utterance, and what is recorded of a run that diverged."""
+"""The held-out loss of a checkpoint, utterance by utterance, and what is recorded of a run that
+diverged.
+"""
 
 import json
 import math
@@ -8,15 +10,14 @@ import pytest
 import torch
 from test_train import settings, write_codes
 
-from llasa_core.errors import InputError
-from llasa_core.head_loss import use_head_loss
-from llasa_core.held_out import held_out_rows, held_out_summary, write_rows
-from llasa_core.loss import labelled_loss, utterance_losses
+from llasa_core.data.packing import collate
+from llasa_core.errors import DivergedError, InputError
 from llasa_core.model import build_model, flops_per_token, model_config, use_packed_attention
-from llasa_core.packing import collate
 from llasa_core.prompts import Prompt
-from llasa_core.train import TrainConfig, launch, publish_checkpoint
-from llasa_core.trainer import DivergedError
+from llasa_core.training.config import TrainConfig
+from llasa_core.training.held_out import held_out_rows, held_out_summary, write_rows
+from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
+from llasa_core.training.train import launch, publish_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,16 @@ def workshop(tmp_path_factory, mini_tokenizer):
 @pytest.fixture(scope="module")
 def trained(workshop):
     config = settings(workshop, workshop / "run", model="nano", max_steps=2, speaker_tags=1.0)
-    return workshop / "run", launch(TrainConfig(**vars(config) | {"eval_codes": [str(workshop / "held_out")]}))
+    return workshop / "run", launch(
+        TrainConfig(**vars(config) | {"eval_codes": [str(workshop / "held_out")]})
+    )
 
 
 def test_losses_of_documents_add_up_to_the_batch_and_are_those_of_each_alone(mini_tokenizer):
     prompt, generator = Prompt(mini_tokenizer), np.random.default_rng(0)
-    examples = [prompt.tts_example(f"Say {n}.", generator.integers(0, 4096, 10 + 5 * n)) for n in range(3)]
+    examples = [
+        prompt.tts_example(f"Say {n}.", generator.integers(0, 4096, 10 + 5 * n)) for n in range(3)
+    ]
     model = use_head_loss(use_packed_attention(build_model("nano", len(mini_tokenizer)))).eval()
     nats, labels = utterance_losses(model, collate(examples))
     with torch.no_grad():
@@ -52,19 +57,23 @@ def test_rows_agree_with_the_loss_that_training_measured(trained, workshop):
     rows = held_out_rows(checkpoint, workshop / "held_out", bf16=False)
     summary = held_out_summary(rows, checkpoint, metrics["tokens"])
     assert len(rows) == summary["held_out_bits_per_second_n"] == 7
-    assert summary["held_out_bits_per_second"] == pytest.approx(metrics["eval_bits_per_second"], rel=1e-4)
+    assert summary["held_out_bits_per_second"] == pytest.approx(
+        metrics["eval_bits_per_second"], rel=1e-4
+    )
     assert summary["held_out_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-4)
     assert summary["held_out_loss_low"] < summary["held_out_loss"] < summary["held_out_loss_high"]
 
 
 def test_what_does_not_fit_is_counted_and_recorded(trained, workshop, tmp_path):
-    rows = held_out_rows(trained[0], write_codes(tmp_path / "long", 3, seed=1, repeats=4, longest=600), bf16=False)
+    rows = held_out_rows(
+        trained[0], write_codes(tmp_path / "long", 3, seed=1, repeats=4, longest=600), bf16=False
+    )
     assert len(rows) == 2 and rows.dropped_overlong == 1
     assert held_out_summary(rows, trained[0], 1)["held_out_dropped_overlong"] == 1
 
 
 def test_the_held_out_pass_runs_on_the_device_that_is_there(trained, workshop, monkeypatch):
-    monkeypatch.setattr("llasa_core.machine.device", lambda name=None: "meta")
+    monkeypatch.setattr("llasa_core.device.device", lambda name=None: "meta")
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         held_out_rows(trained[0], workshop / "held_out")
 
@@ -92,18 +101,22 @@ def test_summary_worked_by_hand(trained):
 
 
 def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr("llasa_core.trainer.labelled_loss", blow_up_at(3))
+    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", blow_up_at(3))
     config = settings(workshop, tmp_path / "run", model="nano", max_steps=5)
     metrics = launch(config, keep_diverged=True)
     assert (metrics["diverged"], metrics["diverged_at_step"], metrics["steps"]) == (1, 3, 5)
     assert metrics["tokens"] > 0 and metrics["parameters"] > metrics["parameters_body"]
     assert not (tmp_path / "run" / "llasa.json").exists()
-    assert len((tmp_path / "run" / "train_log.jsonl").read_text().splitlines()) == 2  # the steps before it
-    monkeypatch.setattr("llasa_core.trainer.labelled_loss", blow_up_at(3))
+    assert (
+        len((tmp_path / "run" / "train_log.jsonl").read_text().splitlines()) == 2
+    )  # the steps before it
+    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", blow_up_at(3))
     with pytest.raises(DivergedError, match="at step 3"):
         launch(config)
-    monkeypatch.setattr("llasa_core.trainer.labelled_loss", labelled_loss)
-    assert "diverged" not in launch(config, keep_diverged=True)  # what an earlier run left is not believed
+    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", labelled_loss)
+    assert "diverged" not in launch(
+        config, keep_diverged=True
+    )  # what an earlier run left is not believed
 
 
 def blow_up_at(step):
@@ -124,7 +137,9 @@ def test_checkpoint_is_copied_whole(trained, tmp_path):
         "config": "config.json",
         "tokenizer": "tokenizer.json",
     }
-    assert (tmp_path / "there" / "llasa.json").read_bytes() == (trained[0] / "llasa.json").read_bytes()
+    assert (tmp_path / "there" / "llasa.json").read_bytes() == (
+        trained[0] / "llasa.json"
+    ).read_bytes()
     assert publish_checkpoint(trained[0])["weights"] == trained[0] / "model.safetensors"
 
 

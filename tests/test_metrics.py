@@ -5,12 +5,15 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from llasa_core import metrics
+from llasa_core import intervals, metrics
 from llasa_core.errors import InputError
 
 
 def test_importing_metrics_and_scaling_loads_no_torch():
-    code = "import sys, llasa_core.metrics, llasa_core.scaling; print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, llasa_core.metrics, llasa_core.evaluation.scaling; print({'torch',"
+        " 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -47,11 +50,14 @@ def test_digits_written_apart_disagree_unless_digits_are_counted_as_spoken(said,
 
 
 def test_spoken_digits_count_each_digit_and_leave_words_whole():
-    assert metrics.normalise("Call 555-1234 by June 3rd for $21", spoken_digits=True) == (
-        "call 5 5 5 1 2 3 4 by june 3rd for $ 2 1"
+    assert (
+        metrics.normalise("Call 555-1234 by June 3rd for $21", spoken_digits=True)
+        == "call 5 5 5 1 2 3 4 by june 3rd for $ 2 1"
     )
     # 206 9917 said, 206 9117 heard: one of seven digits and no other word is wrong
-    assert metrics.word_errors("call two zero six nine nine one seven", "call 2069117", spoken_digits=True) == (1, 8)
+    assert metrics.word_errors(
+        "call two zero six nine nine one seven", "call 2069117", spoken_digits=True
+    ) == (1, 8)
     assert metrics.word_errors("one dog", "two dogs", spoken_digits=True) == (2, 2)
 
 
@@ -96,84 +102,101 @@ def test_error_rates_refuse_nothing_unequal_lists_and_empty_references(errors, w
 
 def test_bootstrap_interval_of_a_mean_is_that_of_the_normal_law():
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    low, high = metrics.bootstrap_interval(values, n_boot=4000)
+    low, high = intervals.bootstrap_interval(values, n_boot=4000)
     half = NormalDist().inv_cdf(0.975) * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
 
 
 def test_bootstrap_of_two_utterances_matches_the_enumeration():
-    # Resamples of two utterances with WER 0/1 and 2/3: both first (1/4), both second (1/4), one of each (1/2, 2/4).
-    low, high = metrics.bootstrap_interval([0, 2], [1, 3], confidence=0.4, n_boot=20000)  # quantiles 0.3 and 0.7
+    # Resamples of two utterances with WER 0/1 and 2/3: both first (1/4), both second (1/4), one of
+    # each (1/2, 2/4).
+    low, high = intervals.bootstrap_interval(
+        [0, 2], [1, 3], confidence=0.4, n_boot=20000
+    )  # quantiles 0.3 and 0.7
     assert (low, high) == (0.5, 0.5)
-    low, high = metrics.bootstrap_interval([0, 2], [1, 3], confidence=0.6, n_boot=20000)  # quantiles 0.2 and 0.8
+    low, high = intervals.bootstrap_interval(
+        [0, 2], [1, 3], confidence=0.6, n_boot=20000
+    )  # quantiles 0.2 and 0.8
     assert (low, high) == (0.0, pytest.approx(2 / 3))
 
 
 def test_bootstrap_is_seeded_and_leaves_the_global_generator_alone():
     values = np.arange(50.0)
     state = np.random.get_state()[1].copy()
-    assert metrics.bootstrap_interval(values, seed=3) == metrics.bootstrap_interval(values, seed=3)
-    assert metrics.bootstrap_interval(values, seed=3) != metrics.bootstrap_interval(values, seed=4)
+    assert intervals.bootstrap_interval(values, seed=3) == intervals.bootstrap_interval(
+        values, seed=3
+    )
+    assert intervals.bootstrap_interval(values, seed=3) != intervals.bootstrap_interval(
+        values, seed=4
+    )
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def test_bootstrap_of_many_utterances_is_computed_in_blocks():
     values = np.random.default_rng(0).random(9000)  # 444 resamples a block
-    low, high = metrics.bootstrap_interval(values, n_boot=1000)
+    low, high = intervals.bootstrap_interval(values, n_boot=1000)
     assert low < values.mean() < high and high - low < 0.03
 
 
 def test_bootstrap_refuses_nan_and_nothing():
     with pytest.raises(InputError, match="not empty"):
-        metrics.bootstrap_interval([])
+        intervals.bootstrap_interval([])
     with pytest.raises(InputError, match="finite"):
-        metrics.bootstrap_interval([1.0, float("nan")])
+        intervals.bootstrap_interval([1.0, float("nan")])
 
 
 def test_paired_bootstrap_sees_a_small_constant_gain_that_unpaired_intervals_hide():
     words = np.full(100, 10)
     before = np.random.default_rng(0).integers(0, 10, 100)
     after = np.maximum(before - 1, 0)
-    change = metrics.paired_bootstrap(before, after, words)
+    change = intervals.paired_bootstrap(before, after, words)
     expected = (after.sum() - before.sum()) / 1000
     assert change.difference == pytest.approx(expected)
     assert change.low < expected < change.high < 0
     assert change.p_value == pytest.approx(2 / 2001) and change.n == 100
-    intervals = metrics.bootstrap_interval(before, words), metrics.bootstrap_interval(after, words)
-    assert intervals[1].high > intervals[0].low  # overlap
+    both = (intervals.bootstrap_interval(before, words), intervals.bootstrap_interval(after, words))
+    assert both[1].high > both[0].low  # overlap
 
 
 def test_paired_bootstrap_of_equal_systems_has_p_value_one():
-    change = metrics.paired_bootstrap([1, 2, 3], [1, 2, 3])
+    change = intervals.paired_bootstrap([1, 2, 3], [1, 2, 3])
     assert change == (0.0, 0.0, 0.0, 1.0, 3)
 
 
 def test_paired_bootstrap_refuses_different_utterances():
     with pytest.raises(InputError, match="3 and 2 utterances"):
-        metrics.paired_bootstrap([1, 2, 3], [1, 2])
+        intervals.paired_bootstrap([1, 2, 3], [1, 2])
 
 
 def test_wilson_interval_of_published_cases():
     # Newcombe 1998, table I, method 3
-    for successes, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
-        assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
-    assert metrics.wilson_interval(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=1e-4)
+    for successes, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+    ):
+        assert intervals.wilson_interval(successes, n) == pytest.approx((low, high), abs=1e-4)
+    assert intervals.wilson_interval(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=1e-4)
 
 
 @pytest.mark.parametrize("successes, n", [(0, 0), (3, 2), (-1, 5)])
 def test_wilson_interval_refuses_impossible_shares(successes, n):
     with pytest.raises(InputError, match="0 <= successes <= n"):
-        metrics.wilson_interval(successes, n)
+        intervals.wilson_interval(successes, n)
 
 
 def test_speaker_similarity_is_the_cosine():
     rows = np.array([[3.0, 4.0], [1.0, 0.0]])
-    np.testing.assert_allclose(metrics.speaker_similarity(rows, np.array([[4.0, 3.0], [0.0, 2.0]])), [0.96, 0.0])
+    np.testing.assert_allclose(
+        metrics.speaker_similarity(rows, np.array([[4.0, 3.0], [0.0, 2.0]])), [0.96, 0.0]
+    )
     np.testing.assert_allclose(metrics.speaker_similarity(rows, np.array([1.0, 0.0])), [0.6, 1.0])
 
 
 def test_nearest_speaker_share_of_a_case_counted_by_hand():
-    centroids = metrics.speaker_centroids(np.array([[1.0, 0.1], [1.0, -0.1], [0.0, 2.0]]), ["ann", "ann", "bob"])
+    centroids = metrics.speaker_centroids(
+        np.array([[1.0, 0.1], [1.0, -0.1], [0.0, 2.0]]), ["ann", "ann", "bob"]
+    )
     np.testing.assert_allclose(centroids["ann"], [1.0, 0.0])
     np.testing.assert_allclose(centroids["bob"], [0.0, 1.0])
     spoken = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5]])
@@ -183,16 +206,19 @@ def test_nearest_speaker_share_of_a_case_counted_by_hand():
 
 
 def test_cluster_sums_keep_the_order_of_first_occurrence():
-    np.testing.assert_array_equal(metrics.cluster_sums([1, 2, 3, 4], ["b", "a", "b", "c"]), [4, 2, 4])
+    np.testing.assert_array_equal(
+        intervals.cluster_sums([1, 2, 3, 4], ["b", "a", "b", "c"]), [4, 2, 4]
+    )
     with pytest.raises(InputError, match="2 values in 1 cluster labels"):
-        metrics.cluster_sums([1, 2], ["a"])
+        intervals.cluster_sums([1, 2], ["a"])
 
 
 def test_sign_flip_test_enumerates_small_samples():
-    # |1 + 2 + 3| = 6 only with all signs equal: 2 of 8. |1 + 2 - 3| = 0: every pattern is at least that.
-    assert metrics.sign_flip_test([1, 2, 3]) == 2 / 8
-    assert metrics.sign_flip_test([1, 2, -3]) == 1.0
-    assert metrics.sign_flip_test([3, 0, 0]) == 1.0 and metrics.sign_flip_test([0, 0]) == 1.0
+    # |1 + 2 + 3| = 6 only with all signs equal: 2 of 8. |1 + 2 - 3| = 0: every pattern is at least
+    # that.
+    assert intervals.sign_flip_test([1, 2, 3]) == 2 / 8
+    assert intervals.sign_flip_test([1, 2, -3]) == 1.0
+    assert intervals.sign_flip_test([3, 0, 0]) == 1.0 and intervals.sign_flip_test([0, 0]) == 1.0
 
 
 def test_sign_flip_test_of_many_changes_is_that_of_the_normal_law():
@@ -201,6 +227,6 @@ def test_sign_flip_test_of_many_changes_is_that_of_the_normal_law():
     z = changes.sum() / np.sqrt((changes**2).sum())
     expected = 2 * (1 - NormalDist().cdf(z))
     assert 0.03 < expected < 0.07
-    assert metrics.sign_flip_test(changes) == pytest.approx(expected, abs=0.008)
-    assert metrics.sign_flip_test(changes, seed=1) == metrics.sign_flip_test(changes, seed=1)
-    assert metrics.sign_flip_test(np.ones(50)) == pytest.approx(1 / 10_001)
+    assert intervals.sign_flip_test(changes) == pytest.approx(expected, abs=0.008)
+    assert intervals.sign_flip_test(changes, seed=1) == intervals.sign_flip_test(changes, seed=1)
+    assert intervals.sign_flip_test(np.ones(50)) == pytest.approx(1 / 10_001)

@@ -1,4 +1,6 @@
-"""The mini codec and its training at width 64: the seam, the checkpoint, the losses on cases worked out by hand."""
+"""The mini codec and its training at width 64: the seam, the checkpoint, the losses on cases worked
+out by hand.
+"""
 
 import json
 import math
@@ -28,7 +30,13 @@ from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
 
 TINY = MiniCodecConfig(
-    width=64, encoder_layers=1, decoder_layers=1, heads=2, encoder_expansion=1, decoder_expansion=1, bottleneck_extra=32
+    width=64,
+    encoder_layers=1,
+    decoder_layers=1,
+    heads=2,
+    encoder_expansion=1,
+    decoder_expansion=1,
+    bottleneck_extra=32,
 )
 
 
@@ -87,7 +95,10 @@ def test_codes_stand_for_the_quantized_latents(codec):
 
 
 def test_quantizer_and_decoder_are_those_of_xcodec2(codec):
-    assert type(codec.model.quantizer) is Xcodec2Quantizer and type(codec.model.decoder) is Xcodec2Decoder
+    assert (
+        type(codec.model.quantizer) is Xcodec2Quantizer
+        and type(codec.model.decoder) is Xcodec2Decoder
+    )
     assert MiniCodecConfig().codebook_size == codec.codebook_size == 4096
     assert len(codec.model.quantizer.quantizer.codebook) == 4096
 
@@ -97,18 +108,27 @@ def test_quantizer_and_decoder_are_those_of_xcodec2(codec):
 
 def test_checkpoint_is_half_precision_safetensors_and_loads_to_the_same_codes(codec, tmp_path):
     codec.save(tmp_path / "a")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     raw = (tmp_path / "a" / "model.safetensors").read_bytes()
     (size,) = struct.unpack("<Q", raw[:8])
     header = json.loads(raw[8 : 8 + size])
     header.pop("__metadata__", None)
-    assert set(header) == set(codec.model.state_dict()) and {entry["dtype"] for entry in header.values()} == {"F16"}
-    assert len(raw) == 8 + size + 2 * sum(math.prod(entry["shape"]) for entry in header.values())  # and nothing else
+    assert set(header) == set(codec.model.state_dict()) and {
+        entry["dtype"] for entry in header.values()
+    } == {"F16"}
+    assert len(raw) == 8 + size + 2 * sum(
+        math.prod(entry["shape"]) for entry in header.values()
+    )  # and nothing else
 
     loaded = load_codec(tmp_path / "a")
     assert isinstance(loaded, MiniCodec) and loaded.model.config == TINY
     for name, tensor in codec.model.state_dict().items():
-        torch.testing.assert_close(loaded.model.state_dict()[name], tensor.half().float(), atol=0, rtol=0)
+        torch.testing.assert_close(
+            loaded.model.state_dict()[name], tensor.half().float(), atol=0, rtol=0
+        )
     loaded.save(tmp_path / "b")
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == raw
     wave = speechlike(16_000)
@@ -136,11 +156,23 @@ def cut(folder):
         (lambda folder: (folder / "config.json").unlink(), "config.json", "not found"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors", "not found"),
         (cut, "model.safetensors", "expected weights that fit config.json"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors", "expected weights"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b""),
+            "model.safetensors",
+            "expected weights",
+        ),
         (changed(width=96), "model.safetensors", "size mismatch"),
         (changed(encoder_layers=2), "model.safetensors", "Missing key"),
-        (lambda folder: (folder / "config.json").write_text("[1]"), "config.json", "settings of a mini codec"),
-        (lambda folder: (folder / "config.json").write_text('{"width": 64'), "config.json", "settings of a mini codec"),
+        (
+            lambda folder: (folder / "config.json").write_text("[1]"),
+            "config.json",
+            "settings of a mini codec",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"width": 64'),
+            "config.json",
+            "settings of a mini codec",
+        ),
         (
             lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),
             "config.json",
@@ -157,7 +189,9 @@ def cut(folder):
         (changed(levels=4), "config.json", "settings of a mini codec"),
     ],
 )
-def test_damaged_checkpoint_is_refused_in_one_line_that_names_the_file(codec, tmp_path, damage, file, said):
+def test_damaged_checkpoint_is_refused_in_one_line_that_names_the_file(
+    codec, tmp_path, damage, file, said
+):
     codec.save(tmp_path)
     damage(tmp_path)
     with pytest.raises(InputError) as raised:
@@ -168,7 +202,9 @@ def test_damaged_checkpoint_is_refused_in_one_line_that_names_the_file(codec, tm
 
 @pytest.mark.parametrize("codes, bad", [([0, 4096], "4096"), ([-1, 5], "-1")])
 def test_code_out_of_range_is_named(codec, codes, bad):
-    with pytest.raises(InputError, match=rf"^code {bad} is out of range: the mini codec has codes 0\.\.4095$"):
+    with pytest.raises(
+        InputError, match=rf"^code {bad} is out of range: the mini codec has codes 0\.\.4095$"
+    ):
         codec.decode([np.array([1, 2]), np.array(codes)])
 
 
@@ -186,7 +222,9 @@ def test_log_mel_has_one_frame_a_hop(n_fft, hop, bands):
 
 @pytest.mark.parametrize("band", [12, 40, 70])
 def test_tone_peaks_in_the_band_around_its_frequency(band):
-    """Slaney's scale: 3 mel every 200 Hz up to 1 kHz, then 27 mel for each factor of 6.4; 80 bands up to 8 kHz."""
+    """Slaney's scale: 3 mel every 200 Hz up to 1 kHz, then 27 mel for each factor of 6.4; 80 bands
+    up to 8 kHz.
+    """
     mel = (band + 1) / 81 * (15 + 27 * math.log(8) / math.log(6.4))
     frequency = mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
     tone = torch.sin(2 * torch.pi * frequency * torch.arange(3200) / 16_000)
@@ -201,20 +239,28 @@ def test_mel_loss_of_a_louder_copy_is_the_logarithm_of_the_gain():
 
 
 def test_spread_loss_by_hand():
-    """No loss at mean -0.24 and a deviation of 0.8 to 1.4; squared distances from there, averaged over dimensions."""
+    """No loss at mean -0.24 and a deviation of 0.8 to 1.4; squared distances from there, averaged
+    over dimensions.
+    """
     spread = torch.tensor([-1.24, -0.24, 0.76])  # mean -0.24, deviation 1
     collapsed = torch.tensor([0.5, 0.5, 0.5])  # 0.74 ** 2 + 0.8 ** 2 = 1.1876
     wide = torch.tensor([-3.24, -0.24, 2.76])  # deviation 3: 1.6 ** 2 = 2.56
     assert spread_loss(spread.reshape(1, 3, 1)).item() == pytest.approx(0, abs=1e-9)
     assert spread_loss(collapsed.reshape(3, 1, 1)).item() == pytest.approx(1.1876)
-    assert spread_loss(torch.stack([spread, collapsed, wide], -1)[None]).item() == pytest.approx((1.1876 + 2.56) / 3)
+    assert spread_loss(torch.stack([spread, collapsed, wide], -1)[None]).item() == pytest.approx(
+        (1.1876 + 2.56) / 3
+    )
 
 
 def test_learning_rate_climbs_to_the_peak_and_falls_to_its_share(tmp_path):
-    settings = CodecTraining("m", "o", steps=300, warmup_steps=100, peak_lr=2e-3, final_lr_ratio=0.05)
+    settings = CodecTraining(
+        "m", "o", steps=300, warmup_steps=100, peak_lr=2e-3, final_lr_ratio=0.05
+    )
     assert learning_rate(settings, 0) == pytest.approx(2e-5)
     assert learning_rate(settings, 99) == learning_rate(settings, 100) == pytest.approx(2e-3)
-    assert learning_rate(settings, 200) == pytest.approx(2e-3 * (0.05 + 0.95 / 2))  # half of the cosine
+    assert learning_rate(settings, 200) == pytest.approx(
+        2e-3 * (0.05 + 0.95 / 2)
+    )  # half of the cosine
     assert learning_rate(settings, 300) == pytest.approx(1e-4)
     assert learning_rate(replace(settings, warmup_steps=0), 0) == pytest.approx(2e-3)
 
@@ -232,7 +278,15 @@ def settings(tmp_path_factory):
         utterances.append(Utterance(str(number), path, text))
     write_manifest(folder / "train.jsonl", utterances)
     return CodecTraining(
-        str(folder / "train.jsonl"), "", 4, 2, crop_seconds=0.16, save_steps=3, warmup_steps=2, threads=1, model=TINY
+        str(folder / "train.jsonl"),
+        "",
+        4,
+        2,
+        crop_seconds=0.16,
+        save_steps=3,
+        warmup_steps=2,
+        threads=1,
+        model=TINY,
     )
 
 
@@ -240,7 +294,12 @@ def test_labels_are_the_characters_that_can_be_read(settings):
     """Blank is 0, space 1, apostrophe 2, a 3; digits and other marks are left out."""
     data = WaveSet(settings.manifest, 1.0, seed=0)
     labels = {len(wave): label for wave, label in zip(data.waves, data.labels, strict=True)}
-    assert labels == {4800: [3, 4, 1, 5, 2], 6400: [3, 1, 4, 3, 6, 1, 5, 3, 4], 8000: [], 9600: [28, 7, 4, 20, 3]}
+    assert labels == {
+        4800: [3, 4, 1, 5, 2],
+        6400: [3, 1, 4, 3, 6, 1, 5, 3, 4],
+        8000: [],
+        9600: [28, 7, 4, 20, 3],
+    }
     assert data.hours == pytest.approx(28_800 / 16_000 / 3600)
 
 
@@ -250,8 +309,12 @@ def test_no_more_than_the_asked_hours_are_read(settings):
 
 def test_batches_depend_on_seed_and_step_alone(settings):
     data = WaveSet(settings.manifest, 1.0, seed=0)
-    (first, frames, labels), (again, *_), (later, *_) = (data.batch(settings, step) for step in (3, 3, 4))
-    assert torch.equal(first, again) and not (first.shape == later.shape and torch.equal(first, later))
+    (first, frames, labels), (again, *_), (later, *_) = (
+        data.batch(settings, step) for step in (3, 3, 4)
+    )
+    assert torch.equal(first, again) and not (
+        first.shape == later.shape and torch.equal(first, later)
+    )
     assert first.shape == (2, int(frames.max()) * 320) and len(labels) == 2
 
 
@@ -267,18 +330,24 @@ def losses(settings, labels, frames=8):
     model, head = MiniCodecModel(TINY), CharacterHead(96, 64)
     torch.nn.init.zeros_(head.out.weight)
     torch.nn.init.zeros_(head.out.bias)
-    waves = torch.from_numpy(np.stack([speechlike(frames * 320, seed) for seed in range(len(labels))]))
+    waves = torch.from_numpy(
+        np.stack([speechlike(frames * 320, seed) for seed in range(len(labels))])
+    )
     batch = (waves, torch.full((len(labels),), frames), labels)
     predictor = FramePredictor(len(TINY.levels), TINY.width)
     return model, head, lambda: step_losses(model, head, predictor, MelLoss(), batch, settings, 0)
 
 
 def test_ctc_loss_of_a_head_that_knows_nothing_by_hand(settings):
-    """One character in F frames can be placed in F (F + 1) / 2 runs, each of probability 29 ** -F."""
+    """One character in F frames can be placed in F (F + 1) / 2 runs, each of probability 29 **
+    -F.
+    """
     one = 8 * math.log(29) - math.log(8 * 9 / 2)
     *_, step = losses(settings, [[3]])
     assert step()[1].item() == pytest.approx(one, rel=1e-5)
-    *_, step = losses(settings, [[3], [], [*range(1, 10)], [7]])  # no text; more characters than frames
+    *_, step = losses(
+        settings, [[3], [], [*range(1, 10)], [7]]
+    )  # no text; more characters than frames
     assert step()[1].item() == pytest.approx(one, rel=1e-5)  # per character
     *_, step = losses(settings, [[]])
     assert step()[1].item() == 0
@@ -307,14 +376,22 @@ def test_decoder_steps_leave_the_codes_and_the_encoder_as_they_were(settings, tm
     assert np.array_equal(codes, same)
     assert not np.allclose(before.decode([codes])[0], after.decode([codes])[0], atol=1e-3)
     weights, longer = before.model.state_dict(), after.model.state_dict()
-    changed = {name.split(".")[0] for name in weights if not torch.equal(weights[name], longer[name])}
+    changed = {
+        name.split(".")[0] for name in weights if not torch.equal(weights[name], longer[name])
+    }
     assert changed == {"decoder", "pitch", "quantizer"}
-    assert torch.equal(weights["quantizer.project_in.weight"], longer["quantizer.project_in.weight"])
+    assert torch.equal(
+        weights["quantizer.project_in.weight"], longer["quantizer.project_in.weight"]
+    )
 
 
 def test_decoder_steps_have_a_learning_rate_of_their_own():
-    settings = CodecTraining("m", "o", steps=100, decoder_steps=100, warmup_steps=10, decoder_peak_lr=4e-4)
-    assert learning_rate(settings, 99) < 1e-4 and learning_rate(settings, 100) == pytest.approx(4e-4)
+    settings = CodecTraining(
+        "m", "o", steps=100, decoder_steps=100, warmup_steps=10, decoder_peak_lr=4e-4
+    )
+    assert learning_rate(settings, 99) < 1e-4 and learning_rate(settings, 100) == pytest.approx(
+        4e-4
+    )
     assert learning_rate(settings, 150) == pytest.approx(4e-4 * (0.05 + 0.95 / 2))
 
 
@@ -324,8 +401,12 @@ def log_of(folder):
 
 
 def test_killed_and_resumed_training_equals_the_uninterrupted_run(settings, tmp_path, monkeypatch):
-    """Killed after the state of step 3 was kept, in its fourth step; and a finished run has no step to repeat."""
-    whole, parts = (replace(settings, output_dir=str(tmp_path / name)) for name in ("whole", "parts"))
+    """Killed after the state of step 3 was kept, in its fourth step; and a finished run has no step
+    to repeat.
+    """
+    whole, parts = (
+        replace(settings, output_dir=str(tmp_path / name)) for name in ("whole", "parts")
+    )
     steps, original = [], mini_training.step_losses
 
     def counted(*arguments):
@@ -346,7 +427,10 @@ def test_killed_and_resumed_training_equals_the_uninterrupted_run(settings, tmp_
     assert steps == [0, 1, 2, 3, 0, 1, 2, 3, 3]
     weights = (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == weights
-    assert log_of(tmp_path / "parts") == log_of(tmp_path / "whole") and len(log_of(tmp_path / "whole")) == 1
+    assert (
+        log_of(tmp_path / "parts") == log_of(tmp_path / "whole")
+        and len(log_of(tmp_path / "whole")) == 1
+    )
     assert {**resumed, "seconds": 0} == {**metrics, "seconds": 0}
 
     assert train_codec(whole) == metrics and len(steps) == 9
@@ -359,23 +443,36 @@ def test_killed_and_resumed_training_equals_the_uninterrupted_run(settings, tmp_
 
 def test_trained_folder_is_a_codec(settings, tmp_path):
     reported = []
-    metrics = train_codec(replace(settings, output_dir=str(tmp_path), steps=1), report=reported.append)
+    metrics = train_codec(
+        replace(settings, output_dir=str(tmp_path), steps=1), report=reported.append
+    )
     codec = load_codec(tmp_path)
     assert codec.name == "mini" and len(codec.encode([speechlike(3200)])[0]) == 10
-    assert metrics["steps"] == reported[-1]["step"] == 1 and metrics["mel_loss"] == reported[-1]["mel"] > 0
+    assert (
+        metrics["steps"] == reported[-1]["step"] == 1
+        and metrics["mel_loss"] == reported[-1]["mel"] > 0
+    )
     assert 0 < metrics["codes_used"] <= 4096
 
 
 def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
-    assert [replace(settings, model=replace(TINY, hop=hop)).crop_frames for hop in (160, 320, 640)] == [16, 8, 4]
+    assert [
+        replace(settings, model=replace(TINY, hop=hop)).crop_frames for hop in (160, 320, 640)
+    ] == [16, 8, 4]
     model = replace(TINY, hop=640, levels=(4,) * 3)
     slow = replace(settings, model=model)
     torch.manual_seed(0)
-    parts = MiniCodecModel(model), CharacterHead(model.xcodec2().quantization_dim, 64), FramePredictor(3, 64)
+    parts = (
+        MiniCodecModel(model),
+        CharacterHead(model.xcodec2().quantization_dim, 64),
+        FramePredictor(3, 64),
+    )
     batch = torch.randn(2, 8 * 640) * 0.1, torch.tensor([8, 8]), [[1, 2, 3, 4, 5, 6], [1] * 5]
     losses = step_losses(*parts, MelLoss(), batch, slow, 0)
     first = step_losses(*parts, MelLoss(), (batch[0], batch[1], [batch[2][0], []]), slow, 0)
-    assert losses.codes.shape == (2, 8) and losses.ctc == first.ctc > 0  # five equal letters need nine frames
+    assert (
+        losses.codes.shape == (2, 8) and losses.ctc == first.ctc > 0
+    )  # five equal letters need nine frames
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "crop_seconds", "save_steps", "threads"])

@@ -38,7 +38,9 @@ def test_silent_layers_leave_the_embedding_alone_and_the_other_weights_as_drawn(
         hidden = model.model(ids).last_hidden_state
         torch.testing.assert_close(hidden, model.model.norm(model.model.embed_tokens(ids)))
     same = [
-        name for (name, a), b in zip(model.named_parameters(), drawn.parameters(), strict=True) if torch.equal(a, b)
+        name
+        for (name, a), b in zip(model.named_parameters(), drawn.parameters(), strict=True)
+        if torch.equal(a, b)
     ]
     changed = {name.split(".", 3)[-1] for name, _ in model.named_parameters() if name not in same}
     assert changed == {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
@@ -46,13 +48,18 @@ def test_silent_layers_leave_the_embedding_alone_and_the_other_weights_as_drawn(
 
 def test_released_sizes_have_the_released_totals():
     # Llama 3.2 1B and 3B (tied) and Llama 3.1 8B at their own vocabulary of 128,256 ids.
-    totals = [parameter_count(build_model(size, 128_256, device="meta"))["total"] for size in ("1b", "3b", "8b")]
+    totals = [
+        parameter_count(build_model(size, 128_256, device="meta"))["total"]
+        for size in ("1b", "3b", "8b")
+    ]
     assert totals == [1_235_814_400, 3_212_749_824, 8_030_261_248]
 
 
 def test_flops_are_six_a_weight_plus_attention():
     config = model_config("tiny", 1000)
-    weights = sum(p.numel() for p in build_model("tiny", 1000, device="meta").parameters()) - 11 * 128  # without norms
+    weights = (
+        sum(p.numel() for p in build_model("tiny", 1000, device="meta").parameters()) - 11 * 128
+    )  # without norms
     assert flops_per_token(config, 100) == 6 * weights + 6 * 5 * 128 * 100
 
 
@@ -88,10 +95,14 @@ def test_new_rows_are_near_the_mean_and_old_rows_stay(tied):
         resize_vocabulary(model, 70)
 
 
-def test_a_checkpoint_is_read_from_safetensors_only_and_must_fit_its_tokenizer(tmp_path, mini_tokenizer):
+def test_a_checkpoint_is_read_from_safetensors_only_and_must_fit_its_tokenizer(
+    tmp_path, mini_tokenizer
+):
     model = build_model("tiny", len(mini_tokenizer))
     model.save_pretrained(tmp_path / "fits")
-    assert torch.equal(load_model(tmp_path / "fits", mini_tokenizer).lm_head.weight, model.lm_head.weight)
+    assert torch.equal(
+        load_model(tmp_path / "fits", mini_tokenizer).lm_head.weight, model.lm_head.weight
+    )
     build_model("tiny", 100).save_pretrained(tmp_path / "small")
     with pytest.raises(InputError, match="vocabulary of 100"):
         load_model(tmp_path / "small", mini_tokenizer)
@@ -124,7 +135,9 @@ def test_a_document_does_not_see_its_neighbours():
     changed = ids.clone()
     changed[0, :8] = (changed[0, :8] + 1) % 90
     positions = torch.cat([torch.arange(8), torch.arange(12)])[None]
-    first, second = (model(x, position_ids=positions, document_lengths=[8, 12]).logits for x in (ids, changed))
+    first, second = (
+        model(x, position_ids=positions, document_lengths=[8, 12]).logits for x in (ids, changed)
+    )
     assert torch.equal(first[:, 8:], second[:, 8:])
     assert not torch.equal(first[:, :8], second[:, :8])
 

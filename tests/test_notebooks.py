@@ -1,6 +1,7 @@
 """Every study runs from end to end with its smoke values, as `llasa run FILE --smoke` does.
 
-In the order of the notebooks' numbers: a study may read what an earlier one left below artifacts/smoke.
+In the order of the notebooks' numbers: a study may read what an earlier one left below
+artifacts/smoke.
 """
 
 import json
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from llasa_core.experiments import load_experiment, repository_root, run_experiment
+from llasa_core.experiments.config import load_experiment, repository_root
+from llasa_core.experiments.runner import run_experiment
 
 ROOT = repository_root(Path(__file__).parent)
-STUDIES = sorted((ROOT / "experiments").glob("*.yaml"), key=lambda path: (load_experiment(path).notebook, path.stem))
+STUDIES = sorted(
+    (ROOT / "experiments").glob("*.yaml"),
+    key=lambda path: (load_experiment(path).notebook, path.stem),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,12 +2,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llasa_core.codes_reading import SCHEMA, CodesDataset
+from llasa_core.data.dataset import SCHEMA, CodesDataset
+from llasa_core.data.examples import ExampleSource
+from llasa_core.data.packing import PackedRows, code_noise, collate, pack_lengths, packed_windows
 from llasa_core.errors import InputError
-from llasa_core.packing import PackedRows, code_noise, collate, pack_lengths, packed_windows
 from llasa_core.prompts import Example, Prompt
-from llasa_core.sources import ExampleSource
-from llasa_core.tokens import vocabulary_of
+from llasa_core.tokenizer import vocabulary_of
 
 
 def rows_of(count, speaker="kore"):
@@ -55,7 +55,9 @@ def test_packing_keeps_every_document_once_and_fills_rows():
 
 def test_order_depends_on_the_seed_alone():
     lengths = np.random.default_rng(0).integers(60, 300, 500)
-    first, again, other = (next(packed_windows(lengths, 1024, seed)) for seed in ((1, 0), (1, 0), (1, 1)))
+    first, again, other = (
+        next(packed_windows(lengths, 1024, seed)) for seed in ((1, 0), (1, 0), (1, 1))
+    )
     assert [row.tolist() for row in first] == [row.tolist() for row in again]
     assert [row.tolist() for row in first] != [row.tolist() for row in other]
 
@@ -90,7 +92,11 @@ def test_overlong_utterances_are_dropped_and_counted(mini_tokenizer):
     capacity = int(np.sort(source.lengths)[-6])
     rows = PackedRows([source], capacity, seed=0)
     assert rows.dropped_overlong == 5
-    seen = [len(made.input_ids) for number in range(rows.rows_in_epoch(0)) for made in rows.examples(number)]
+    seen = [
+        len(made.input_ids)
+        for number in range(rows.rows_in_epoch(0))
+        for made in rows.examples(number)
+    ]
     assert len(seen) == 25
     assert max(seen) == capacity
 

@@ -1,11 +1,14 @@
-"""The prompt object: ids of the published sample, both directions, tags and voices, and equality with the slow path."""
+"""The prompt object: ids of the published sample, both directions, tags and voices, and equality
+with the slow path.
+"""
 
 import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.prompts import DEFAULT_DATE, Prompt, Voice
-from llasa_core.tokens import SpeechVocabulary, build_mini_tokenizer, merge_tokenizer, vocabulary_of
+from llasa_core.prompts import Prompt, Voice
+from llasa_core.text_tokenizers import DEFAULT_DATE, build_mini_tokenizer
+from llasa_core.tokenizer import SpeechVocabulary, merge_tokenizer, vocabulary_of
 
 # One sample as the public training code presents it to the model, template date "23 Nov 2026".
 SAMPLE_DATE = "23 Nov 2026"
@@ -41,7 +44,9 @@ def spelled(codes):
 
 
 def asked(text):
-    return f"Convert the text to speech:<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
+    return (
+        f"Convert the text to speech:<|TEXT_UNDERSTANDING_START|>{text}<|TEXT_UNDERSTANDING_END|>"
+    )
 
 
 def test_public_sample_is_reproduced_to_the_id(sample_prompt):
@@ -77,8 +82,12 @@ def test_splice_equals_the_chat_template_on_the_whole_string(fixture, speaker, r
     text, codes, tag = " Hello, 42 llamas!\n", [0, 4095, 17], "Speaker kore " if speaker else ""
     prompt = Prompt(tokenizer)
     answer = f"{tag}<|SPEECH_GENERATION_START|>{spelled(codes)}<|SPEECH_GENERATION_END|>"
-    assert prompt.tts_example(text, codes, speaker).input_ids.tolist() == chat_ids(tokenizer, asked(text), answer)
-    started = chat_ids(tokenizer, asked(text), f"{tag}<|SPEECH_GENERATION_START|>", continue_final_message=True)
+    assert prompt.tts_example(text, codes, speaker).input_ids.tolist() == chat_ids(
+        tokenizer, asked(text), answer
+    )
+    started = chat_ids(
+        tokenizer, asked(text), f"{tag}<|SPEECH_GENERATION_START|>", continue_final_message=True
+    )
     assert prompt.tts_prompt(text, speaker).tolist() == started
 
 
@@ -86,13 +95,18 @@ def test_splice_equals_the_chat_template_on_the_whole_string(fixture, speaker, r
 def test_recognition_swaps_the_sides_and_labels_the_text(fixture, request):
     tokenizer = request.getfixturevalue(fixture)
     prompt, codes, text = Prompt(tokenizer), [5, 6, 7], "the red lamp"
-    user = f"Convert the speech to text:<|SPEECH_UNDERSTANDING_START|>{spelled(codes)}<|SPEECH_UNDERSTANDING_END|>"
+    user = (
+        "Convert the speech to"
+        f" text:<|SPEECH_UNDERSTANDING_START|>{spelled(codes)}<|SPEECH_UNDERSTANDING_END|>"
+    )
     answer = f"<|TEXT_GENERATION_START|>{text}<|TEXT_GENERATION_END|>"
     example = prompt.asr_example(text, codes)
     assert example.input_ids.tolist() == chat_ids(tokenizer, user, answer)
     labelled = example.input_ids[example.spans[0][0] : example.spans[0][1]]
     assert tokenizer.decode(labelled) == answer
-    assert prompt.asr_prompt(codes).tolist() == example.input_ids[: example.spans[0][0] + 1].tolist()
+    assert (
+        prompt.asr_prompt(codes).tolist() == example.input_ids[: example.spans[0][0] + 1].tolist()
+    )
     assert tokenizer.decode(labelled[1:-1]) == text
 
 
@@ -102,21 +116,30 @@ def test_labels_span_the_codes_with_their_markers_behind_a_speaker_tag(fixture, 
     ids = vocabulary_of(tokenizer)
     example = Prompt(tokenizer).tts_example("hello", [1, 2], speaker="kore")
     labelled = example.input_ids[example.spans[0][0] : example.spans[0][1]].tolist()
-    assert labelled == [ids.speech_generation_start, *ids.codes_to_ids([1, 2]), ids.speech_generation_end]
+    assert labelled == [
+        ids.speech_generation_start,
+        *ids.codes_to_ids([1, 2]),
+        ids.speech_generation_end,
+    ]
     assert example.labels()[example.labels() != -100].tolist() == labelled
     eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
     assert example.eot_positions == tuple(np.flatnonzero(example.input_ids == eot))
 
 
 def test_voice_is_continued_after_its_text_and_its_codes(mini_tokenizer):
-    prompt, voice = Prompt(mini_tokenizer), Voice("Call the office.", np.array([9, 8, 7], np.uint16))
+    prompt, voice = (
+        Prompt(mini_tokenizer),
+        Voice("Call the office.", np.array([9, 8, 7], np.uint16)),
+    )
     ids = prompt.tts_prompt("The red lamp.", speaker="kore", voice=voice)
     whole = prompt.tts_example("Call the office. The red lamp.", voice.codes, speaker="kore")
     assert ids.tolist() == whole.input_ids[: whole.spans[0][1] - 1].tolist()
 
 
 @BOTH
-@pytest.mark.parametrize("literal", ["<|s_12|>", "<|eot_id|>", "<|SPEECH_GENERATION_START|>", "<|begin_of_text|>"])
+@pytest.mark.parametrize(
+    "literal", ["<|s_12|>", "<|eot_id|>", "<|SPEECH_GENERATION_START|>", "<|begin_of_text|>"]
+)
 def test_control_literals_in_texts_and_speakers_add_no_control_token(fixture, literal, request):
     tokenizer = request.getfixturevalue(fixture)
     prompt = Prompt(tokenizer)
@@ -130,8 +153,12 @@ def test_control_literals_in_texts_and_speakers_add_no_control_token(fixture, li
     assert count(prompt.tts_example(f"{literal} b", [3], literal).input_ids) == count(
         prompt.tts_example("a b", [3], "kore").input_ids
     )
-    assert count(prompt.tts_prompt(literal, literal, voice)) == count(prompt.tts_prompt("a", "b", Voice("c", [3])))
-    assert count(prompt.asr_example(literal, [3]).input_ids) == count(prompt.asr_example("a", [3]).input_ids)
+    assert count(prompt.tts_prompt(literal, literal, voice)) == count(
+        prompt.tts_prompt("a", "b", Voice("c", [3]))
+    )
+    assert count(prompt.asr_example(literal, [3]).input_ids) == count(
+        prompt.asr_example("a", [3]).input_ids
+    )
     assert tokenizer.decode(prompt.text_ids(literal)) == literal
 
 

@@ -1,4 +1,6 @@
-"""Text understanding: test sentences, the blinded page (its script run by node) and what becomes of exported scores."""
+"""Text understanding: test sentences, the blinded page (its script run by node) and what becomes of
+exported scores.
+"""
 
 import json
 import shutil
@@ -12,17 +14,29 @@ import pytest
 from llasa_core.audio import write_wav
 from llasa_core.cli import main
 from llasa_core.errors import InputError
-from llasa_core.rating import named_manifests, rating_page
-from llasa_core.rating_scores import agreement, coincidences, mean_scores, ordinal_alpha, read_scores
-from llasa_core.speech_requests import read_requests
-from llasa_core.understanding import CATEGORIES, read_sentences
+from llasa_core.evaluation.rating.page import named_manifests, rating_page
+from llasa_core.evaluation.rating.scores import (
+    agreement,
+    coincidences,
+    mean_scores,
+    ordinal_alpha,
+    read_scores,
+)
+from llasa_core.evaluation.rating.sentences import CATEGORIES, read_sentences
+from llasa_core.manifest import read_requests
 
 TRACKED = sorted((Path(__file__).parents[1] / "experiments" / "text_understanding").glob("*.jsonl"))
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node runs the page's script")
 SENTENCES = [
     {"id": "q1", "language": "en", "category": "Questions", "text": "Is it?", "expected": "a rise"},
-    {"id": "q2", "language": "en", "category": "Questions", "text": "</script><b>Who?", "expected": "<i>a fall</i>"},
+    {
+        "id": "q2",
+        "language": "en",
+        "category": "Questions",
+        "text": "</script><b>Who?",
+        "expected": "<i>a fall</i>",
+    },
     {"id": "e1", "language": "en", "category": "Emotions", "text": "Oh no!", "expected": "fear"},
     {"id": "z1", "language": "zh", "category": "Emotion", "text": "太好了！", "expected": "喜悦"},
 ]
@@ -38,8 +52,13 @@ def write_speech(folder, place, sentences=SENTENCES):
     """A manifest of a wave for each sentence, other waves for another `place`."""
     folder.mkdir(parents=True)
     for number, item in enumerate(sentences):
-        write_wav(folder / f"{item['id']}.wav", 0.3 * np.sin(np.arange(800) * (0.1 + 0.01 * number + 0.2 * place)))
-    lines = [{"id": item["id"], "audio": f"{item['id']}.wav", "text": item["text"]} for item in sentences]
+        write_wav(
+            folder / f"{item['id']}.wav",
+            0.3 * np.sin(np.arange(800) * (0.1 + 0.01 * number + 0.2 * place)),
+        )
+    lines = [
+        {"id": item["id"], "audio": f"{item['id']}.wav", "text": item["text"]} for item in sentences
+    ]
     return write_lines(folder / "manifest.jsonl", lines)
 
 
@@ -49,9 +68,24 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rating")
     sentences = write_lines(folder / "sentences.jsonl", SENTENCES)
     speech = [
-        f"{name}={write_speech(folder / name, place)}" for place, name in enumerate(("nano1b", "large8b", "human"))
+        f"{name}={write_speech(folder / name, place)}"
+        for place, name in enumerate(("nano1b", "large8b", "human"))
     ]
-    assert main(["rating-page", *speech, "--sentences", str(sentences), "-o", str(folder / "out"), "--seed", "5"]) == 0
+    assert (
+        main(
+            [
+                "rating-page",
+                *speech,
+                "--sentences",
+                str(sentences),
+                "-o",
+                str(folder / "out"),
+                "--seed",
+                "5",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -62,8 +96,14 @@ def key(made):
 
 def browse(made, *acts, rater="ann", **order):
     told = json.dumps({"rater": rater, "do": acts, **order})
-    command = [NODE, str(Path(__file__).with_name("rating_browser.js")), str(made / "out" / "page" / "index.html")]
-    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False, timeout=60)
+    command = [
+        NODE,
+        str(Path(__file__).with_name("rating_browser.js")),
+        str(made / "out" / "page" / "index.html"),
+    ]
+    done = subprocess.run(
+        command, input=told, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -74,7 +114,13 @@ def export(folder, key, name, score, **changes):
         {"item": item, "score": score(meant["system"], meant["sentence"]), "place": 0}
         for item, meant in key["items"].items()
     ]
-    value = {"schema": 1, "page": key["page"], "rater": name, "complete": True, "scores": scores} | changes
+    value = {
+        "schema": 1,
+        "page": key["page"],
+        "rater": name,
+        "complete": True,
+        "scores": scores,
+    } | changes
     path = folder / f"{name}.json"
     path.write_text(json.dumps(value))
     return path
@@ -83,7 +129,9 @@ def export(folder, key, name, score, **changes):
 def test_tracked_sentences_fill_every_category_of_both_languages_and_can_be_spoken():
     sentences = read_sentences(*TRACKED)
     counts = Counter((sentence.language, sentence.category) for sentence in sentences)
-    assert {(language, name) for language, names in CATEGORIES.items() for name in names} == set(counts)
+    assert {(language, name) for language, names in CATEGORIES.items() for name in names} == set(
+        counts
+    )
     assert min(counts.values()) >= 5
     spoken = [request for path in TRACKED for request in read_requests(path)]
     assert [(request.id, request.text) for request in spoken] == [(s.id, s.text) for s in sentences]
@@ -92,7 +140,10 @@ def test_tracked_sentences_fill_every_category_of_both_languages_and_can_be_spok
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"category": "Rare Characters"}, "category is 'Rare Characters', expected one of Compound Nouns"),
+        (
+            {"category": "Rare Characters"},
+            "category is 'Rare Characters', expected one of Compound Nouns",
+        ),
         ({"language": "de"}, "language is 'de', expected en or zh"),
         ({"expected": " "}, "expected is ' ', expected text"),
         ({"text": 3}, "text is 3, expected text"),
@@ -156,7 +207,9 @@ def test_hash_changes_with_a_text_and_with_a_sample_and_an_older_key_is_kept(tmp
 def test_system_that_lacks_a_sentence_or_speaks_another_text_is_refused(tmp_path):
     sentences = read_sentences(write_lines(tmp_path / "s.jsonl", SENTENCES))
     with pytest.raises(InputError, match="no utterance 'z1'"):
-        rating_page(tmp_path / "out", sentences, {"a": write_speech(tmp_path / "a", 0, SENTENCES[:3])})
+        rating_page(
+            tmp_path / "out", sentences, {"a": write_speech(tmp_path / "a", 0, SENTENCES[:3])}
+        )
     other = [*SENTENCES[:3], SENTENCES[3] | {"text": "别的"}]
     with pytest.raises(InputError, match="'z1' speaks '别的', expected '太好了！'"):
         rating_page(tmp_path / "out", sentences, {"a": write_speech(tmp_path / "b", 0, other)})
@@ -172,11 +225,16 @@ def test_systems_take_the_name_given_or_that_of_their_folder_once():
 @needs_node
 def test_rater_works_through_all_clips_by_keyboard_and_the_export_is_read(made, key, tmp_path):
     run = browse(made, *["2", "3", "1"] * 4, "save")
-    assert run["seen"][0]["progress"] == "1 of 12, 0 scored" and run["seen"][-2]["progress"] == "12 of 12, 12 scored"
+    assert (
+        run["seen"][0]["progress"] == "1 of 12, 0 scored"
+        and run["seen"][-2]["progress"] == "12 of 12, 12 scored"
+    )
     assert "All scored" in run["seen"][-2]["status"] and run["seen"][-1]["status"] == "Saved."
     assert len({step["clip"] for step in run["seen"][:12]}) == 12
     texts = [step["text"] for step in run["seen"][:12]]
-    assert [texts[i] for i in (0, 3, 6, 9)] == [texts[i + 2] for i in (0, 3, 6, 9)]  # a sentence's clips come together
+    assert [texts[i] for i in (0, 3, 6, 9)] == [
+        texts[i + 2] for i in (0, 3, 6, 9)
+    ]  # a sentence's clips come together
     assert len(set(texts)) == 4 and {step["lang"] for step in run["seen"]} == {"en", "zh"}
     assert run["saved"]["name"] == f"scores-{key['page']}-ann.json"
     path = tmp_path / "ann.json"
@@ -192,25 +250,36 @@ def test_rater_works_through_all_clips_by_keyboard_and_the_export_is_read(made, 
 def test_orders_differ_between_raters_and_sentences_and_repeat_for_one_rater(made, key):
     def heard(rater):
         clips = [step["clip"] for step in browse(made, *["ArrowRight"] * 11, rater=rater)["seen"]]
-        return [(key["items"][clip[6:-4]]["sentence"], key["items"][clip[6:-4]]["system"]) for clip in clips]
+        return [
+            (key["items"][clip[6:-4]]["sentence"], key["items"][clip[6:-4]]["system"])
+            for clip in clips
+        ]
 
     ann, bob = heard("ann"), heard("bob")
     assert heard("ann") == ann != bob and sorted(ann) == sorted(bob)
     systems = {
-        tuple(system for _, system in order[start : start + 3]) for order in (ann, bob) for start in (0, 3, 6, 9)
+        tuple(system for _, system in order[start : start + 3])
+        for order in (ann, bob)
+        for start in (0, 3, 6, 9)
     }
     assert len(systems) > 1
 
 
 @needs_node
 def test_keys_replay_move_and_change_a_score_and_leave_the_browsers_own_alone(made):
-    run = browse(made, " ", "2", "ArrowLeft", "3", "ctrl+3", "x", "ArrowLeft", "ArrowLeft", "n", "click1")
+    run = browse(
+        made, " ", "2", "ArrowLeft", "3", "ctrl+3", "x", "ArrowLeft", "ArrowLeft", "n", "click1"
+    )
     seen = run["seen"]
     assert seen[1]["plays"] == seen[0]["plays"] + 1 and seen[1]["progress"] == "1 of 12, 0 scored"
     assert seen[2]["progress"] == "2 of 12, 1 scored" and seen[3]["pressed"] == ["2"]
     assert seen[4]["progress"] == "2 of 12, 1 scored" and seen[5] == seen[6] == seen[4]
-    assert seen[8]["progress"] == "1 of 12, 1 scored" and seen[8]["pressed"] == ["3"]  # stays at the first
-    assert seen[9]["progress"] == "2 of 12, 1 scored" and seen[10]["progress"] == "3 of 12, 2 scored"
+    assert seen[8]["progress"] == "1 of 12, 1 scored" and seen[8]["pressed"] == [
+        "3"
+    ]  # stays at the first
+    assert (
+        seen[9]["progress"] == "2 of 12, 1 scored" and seen[10]["progress"] == "3 of 12, 2 scored"
+    )
     assert run["prevented"] == [" ", "2", "ArrowLeft", "3", "ArrowLeft", "ArrowLeft", "n"]
 
 
@@ -218,37 +287,57 @@ def test_keys_replay_move_and_change_a_score_and_leave_the_browsers_own_alone(ma
 def test_progress_of_a_rater_is_found_again_and_not_that_of_another(made):
     first = browse(made, "1", "2", "save")
     assert first["seen"][-1]["status"] == "Saved, but 10 have no score yet."
-    assert first["saved"]["content"]["complete"] is False and len(first["saved"]["content"]["scores"]) == 2
+    assert (
+        first["saved"]["content"]["complete"] is False
+        and len(first["saved"]["content"]["scores"]) == 2
+    )
     again = browse(made, "ArrowLeft", stored=first["stored"])
-    assert again["seen"][0]["progress"] == "3 of 12, 2 scored" and again["seen"][1]["pressed"] == ["2"]
-    assert browse(made, rater="bob", stored=first["stored"])["seen"][0]["progress"] == "1 of 12, 0 scored"
+    assert again["seen"][0]["progress"] == "3 of 12, 2 scored" and again["seen"][1]["pressed"] == [
+        "2"
+    ]
+    assert (
+        browse(made, rater="bob", stored=first["stored"])["seen"][0]["progress"]
+        == "1 of 12, 0 scored"
+    )
 
 
 @needs_node
 def test_unheard_clip_gets_no_score_and_a_browser_without_storage_says_so(made):
     silent = browse(made, "3", autoplay=False)
-    assert silent["seen"][1]["progress"] == "1 of 12, 0 scored" and "Listen first" in silent["seen"][1]["status"]
+    assert (
+        silent["seen"][1]["progress"] == "1 of 12, 0 scored"
+        and "Listen first" in silent["seen"][1]["status"]
+    )
     assert len(browse(made, "3", "save", blocked=True)["saved"]["content"]["scores"]) == 1
 
 
 def test_means_are_those_of_sentences_with_interval_and_count(made, key, tmp_path):
     table = {"nano1b": 1, "large8b": 2, "human": 3}
     ann = export(tmp_path, key, "ann", lambda system, sentence: table[system])
-    bob = export(tmp_path, key, "bob", lambda system, sentence: 3 if sentence == "q1" else table[system])
+    bob = export(
+        tmp_path, key, "bob", lambda system, sentence: 3 if sentence == "q1" else table[system]
+    )
     means = mean_scores(read_scores([ann, bob], made / "out" / "key.json"))
-    rows = {(row["language"], row["system"], row["category"]): row for row in means.to_dict("records")}
+    rows = {
+        (row["language"], row["system"], row["category"]): row for row in means.to_dict("records")
+    }
     questions = rows["en", "nano1b", "Questions"]  # q1: 1 and 3, q2: 1 and 1
     assert (questions["score"], questions["score_n"], questions["raters"]) == (1.5, 2, 2)
     assert (questions["score_low"], questions["score_high"]) == (1.0, 2.0)
-    assert rows["en", "nano1b", "all"]["score"] == pytest.approx(4 / 3) and rows["en", "nano1b", "all"]["score_n"] == 3
+    assert (
+        rows["en", "nano1b", "all"]["score"] == pytest.approx(4 / 3)
+        and rows["en", "nano1b", "all"]["score_n"] == 3
+    )
     assert rows["zh", "human", "all"]["score"] == 3.0 and rows["zh", "human", "all"]["score_n"] == 1
     assert len(rows) == 3 * (2 + 1 + 2)
 
 
 def test_ordinal_alpha_of_a_case_worked_by_hand():
-    """Two raters: (1,1) (2,2) (3,3) (1,2). n = 3, 3, 2; squared differences 9 (1-2), 6.25 (2-3), 30.25 (1-3).
+    """Two raters: (1,1) (2,2) (3,3) (1,2). n = 3, 3, 2; squared differences 9 (1-2), 6.25 (2-3),
+    30.25 (1-3).
 
-    Observed 1 x 9; expected 3 x 3 x 9 + 3 x 2 x 6.25 + 3 x 2 x 30.25 = 300 above the diagonal; alpha = 1 - 7 x 9 / 300.
+    Observed 1 x 9; expected 3 x 3 x 9 + 3 x 2 x 6.25 + 3 x 2 x 30.25 = 300 above the diagonal;
+    alpha = 1 - 7 x 9 / 300.
     """
     units = np.array([[2, 0, 0], [0, 2, 0], [0, 0, 2], [1, 1, 0]])
     assert ordinal_alpha(coincidences(units).sum(axis=0)) == pytest.approx(0.79)
@@ -257,16 +346,32 @@ def test_ordinal_alpha_of_a_case_worked_by_hand():
 def test_ordinal_alpha_of_krippendorffs_example():
     """Krippendorff (2011): four observers, twelve units, five levels, missing values: 0.815."""
     observers = ["123321412...", "1233224125.3", ".3332342251.", "12332441251."]
-    units = np.array([[column.count(str(level)) for level in range(1, 6)] for column in zip(*observers, strict=True)])
+    units = np.array(
+        [
+            [column.count(str(level)) for level in range(1, 6)]
+            for column in zip(*observers, strict=True)
+        ]
+    )
     assert ordinal_alpha(coincidences(units).sum(axis=0)) == pytest.approx(0.815, abs=5e-4)
 
 
-def test_agreement_is_one_for_equal_raters_and_undefined_for_one_rater_or_one_score(made, key, tmp_path):
+def test_agreement_is_one_for_equal_raters_and_undefined_for_one_rater_or_one_score(
+    made, key, tmp_path
+):
     table = {"nano1b": 1, "large8b": 2, "human": 3}
-    same = [export(tmp_path, key, rater, lambda system, sentence: table[system]) for rater in ("ann", "bob")]
+    same = [
+        export(tmp_path, key, rater, lambda system, sentence: table[system])
+        for rater in ("ann", "bob")
+    ]
     rows = read_scores(same, made / "out" / "key.json")
     found = agreement(rows)
-    assert found == {"alpha": 1.0, "alpha_low": 1.0, "alpha_high": 1.0, "alpha_n": 12, "alpha_raters": 2}
+    assert found == {
+        "alpha": 1.0,
+        "alpha_low": 1.0,
+        "alpha_high": 1.0,
+        "alpha_n": 12,
+        "alpha_raters": 2,
+    }
     assert agreement(rows[:12]) == {}
     flat = [export(tmp_path, key, rater, lambda system, sentence: 2) for rater in ("ann", "bob")]
     assert agreement(read_scores(flat, made / "out" / "key.json")) == {}
@@ -284,9 +389,18 @@ def test_agreement_is_one_for_equal_raters_and_undefined_for_one_rater_or_one_sc
         ({"scores": []}, "incomplete, 12 of 12 clips have no score"),
     ],
 )
-def test_file_of_another_page_or_without_all_scores_is_refused(made, key, tmp_path, capsys, change, message):
+def test_file_of_another_page_or_without_all_scores_is_refused(
+    made, key, tmp_path, capsys, change, message
+):
     path = export(tmp_path, key, "ann", lambda system, sentence: 2, **change)
-    command = ["rating-scores", str(path), "--key", str(made / "out" / "key.json"), "-o", str(tmp_path / "scores")]
+    command = [
+        "rating-scores",
+        str(path),
+        "--key",
+        str(made / "out" / "key.json"),
+        "-o",
+        str(tmp_path / "scores"),
+    ]
     assert main(command) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"llasa: {path}: ") and message in said and said.count("\n") == 1
@@ -294,7 +408,8 @@ def test_file_of_another_page_or_without_all_scores_is_refused(made, key, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("score", "message"), [(0, "is 0"), (4, "is 4"), (2.0, "is 2.0"), (True, "True"), (None, "None")]
+    ("score", "message"),
+    [(0, "is 0"), (4, "is 4"), (2.0, "is 2.0"), (True, "True"), (None, "None")],
 )
 def test_score_outside_the_rubric_is_refused(made, key, tmp_path, score, message):
     path = export(tmp_path, key, "ann", lambda system, sentence: score)
@@ -307,16 +422,36 @@ def test_rater_in_two_files_and_a_clip_scored_twice_are_refused(made, key, tmp_p
     with pytest.raises(InputError, match="rater 'ann' is that of"):
         read_scores([ann, ann], made / "out" / "key.json")
     item = next(iter(key["items"]))
-    twice = export(tmp_path, key, "bob", lambda system, sentence: 2, scores=[{"item": item, "score": 2}] * 2)
+    twice = export(
+        tmp_path, key, "bob", lambda system, sentence: 2, scores=[{"item": item, "score": 2}] * 2
+    )
     with pytest.raises(InputError, match="again, expected one score a clip"):
         read_scores([twice], made / "out" / "key.json")
 
 
-def test_command_writes_a_row_a_score_and_a_summary_and_says_what_one_rater_cannot(made, key, tmp_path, capsys):
+def test_command_writes_a_row_a_score_and_a_summary_and_says_what_one_rater_cannot(
+    made, key, tmp_path, capsys
+):
     ann = export(tmp_path, key, "ann", lambda system, sentence: 2)
-    assert main(["rating-scores", str(ann), "--key", str(made / "out" / "key.json"), "-o", str(tmp_path / "s")]) == 0
+    assert (
+        main(
+            [
+                "rating-scores",
+                str(ann),
+                "--key",
+                str(made / "out" / "key.json"),
+                "-o",
+                str(tmp_path / "s"),
+            ]
+        )
+        == 0
+    )
     assert "nothing is said of agreement" in capsys.readouterr().err
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
-    assert summary["page"] == key["page"] and summary["raters"] == 1 and summary["agreement"] == {"en": {}, "zh": {}}
+    assert (
+        summary["page"] == key["page"]
+        and summary["raters"] == 1
+        and summary["agreement"] == {"en": {}, "zh": {}}
+    )
     lines = (tmp_path / "s" / "utterances.jsonl").read_text().splitlines()
     assert len(lines) == 12 and {json.loads(line)["score"] for line in lines} == {2}

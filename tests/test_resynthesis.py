@@ -5,7 +5,7 @@ import pytest
 
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codecs.resynthesis import resynthesize, select
+from llasa_core.codecs.roundtrip import resynthesize, select
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest, write_manifest
 
@@ -18,20 +18,30 @@ def corpus(folder, count, samples=3500, ids=None):
         path = folder / "corpus" / "wavs" / f"{number}.wav"
         write_wav(path, 0.4 * np.sin(np.arange(samples + 10 * number) * 0.05 * (number + 1)))
         id = ids[number] if ids else f"u{number}"
-        utterances.append(Utterance(id, path, f"text {number}", f"speaker {number % 2}", "en", 0.2, "test"))
+        utterances.append(
+            Utterance(id, path, f"text {number}", f"speaker {number % 2}", "en", 0.2, "test")
+        )
     write_manifest(folder / "corpus" / "test.jsonl", utterances)
     return folder / "corpus" / "test.jsonl"
 
 
-@pytest.mark.parametrize("limit, chosen", [(4, [0, 2, 5, 7]), (1, [0]), (9, [0, 1, 2, 3, 4, 5, 6, 7, 8])])
+@pytest.mark.parametrize(
+    "limit, chosen", [(4, [0, 2, 5, 7]), (1, [0]), (9, [0, 1, 2, 3, 4, 5, 6, 7, 8])]
+)
 def test_selection_is_spread_evenly(tmp_path, limit, chosen):
-    write_manifest(tmp_path / "m.jsonl", [Utterance(str(number), "a.wav", "text") for number in range(10)])
-    assert [utterance.id for utterance in select(tmp_path / "m.jsonl", limit)] == [str(number) for number in chosen]
+    write_manifest(
+        tmp_path / "m.jsonl", [Utterance(str(number), "a.wav", "text") for number in range(10)]
+    )
+    assert [utterance.id for utterance in select(tmp_path / "m.jsonl", limit)] == [
+        str(number) for number in chosen
+    ]
 
 
 @pytest.mark.parametrize("limit", [0, 3, 4])
 def test_selection_takes_all_when_there_is_no_more(tmp_path, limit):
-    write_manifest(tmp_path / "m.jsonl", [Utterance(str(number), "a.wav", "text") for number in range(3)])
+    write_manifest(
+        tmp_path / "m.jsonl", [Utterance(str(number), "a.wav", "text") for number in range(3)]
+    )
     assert [utterance.id for utterance in select(tmp_path / "m.jsonl", limit)] == ["0", "1", "2"]
 
 
@@ -49,7 +59,11 @@ def test_both_manifests_hold_the_same_utterances_and_every_wave_is_there(tmp_pat
     assert [u.id for u in originals] == [u.id for u in decoded] == ["u0", "u1", "u3"]
     for original, copy in zip(originals, decoded, strict=True):
         assert original == source[original.id]
-        assert (copy.text, copy.speaker, copy.split) == (original.text, original.speaker, original.split)
+        assert (copy.text, copy.speaker, copy.split) == (
+            original.text,
+            original.speaker,
+            original.split,
+        )
         assert copy.audio.parent == (tmp_path / "out" / "wavs").resolve()
         wave, again = load_audio(original.audio), load_audio(copy.audio)
         assert len(again) == len(wave) // 320 * 320 == round(copy.seconds * 16_000)
@@ -58,20 +72,30 @@ def test_both_manifests_hold_the_same_utterances_and_every_wave_is_there(tmp_pat
 
 
 def test_round_trip_can_be_moved_with_its_corpus(tmp_path):
-    pair = resynthesize(corpus(tmp_path / "here", 1), tmp_path / "here" / "out", FakeCodec(), progress=False)
+    pair = resynthesize(
+        corpus(tmp_path / "here", 1), tmp_path / "here" / "out", FakeCodec(), progress=False
+    )
     (tmp_path / "here").rename(tmp_path / "there")
     for path in pair:
-        assert read_manifest(tmp_path / "there" / path.relative_to(tmp_path / "here"))[0].audio.is_file()
+        assert read_manifest(tmp_path / "there" / path.relative_to(tmp_path / "here"))[
+            0
+        ].audio.is_file()
 
 
 @pytest.mark.parametrize("id", ["../escape", "a/b"])
 def test_id_that_is_no_file_name_is_refused_before_anything_is_written(tmp_path, id):
     with pytest.raises(InputError, match=r"test\.jsonl: id '.*', expected a file name"):
-        resynthesize(corpus(tmp_path, 2, ids=["fine", id]), tmp_path / "out", FakeCodec(), progress=False)
+        resynthesize(
+            corpus(tmp_path, 2, ids=["fine", id]), tmp_path / "out", FakeCodec(), progress=False
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_wave_shorter_than_a_code_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"test\.jsonl: utterance 'u0' has 319 samples, less than a code"):
-        resynthesize(corpus(tmp_path, 1, samples=319), tmp_path / "out", FakeCodec(), progress=False)
+    with pytest.raises(
+        InputError, match=r"test\.jsonl: utterance 'u0' has 319 samples, less than a code"
+    ):
+        resynthesize(
+            corpus(tmp_path, 1, samples=319), tmp_path / "out", FakeCodec(), progress=False
+        )
     assert not (tmp_path / "out" / "manifest.jsonl").exists()

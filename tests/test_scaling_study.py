@@ -1,4 +1,6 @@
-"""The tables and figures of train-time scaling, from runs written as 20_train writes them; no model."""
+"""The tables and figures of train-time scaling, from runs written as 20_train writes them; no
+model.
+"""
 
 import io
 import json
@@ -9,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llasa_core import figures_scaling, scaling_study, scored_systems
 from llasa_core.errors import InputError
-from llasa_core.experiments import load_experiment, repository_root
-from llasa_core.results import read_result
-from llasa_core.scaling_surface import LossSurface, fit_surface
+from llasa_core.evaluation.scaling_law import LossSurface, fit_surface
+from llasa_core.experiments import results
+from llasa_core.experiments.config import load_experiment, repository_root
+from llasa_core.experiments.results import read_result
+from llasa_core.studies import figures_scaling, scaling_study
 
 MODELS = {"nano": 550_336, "micro": 1_065_312, "tiny": 1_846_656}
 HOURS = (0.25, 0.5, 1.0)
@@ -24,28 +27,46 @@ def law(parameters, hours):
 
 
 def write_run(root, experiment, model, hours, seed, bits=None, parameters=None):
-    """A finished run of 20_train whose held-out speech costs `bits` a second (default: the law); inf = diverged."""
+    """A finished run of 20_train whose held-out speech costs `bits` a second (default: the law);
+    inf = diverged.
+    """
     parameters = parameters or MODELS[model]
     bits = law(parameters, hours) * (1 + 0.002 * seed) if bits is None else bits
     folder = root / experiment / f"{model}-seed{seed}-hours{hours}-0000"
     folder.mkdir(parents=True)
-    metrics = {"parameters": parameters, "parameters_body": parameters // 2, "train_hours": hours - 0.0004}
+    metrics = {
+        "parameters": parameters,
+        "parameters_body": parameters // 2,
+        "train_hours": hours - 0.0004,
+    }
     metrics |= {"tokens": int(7e5 * hours), "diverged": int(math.isinf(bits))}
     rows = []
     if not math.isinf(bits):
         metrics["training_flops"] = 6.0 * parameters * metrics["tokens"]
-        for number, seconds in enumerate((1.0, 3.0)):  # the longer one is cheaper a second; together `bits`
+        for number, seconds in enumerate(
+            (1.0, 3.0)
+        ):  # the longer one is cheaper a second; together `bits`
             nats = (bits + (3, -1)[number]) * seconds * math.log(2)
-            rows.append({"id": f"u{number}", "seconds": seconds, "tokens": 60, "labels": 50, "nats": nats})
+            rows.append(
+                {"id": f"u{number}", "seconds": seconds, "tokens": 60, "labels": 50, "nats": nats}
+            )
     (folder / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = {"schema": 1, "experiment": experiment, "run": folder.name, "notebook": "notebooks/20_train.ipynb"}
-    result |= {"params": {"model": model, "seed": seed, "epochs": 3.0, "hours": hours}, "metrics": metrics}
+    result = {
+        "schema": 1,
+        "experiment": experiment,
+        "run": folder.name,
+        "notebook": "notebooks/20_train.ipynb",
+    }
+    result |= {
+        "params": {"model": model, "seed": seed, "epochs": 3.0, "hours": hours},
+        "metrics": metrics,
+    }
     (folder / "result.json").write_text(json.dumps(result | {"artifacts": {}, "provenance": {}}))
     return read_result(folder / "result.json")
 
 
 @pytest.fixture
-def results(tmp_path):
+def study(tmp_path):
     for model in MODELS:
         for hours in HOURS:
             for seed in (0, 1):
@@ -53,31 +74,37 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_runs_are_read_with_the_loss_of_their_utterances(results):
-    runs = scaling_study.read_runs(results, "scaling")
+def test_runs_are_read_with_the_loss_of_their_utterances(study):
+    runs = scaling_study.read_runs(study, "scaling")
     assert len(runs) == 18 and runs["n"].tolist() == [2] * 18 and not runs["diverged"].any()
     first = runs.iloc[0]
     assert (first["model"], first["hours"], first["seed"]) == ("nano", 0.2496, 0)
     assert first["loss"] == pytest.approx(law(550_336, 0.25))  # bits and seconds are summed first
-    assert first["loss_low"] == pytest.approx(first["loss"] - 1) and first["loss_high"] > first["loss"]
+    assert (
+        first["loss_low"] == pytest.approx(first["loss"] - 1) and first["loss_high"] > first["loss"]
+    )
     with pytest.raises(InputError, match="no finished run"):
-        scaling_study.read_runs(results, "nothing")
+        scaling_study.read_runs(study, "nothing")
 
 
-def test_diverged_run_stays_in_the_table_without_a_loss(results):
-    write_run(results, "scaling", "tiny", 1.0, 2, bits=math.inf)
-    runs = scaling_study.read_runs(results, "scaling")
+def test_diverged_run_stays_in_the_table_without_a_loss(study):
+    write_run(study, "scaling", "tiny", 1.0, 2, bits=math.inf)
+    runs = scaling_study.read_runs(study, "scaling")
     assert len(runs) == 19 and runs["diverged"].sum() == 1 and runs["loss"].isna().sum() == 1
     cell = scaling_study.cells(runs).iloc[-1]
     assert (cell["seeds"], cell["diverged"]) == (2, 1)
 
 
 def test_interval_of_a_cell_is_students_over_its_seeds():
-    runs = pd.DataFrame({"model": "nano", "parameters": 10, "hours": [0.9996, 1.0004], "diverged": 0})
+    runs = pd.DataFrame(
+        {"model": "nano", "parameters": 10, "hours": [0.9996, 1.0004], "diverged": 0}
+    )
     runs = runs.assign(loss=[9.0, 11.0], loss_low=8.0, loss_high=12.0)
     (cell,) = scaling_study.cells(runs).to_dict("records")
     assert (cell["loss"], cell["seeds"], cell["hours"]) == (10.0, 2, 1.0)
-    assert cell["loss_high"] == pytest.approx(10 + 12.7062, abs=1e-3)  # t(0.975, 1) * sqrt(2) / sqrt(2)
+    assert cell["loss_high"] == pytest.approx(
+        10 + 12.7062, abs=1e-3
+    )  # t(0.975, 1) * sqrt(2) / sqrt(2)
     (alone,) = scaling_study.cells(runs[:1]).to_dict("records")
     assert (alone["loss_low"], alone["loss_high"]) == (8.0, 12.0)
 
@@ -96,32 +123,43 @@ def test_equal_compute_follows_the_flops_of_the_runs_and_finds_the_least_by_hand
     assert inside["hours"].between(2, 8).all() and inside["parameters"].between(4, 16).all()
 
 
-def test_prediction_is_held_against_its_run_and_refused_for_another(results):
-    runs = scaling_study.read_runs(results, "scaling")
+def test_prediction_is_held_against_its_run_and_refused_for_another(study):
+    runs = scaling_study.read_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
     said = scaling_study.predict_run(surface, 4_840_192, 2.0, 3.0)
     assert said["predicted_run_low"] <= said["predicted_low"] <= said["predicted"]
     assert said["predicted"] == pytest.approx(law(4_840_192, 2.0), rel=0.01)
-    folder = results / "prediction" / "run-0000"
+    folder = study / "prediction" / "run-0000"
     folder.mkdir(parents=True)
     said |= {"predicted": 200.0, "predicted_run_low": 195.0, "predicted_run_high": 205.0}
-    written = {"schema": 1, "experiment": "prediction", "run": folder.name, "notebook": "n", "params": {}}
-    (folder / "result.json").write_text(json.dumps(written | {"metrics": said, "artifacts": {}, "provenance": {}}))
-    prediction = scaling_study.read_place(results, "prediction/run")
-    target = write_run(results, "target", "mini", 2.0, 0, bits=210.0, parameters=4_840_192)
+    written = {
+        "schema": 1,
+        "experiment": "prediction",
+        "run": folder.name,
+        "notebook": "n",
+        "params": {},
+    }
+    (folder / "result.json").write_text(
+        json.dumps(written | {"metrics": said, "artifacts": {}, "provenance": {}})
+    )
+    prediction = scaling_study.read_place(study, "prediction/run")
+    target = write_run(study, "target", "mini", 2.0, 0, bits=210.0, parameters=4_840_192)
     outcome = scaling_study.prediction_error(prediction, target)
-    assert outcome["prediction_relative_error"] == pytest.approx(0.05) and outcome["prediction_holds"] == 0
+    assert (
+        outcome["prediction_relative_error"] == pytest.approx(0.05)
+        and outcome["prediction_holds"] == 0
+    )
     assert outcome["target_measured"] == pytest.approx(210.0) and outcome["target_measured_n"] == 2
-    other = write_run(results, "target", "tiny", 2.0, 0)
+    other = write_run(study, "target", "tiny", 2.0, 0)
     with pytest.raises(InputError, match="parameters is 1846656, the prediction is of 4840192"):
         scaling_study.prediction_error(prediction, other)
-    assert scaling_study.read_place(results, "") is None
+    assert scaling_study.read_place(study, "") is None
     cells = scaling_study.cells(runs)
     saved(figures_scaling.predicted_run(cells, outcome, scaling_study.run_row(target)))
 
 
-def test_digest_changes_with_a_loss(results):
-    runs = scaling_study.read_runs(results, "scaling")
+def test_digest_changes_with_a_loss(study):
+    runs = scaling_study.read_runs(study, "scaling")
     digest = scaling_study.runs_digest(runs)
     assert digest == scaling_study.runs_digest(runs) < 2**48
     assert digest != scaling_study.runs_digest(runs.assign(loss=runs["loss"] + 1e-5))
@@ -133,15 +171,17 @@ def saved(figure):
     return picture.getvalue()
 
 
-def test_figures_name_their_axes_and_their_series_differ_in_grey(results):
-    runs = scaling_study.read_runs(results, "scaling")
+def test_figures_name_their_axes_and_their_series_differ_in_grey(study):
+    runs = scaling_study.read_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=5)
     curves = scaling_study.surface_curves(surface, runs, points=5)
     assert (curves["loss_low"] <= curves["loss_high"]).all()
     fitted = surface.predict(runs["parameters"].to_numpy(), runs["hours"].to_numpy())
     drawn = [
         lambda: figures_scaling.loss_by_data_and_size(scaling_study.cells(runs), curves),
-        lambda: figures_scaling.fit_residuals(runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1)),
+        lambda: figures_scaling.fit_residuals(
+            runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1)
+        ),
         lambda: figures_scaling.iso_flop(scaling_study.iso_flop_curves(surface, runs), runs),
     ]
     for draw in drawn:
@@ -158,45 +198,110 @@ def write_speech(root, system, model):
     folder = root / "speech" / f"run-{system * 4}"
     folder.mkdir(parents=True)
     params = {"model": f"artifacts/{model}/model", "speech_dir": f"speech/{model}"}
-    result = {"schema": 1, "experiment": "speech", "run": folder.name, "notebook": "n", "params": params}
-    (folder / "result.json").write_text(json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}}))
+    result = {
+        "schema": 1,
+        "experiment": "speech",
+        "run": folder.name,
+        "notebook": "n",
+        "params": params,
+    }
+    (folder / "result.json").write_text(
+        json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}})
+    )
     return {system: f"speech/{model}/speech.jsonl"}
 
 
 def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp_path):
     systems = {}
-    for system, (model, hours) in {"a": ("tiny", 1.0), "b": ("nano", 1.0), "c": ("nano", 0.25)}.items():
+    for system, (model, hours) in {
+        "a": ("tiny", 1.0),
+        "b": ("nano", 1.0),
+        "c": ("nano", 0.25),
+    }.items():
         write_run(tmp_path, "grid", model, hours, 0)
         systems |= write_speech(tmp_path, system, f"grid/{model}-seed0-hours{hours}-0000")
     folder = tmp_path / "scores" / "run-0000"
     folder.mkdir(parents=True)
-    params = {"systems": systems, "main_system": "b", "resynthesis_codec": "", "score_originals": False}
-    result = {"schema": 1, "experiment": "scores", "run": folder.name, "notebook": "n", "params": params}
-    (folder / "result.json").write_text(json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}}))
+    params = {
+        "systems": systems,
+        "main_system": "b",
+        "resynthesis_codec": "",
+        "score_originals": False,
+    }
+    result = {
+        "schema": 1,
+        "experiment": "scores",
+        "run": folder.name,
+        "notebook": "n",
+        "params": params,
+    }
+    (folder / "result.json").write_text(
+        json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}})
+    )
     for name, errors in {"a": 1, "utterances": 2, "c": 5}.items():
-        rows = [{"id": f"u{n}", "seconds": 1.0, "errors": errors, "words": 10, "similarity": n / 4} for n in range(4)]
+        rows = [
+            {"id": f"u{n}", "seconds": 1.0, "errors": errors, "words": 10, "similarity": n / 4}
+            for n in range(4)
+        ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scored = scored_systems.read_scored(tmp_path, "scores/run")
+    scored = results.read_scored(tmp_path, "scores/run")
     speech = scaling_study.read_speech(tmp_path, scored, "speech", ["grid"])
-    assert speech["system"].tolist() == ["c", "b", "a"] and speech["model"].tolist() == ["nano", "nano", "tiny"]
-    assert speech["corpus_wer"].tolist() == [0.5, 0.2, 0.1] and (speech["speaker_similarity"] == 0.375).all()
+    assert speech["system"].tolist() == ["c", "b", "a"] and speech["model"].tolist() == [
+        "nano",
+        "nano",
+        "tiny",
+    ]
+    assert (
+        speech["corpus_wer"].tolist() == [0.5, 0.2, 0.1]
+        and (speech["speaker_similarity"] == 0.375).all()
+    )
     panels = {"corpus_wer": ("WER (%)", 100), "speaker_similarity": ("cosine", 1)}
     by_hours, by_size, *_ = figures_scaling.speech_by_data_and_size(speech, panels).axes
     assert [list(bar.lines[0].get_ydata()) for bar in by_hours.containers] == [[50.0, 20.0], [10.0]]
-    assert [list(bar.lines[0].get_xdata()) for bar in by_size.containers] == [[MODELS["nano"], MODELS["tiny"]]]
-    with pytest.raises(InputError, match=r"'a' is of artifacts/grid/.*which no run of elsewhere made"):
+    assert [list(bar.lines[0].get_xdata()) for bar in by_size.containers] == [
+        [MODELS["nano"], MODELS["tiny"]]
+    ]
+    with pytest.raises(
+        InputError, match=r"'a' is of artifacts/grid/.*which no run of elsewhere made"
+    ):
         write_run(tmp_path, "elsewhere", "nano", 0.5, 0)
         scaling_study.read_speech(tmp_path, scored, "speech", ["elsewhere"])
 
 
 def test_models_that_speak_are_those_of_the_grid_and_of_the_target():
     root = repository_root(Path(__file__).parent)
-    loaded = {name: load_experiment(root / "experiments" / f"{name}.yaml") for name in ("scaling", "scaling_target")}
-    trained = {f"{run.artifacts_dir}/model": run.params["model"] for one in loaded.values() for run in one.runs}
+    loaded = {
+        name: load_experiment(root / "experiments" / f"{name}.yaml")
+        for name in ("scaling", "scaling_target")
+    }
+    trained = {
+        f"{run.artifacts_dir}/model": run.params["model"]
+        for one in loaded.values()
+        for run in one.runs
+    }
     spoken = load_experiment(root / "experiments" / "scaling_speech.yaml").runs
-    assert [trained[run.params["model"]] for run in spoken] == ["nano", "micro", "tiny", *["mini"] * 4, "small"]
-    amounts = {f"{run.artifacts_dir}/model": run.params["hours"] for one in loaded.values() for run in one.runs}
-    assert [amounts[run.params["model"]] for run in spoken] == [8.0, 8.0, 8.0, 8.0, 1.0, 2.0, 4.0, 15.0]
+    assert [trained[run.params["model"]] for run in spoken] == [
+        "nano",
+        "micro",
+        "tiny",
+        *["mini"] * 4,
+        "small",
+    ]
+    amounts = {
+        f"{run.artifacts_dir}/model": run.params["hours"]
+        for one in loaded.values()
+        for run in one.runs
+    }
+    assert [amounts[run.params["model"]] for run in spoken] == [
+        8.0,
+        8.0,
+        8.0,
+        8.0,
+        1.0,
+        2.0,
+        4.0,
+        15.0,
+    ]
 
 
 def test_grid_has_four_sizes_four_amounts_and_three_seeds_and_the_prediction_is_of_the_target():
@@ -206,7 +311,11 @@ def test_grid_has_four_sizes_four_amounts_and_three_seeds_and_the_prediction_is_
     assert counts == [4, 4, 3] and len(runs) == 48
     (prediction,) = load_experiment(root / "experiments" / "scaling_prediction.yaml").runs
     (target,) = load_experiment(root / "experiments" / "scaling_target.yaml").runs
-    assert prediction.params["target_hours"] == target.params["hours"] > max(run.params["hours"] for run in runs)
+    assert (
+        prediction.params["target_hours"]
+        == target.params["hours"]
+        > max(run.params["hours"] for run in runs)
+    )
     assert prediction.params["target_epochs"] == target.params["epochs"]
     varied = ("model", "hours", "seed", "peak_lr")
     for name in target.params.keys() - set(varied):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.scaling_surface import fit_surface
+from llasa_core.evaluation.scaling_law import fit_surface
 
 SIZES = np.array([1e6, 2e6, 5e6, 12e6])
 HOURS = np.array([0.25, 0.5, 1.0, 2.0])
@@ -14,8 +14,14 @@ def loss(size, hours):
 
 
 def grid(repeats=1, noise=0.0, seed=0):
-    size, hours, _ = (part.ravel() for part in np.meshgrid(SIZES, HOURS, np.arange(repeats), indexing="ij"))
-    return size, hours, loss(size, hours) * np.exp(np.random.default_rng(seed).normal(0, noise, len(size)))
+    size, hours, _ = (
+        part.ravel() for part in np.meshgrid(SIZES, HOURS, np.arange(repeats), indexing="ij")
+    )
+    return (
+        size,
+        hours,
+        loss(size, hours) * np.exp(np.random.default_rng(seed).normal(0, noise, len(size))),
+    )
 
 
 def test_exact_runs_give_back_the_law_and_its_extrapolation():

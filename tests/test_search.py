@@ -8,27 +8,46 @@ import torch
 from test_decoding import ANSWERS, tiny_llama
 from test_synthesize import tiny_llama as speaking_llama
 
-from llasa_core import cli, judges, search_manifest
+from llasa_core import cli, judges
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.decoding import Answers, decode, generating
 from llasa_core.errors import InputError
-from llasa_core.evaluate import evaluate_manifest
-from llasa_core.forking import Branches
-from llasa_core.judges.fake import FakeQualityPredictor, FakeSpeakerEmbedder, FakeTranscriber, fake_speech
+from llasa_core.evaluation.scoring import evaluate_manifest
+from llasa_core.judges.fake import (
+    FakeQualityPredictor,
+    FakeSpeakerEmbedder,
+    FakeTranscriber,
+    fake_speech,
+)
+from llasa_core.manifest import Request
 from llasa_core.model import flops_per_token, model_config
 from llasa_core.prompts import Voice
-from llasa_core.sampling import Sampling
-from llasa_core.search import Rule, Strategy, candidate_seed, search
-from llasa_core.search_cost import Cost, attended_keys, generation_flops
-from llasa_core.search_manifest import text_chunks
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer
-from llasa_core.tokens import vocabulary_of
-from llasa_core.verifiers import VoiceVerifier, WordsVerifier
+from llasa_core.search import batch
+from llasa_core.search.branches import Branches
+from llasa_core.search.cost import Cost, attended_keys, generation_flops
+from llasa_core.search.search import search
+from llasa_core.search.strategy import Rule, Strategy
+from llasa_core.search.verifiers import VoiceVerifier, WordsVerifier
+from llasa_core.synthesis.decoding import Answers, decode, generating
+from llasa_core.synthesis.sampling import Sampling, candidate_seed
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.synthesis.text import text_chunks
+from llasa_core.tokenizer import vocabulary_of
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
-REQUESTS = [Request("a", "Call the office."), Request("b", "Red lamp.", seed=5), Request("c", "We meet Alice.", seed=1)]
-GUIDED = Strategy("partial-prm", candidates=3, beams=2, expansions=2, step_codes=3, prefix_seconds=0.12, guide="loud")
+REQUESTS = [
+    Request("a", "Call the office."),
+    Request("b", "Red lamp.", seed=5),
+    Request("c", "We meet Alice.", seed=1),
+]
+GUIDED = Strategy(
+    "partial-prm",
+    candidates=3,
+    beams=2,
+    expansions=2,
+    step_codes=3,
+    prefix_seconds=0.12,
+    guide="loud",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +81,15 @@ def codes(chosen):
 def test_best_of_n_is_the_best_of_n_plain_samples_of_the_candidates_seeds(synthesizer):
     for name, chosen in run(synthesizer, REQUESTS, Strategy(candidates=6)).items():
         request = next(one for one in REQUESTS if one.id == name)
-        samples = [plain(synthesizer, replace(request, seed=candidate_seed(request.seed, index))) for index in range(6)]
+        samples = [
+            plain(synthesizer, replace(request, seed=candidate_seed(request.seed, index)))
+            for index in range(6)
+        ]
         scores = [loud(one.wave, request) for one in samples]
-        assert chosen.index == int(np.argmax(scores)) and chosen.seeds[chosen.index] == chosen.spoken.request.seed
+        assert (
+            chosen.index == int(np.argmax(scores))
+            and chosen.seeds[chosen.index] == chosen.spoken.request.seed
+        )
         np.testing.assert_allclose(chosen.scores[:, 0], scores)
         np.testing.assert_array_equal(chosen.spoken.wave, samples[chosen.index].wave)
         assert chosen.tokens == tuple(one.generated.steps for one in samples)
@@ -76,19 +101,30 @@ def test_one_beam_and_one_candidate_is_plain_sampling(synthesizer, name):
     requests = [*REQUESTS, Request("v", "At seven.", voice=voice, seed=3)]
     strategy = Strategy(name, 1, 1, 1, step_codes=4, prefix_seconds=0.16, guide="loud")
     for request in requests:
-        chosen, expected = run(synthesizer, requests, strategy)[request.id], plain(synthesizer, request)
+        chosen, expected = (
+            run(synthesizer, requests, strategy)[request.id],
+            plain(synthesizer, request),
+        )
         assert codes(chosen) == expected.generated.codes.tolist()
-        assert chosen.spoken.generated.log_prob == pytest.approx(expected.generated.log_prob, abs=1e-3)
+        assert chosen.spoken.generated.log_prob == pytest.approx(
+            expected.generated.log_prob, abs=1e-3
+        )
         np.testing.assert_array_equal(chosen.spoken.wave, expected.wave)
 
 
 @pytest.mark.parametrize("name", ["best-of-n", "prm", "partial-prm"])
 def test_utterance_that_ends_at_once_is_empty_and_not_the_voice_prompt(mini_tokenizer, name):
-    ends = Synthesizer(speaking_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec(), slots=16)
+    ends = Synthesizer(
+        speaking_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec(), slots=16
+    )
     request = Request("v", "At seven.", voice=Voice("Hello there.", np.arange(20, dtype=np.int32)))
     strategy = Strategy(name, 2, 2, 2, step_codes=4, prefix_seconds=0.16, guide="length")
-    chosen = run(ends, [request], strategy, {"length": length}, sampling=replace(SAMPLING, min_codes=0))["v"]
-    assert codes(chosen) == [] and len(chosen.spoken.wave) == 0 and set(chosen.scores[:, 0]) == {0.0}
+    chosen = run(
+        ends, [request], strategy, {"length": length}, sampling=replace(SAMPLING, min_codes=0)
+    )["v"]
+    assert (
+        codes(chosen) == [] and len(chosen.spoken.wave) == 0 and set(chosen.scores[:, 0]) == {0.0}
+    )
 
 
 @pytest.mark.parametrize("strategy", [Strategy(candidates=5), GUIDED, replace(GUIDED, name="prm")])
@@ -103,13 +139,17 @@ def test_same_seed_same_choice_whatever_runs_beside_it(synthesizer, strategy):
 
 
 def test_guided_beams_keep_the_prefixes_that_the_verifier_likes_best(synthesizer):
-    """One step by hand: 6 codes by each of 4 streams, the 2 loudest continued by streams 0 and 1."""
+    """One step by hand: 6 codes by each of 4 streams, the 2 loudest continued by streams 0 and
+    1.
+    """
     strategy = Strategy("partial-prm", 2, 2, 2, step_codes=6, prefix_seconds=0.12, guide="loud")
     sampling = replace(SAMPLING, min_codes=8)  # nobody ends in the prefix
     request = REQUESTS[0]
     chosen = run(synthesizer, [request], strategy, sampling=sampling)["a"]
     starts = [
-        plain(synthesizer, replace(request, seed=candidate_seed(request.seed, stream)), sampling).generated.codes[:6]
+        plain(
+            synthesizer, replace(request, seed=candidate_seed(request.seed, stream)), sampling
+        ).generated.codes[:6]
         for stream in range(4)
     ]
     powers = [loud(synthesizer.codec.decode([start])[0], request) for start in starts]
@@ -121,7 +161,9 @@ def test_guided_beams_keep_the_prefixes_that_the_verifier_likes_best(synthesizer
 
 def test_more_search_finds_more_of_what_the_verifier_likes(synthesizer):
     def mean(strategy):
-        return np.mean([loud(c.spoken.wave, c.request) for c in run(synthesizer, many, strategy).values()])
+        return np.mean(
+            [loud(c.spoken.wave, c.request) for c in run(synthesizer, many, strategy).values()]
+        )
 
     many = [Request(f"r{i}", "Please bring four apples.", seed=i) for i in range(12)]
     scores = [mean(Strategy(candidates=n)) for n in (1, 4, 12)]
@@ -145,7 +187,8 @@ def test_forked_rows_go_on_as_if_their_prefix_had_been_computed_anew():
     for row, parent in children:
         prefix = before[parent]
         assert finished[row].ids[:7].tolist() == prefix.tolist()
-        # The same tokens from the ids alone: the parent's prefix becomes the prompt, the child's noise is set by hand.
+        # The same tokens from the ids alone: the parent's prefix becomes the prompt, the child's
+        # noise is set by hand.
         request, stream = divmod(row, 3)
         ids = recomputed(model, prompts[request], prefix, seeds[request][stream], 20)
         assert finished[row].ids.tolist() == ids
@@ -154,8 +197,10 @@ def test_forked_rows_go_on_as_if_their_prefix_had_been_computed_anew():
 
 
 def recomputed(model, prompt, prefix, seed, limit):
-    """Every step by a full forward pass over all ids so far, with the numbers of the child's own stream."""
-    from llasa_core.sampling import draw, row_noise
+    """Every step by a full forward pass over all ids so far, with the numbers of the child's own
+    stream.
+    """
+    from llasa_core.synthesis.sampling import draw, row_noise
 
     ids, noise = [*prompt.tolist(), *prefix.tolist()], row_noise(seed, prompt, limit)
     head = ANSWERS.head
@@ -163,7 +208,10 @@ def recomputed(model, prompt, prefix, seed, limit):
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[:, -1, head]
         allowed = torch.full_like(logits, -torch.inf)
-        for part in (slice(ANSWERS.first - head.start, ANSWERS.stop - head.start), ANSWERS.end - head.start):
+        for part in (
+            slice(ANSWERS.first - head.start, ANSWERS.stop - head.start),
+            ANSWERS.end - head.start,
+        ):
             allowed[:, part] = logits[:, part]
         number = torch.tensor([noise[len(ids) - len(prompt)]], dtype=torch.float64)
         ids.append(int(draw(allowed, number, Sampling())) + head.start)
@@ -190,7 +238,7 @@ def test_fork_without_change_leaves_every_row_as_it_is_to_the_bit():
 
 def test_samples_of_one_text_share_its_prompt():
     """Also those that start later, when the first ones have ended."""
-    from llasa_core.decoding import Loop
+    from llasa_core.synthesis.decoding import Loop
 
     model, prompt = tiny_llama(end_logit=1.0), np.arange(20, dtype=np.int32)
     limits = [15 - i % 4 for i in range(12)]  # some row of the text always runs
@@ -198,7 +246,10 @@ def test_samples_of_one_text_share_its_prompt():
         loop = Loop(model, [prompt] * 12, limits, list(range(12)), Sampling(), ANSWERS, 4, None)
         rows = dict(loop.run())
     assert loop.prefilled == 19
-    alone = [next(decode(model, [prompt], [limits[seed]], [seed], Sampling(), ANSWERS))[1] for seed in range(12)]
+    alone = [
+        next(decode(model, [prompt], [limits[seed]], [seed], Sampling(), ANSWERS))[1]
+        for seed in range(12)
+    ]
     assert [rows[i].ids.tolist() for i in range(12)] == [row.ids.tolist() for row in alone]
 
 
@@ -210,8 +261,12 @@ def test_partial_audio_with_enough_context_is_that_of_the_whole_prefix(synthesiz
         heard.append(len(wave))
         return loud(wave, request)
 
-    covered = run(synthesizer, REQUESTS, replace(GUIDED, name="prm", context_codes=99), {"loud": listening})
-    assert {name: codes(chosen) for name, chosen in covered.items()} == {n: codes(c) for n, c in whole.items()}
+    covered = run(
+        synthesizer, REQUESTS, replace(GUIDED, name="prm", context_codes=99), {"loud": listening}
+    )
+    assert {name: codes(chosen) for name, chosen in covered.items()} == {
+        n: codes(c) for n, c in whole.items()
+    }
     narrow = run(synthesizer, REQUESTS, replace(GUIDED, name="prm", context_codes=1))
     decoded = [sum(c.cost.audio_seconds for c in found.values()) for found in (whole, narrow)]
     assert decoded[1] < decoded[0] and max(heard) > 6 * 320
@@ -249,7 +304,9 @@ def test_generation_costs_a_third_of_training_where_all_ids_may_be_answered():
     length = 200
     drawn = flops(0, length, attended_keys(1, length))
     assert drawn == pytest.approx(length * flops_per_token(config, length) / 3, rel=0.01)
-    assert flops(length, 0, 0) < flops(0, length, attended_keys(1, length))  # a prompt needs no head
+    assert flops(length, 0, 0) < flops(
+        0, length, attended_keys(1, length)
+    )  # a prompt needs no head
 
 
 def test_rules_order_the_scores_or_add_them():
@@ -262,7 +319,7 @@ def test_rules_order_the_scores_or_add_them():
 
 def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path):
     verifiers = {"words": WordsVerifier(judges.load_transcriber("fake"))}
-    path = search_manifest.search_manifest(
+    path = batch.search_manifest(
         synthesizer, REQUESTS[:1], tmp_path / "found", Strategy(candidates=2), verifiers, SAMPLING
     )
     with pytest.raises(InputError, match="fake chose 'a' as a verifier of the search"):
@@ -271,8 +328,12 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
     assert rows[0]["id"] == "a"
 
 
-def test_search_and_evaluate_with_their_defaults_use_different_judges(synthesizer, tmp_path, monkeypatch):
-    """`llasa search --strategy partial-prm --voice ...`, then `llasa evaluate`: no verifier scores what it chose."""
+def test_search_and_evaluate_with_their_defaults_use_different_judges(
+    synthesizer, tmp_path, monkeypatch
+):
+    """`llasa search --strategy partial-prm --voice ...`, then `llasa evaluate`: no verifier scores
+    what it chose.
+    """
     loaded = []
 
     def loader(kind, fake):
@@ -290,19 +351,38 @@ def test_search_and_evaluate_with_their_defaults_use_different_judges(synthesize
     synthesizer.model.save_pretrained(tmp_path / "model")
     synthesizer.tokenizer.save_pretrained(tmp_path / "model")
     soundfile.write(tmp_path / "me.wav", fake_speech("what I say in it"), 16_000)
-    ask = ["search", "--model", str(tmp_path / "model"), "--codec", "fake", "--max-seconds", "0.4", "Red lamp."]
+    ask = [
+        "search",
+        "--model",
+        str(tmp_path / "model"),
+        "--codec",
+        "fake",
+        "--max-seconds",
+        "0.4",
+        "Red lamp.",
+    ]
     voice = ["--voice", str(tmp_path / "me.wav"), "--voice-text", "What I say in it."]
     small = ["--candidates", "2", "--beams", "1", "--expansions", "2", "--step-codes", "10"]
     out = tmp_path / "searched"
     assert cli.main([*ask, "--strategy", "partial-prm", *voice, *small, "-o", str(out)]) == 0
     assert loaded == [("words", "moonshine-tiny.en"), ("voice", "resemblyzer")]
     originals = tmp_path / "originals.jsonl"
-    originals.write_text('{"id": "me", "audio": "me.wav", "text": "What I say in it.", "speaker": ""}\n')
-    score = ["evaluate", str(out / "manifest.jsonl"), str(tmp_path / "scores"), "--references", str(originals)]
+    originals.write_text(
+        '{"id": "me", "audio": "me.wav", "text": "What I say in it.", "speaker": ""}\n'
+    )
+    score = [
+        "evaluate",
+        str(out / "manifest.jsonl"),
+        str(tmp_path / "scores"),
+        "--references",
+        str(originals),
+    ]
     assert cli.main(score) == 0
     assert not set(loaded[:2]) & set(loaded[2:]) and len(loaded) == 5
     loaded.clear()
-    assert cli.main([*ask, *small[:2], "-o", str(tmp_path / "words")]) == 0  # best of N: by words alone
+    assert (
+        cli.main([*ask, *small[:2], "-o", str(tmp_path / "words")]) == 0
+    )  # best of N: by words alone
     assert loaded == [("words", "moonshine-tiny.en")]
 
 
@@ -316,21 +396,32 @@ def test_language_reaches_the_words_verifier_and_the_judge(synthesizer, tmp_path
             return ["今天天气不好"] * len(waves)
 
     words = WordsVerifier(Hears())
-    texts = {language: Request(language, "今天天气很好", language=language) for language in ("en", "zh")}
-    assert words(np.zeros(9), texts["en"]) == -1 and words(np.zeros(9), texts["zh"]) == pytest.approx(-1 / 6)
+    texts = {
+        language: Request(language, "今天天气很好", language=language) for language in ("en", "zh")
+    }
+    assert words(np.zeros(9), texts["en"]) == -1 and words(
+        np.zeros(9), texts["zh"]
+    ) == pytest.approx(-1 / 6)
     words.check(texts.values())
-    for wrong, message in ((replace(texts["zh"], language="fr"), "no French"), (Request("x", "!?"), "empty after")):
+    for wrong, message in (
+        (replace(texts["zh"], language="fr"), "no French"),
+        (Request("x", "!?"), "empty after"),
+    ):
         with pytest.raises(InputError, match=message):
             words.check([wrong])
     arguments = tmp_path, Strategy(candidates=2), {"words": words}, SAMPLING
-    path = search_manifest.search_manifest(synthesizer, [replace(texts["zh"], id="a")], *arguments)
+    path = batch.search_manifest(synthesizer, [replace(texts["zh"], id="a")], *arguments)
     line = json.loads(path.read_text())
     assert line["language"] == "zh" and line["scores"]["words"] == pytest.approx([-1 / 6] * 2)
     rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
     assert (rows[0]["language"], rows[0]["words"]) == ("zh", 6)
     done = []
-    search_manifest.search_manifest(synthesizer, [replace(texts["en"], id="a")], *arguments, progress=done.append)
-    assert json.loads(path.read_text())["scores"]["words"] == [-1, -1] and done == [1]  # searched again
+    batch.search_manifest(
+        synthesizer, [replace(texts["en"], id="a")], *arguments, progress=done.append
+    )
+    assert json.loads(path.read_text())["scores"]["words"] == [-1, -1] and done == [
+        1
+    ]  # searched again
 
 
 @pytest.mark.parametrize("strategy", [Strategy(candidates=3), GUIDED])
@@ -343,14 +434,18 @@ def test_killed_search_goes_on_and_ends_with_the_same_manifest(synthesizer, tmp_
         raise KeyboardInterrupt
 
     arguments = (strategy, {"loud": loud}, SAMPLING)
-    search_manifest.search_manifest(synthesizer, REQUESTS, tmp_path / "whole", *arguments)
+    batch.search_manifest(synthesizer, REQUESTS, tmp_path / "whole", *arguments)
     with pytest.raises(KeyboardInterrupt):
-        search_manifest.search_manifest(synthesizer, REQUESTS, tmp_path / "killed", *arguments, progress=killed)
+        batch.search_manifest(
+            synthesizer, REQUESTS, tmp_path / "killed", *arguments, progress=killed
+        )
     assert not (tmp_path / "killed" / "manifest.jsonl").exists()
     with (tmp_path / "killed" / "finished.jsonl").open("a") as journal:
         journal.write('{"id": "b", "torn')
     done = []
-    search_manifest.search_manifest(synthesizer, REQUESTS, tmp_path / "killed", *arguments, progress=done.append)
+    batch.search_manifest(
+        synthesizer, REQUESTS, tmp_path / "killed", *arguments, progress=done.append
+    )
     assert done == [1, 1, 1]  # one was there
     assert told(tmp_path / "killed") == told(tmp_path / "whole")
     for wav in (tmp_path / "whole" / "wavs").iterdir():
@@ -358,14 +453,22 @@ def test_killed_search_goes_on_and_ends_with_the_same_manifest(synthesizer, tmp_
     report = json.loads((tmp_path / "whole" / "search.json").read_text())
     assert report["verifiers"] == {"loud": "loud"} and report["cost"]["candidates"] >= 3
     with pytest.raises(InputError, match="made with temperature"):
-        search_manifest.search_manifest(
-            synthesizer, REQUESTS, tmp_path / "whole", strategy, {"loud": loud}, replace(SAMPLING, temperature=0.5)
+        batch.search_manifest(
+            synthesizer,
+            REQUESTS,
+            tmp_path / "whole",
+            strategy,
+            {"loud": loud},
+            replace(SAMPLING, temperature=0.5),
         )
 
 
 def test_long_text_is_searched_in_pieces_and_joined(synthesizer, tmp_path):
-    text = "Call the office at seven, please. The red lamp stands in the hall. We meet Alice at the station."
-    path = search_manifest.search_manifest(
+    text = (
+        "Call the office at seven, please. The red lamp stands in the hall. We meet Alice at the"
+        " station."
+    )
+    path = batch.search_manifest(
         synthesizer,
         [Request("long", text), Request("short", "Red lamp.")],
         tmp_path,
@@ -377,17 +480,25 @@ def test_long_text_is_searched_in_pieces_and_joined(synthesizer, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines[0]["chosen"]) == 3 and lines[1]["chosen"] in (0, 1)
     assert lines[0]["text"] == text and lines[0]["candidates"] == 6
-    assert lines[0]["seconds"] == pytest.approx(lines[0]["codes"] * 0.02 + 2 * search_manifest.PAUSE_SECONDS, abs=1e-3)
+    assert lines[0]["seconds"] == pytest.approx(
+        lines[0]["codes"] * 0.02 + 2 * batch.PAUSE_SECONDS, abs=1e-3
+    )
 
 
 def test_chunks_follow_the_papers_lengths_and_prefer_punctuation():
-    text = "One two three four. Five six seven eight nine ten, eleven twelve thirteen fourteen fifteen sixteen. End."
+    text = (
+        "One two three four. Five six seven eight nine ten, eleven twelve thirteen fourteen fifteen"
+        " sixteen. End."
+    )
     assert text_chunks(text, 200) == [text]
     assert text_chunks("short", 100) == ["short"]
     parts = text_chunks(text, 60)
     assert " ".join(parts) == text and parts[0].endswith(",")
     assert len(text_chunks("word " * 50, 100)) == 3
-    assert "".join(text_chunks("今天天气很好，我们去公园散步。", 8)) == "今天天气很好，我们去公园散步。"
+    assert (
+        "".join(text_chunks("今天天气很好，我们去公园散步。", 8))
+        == "今天天气很好，我们去公园散步。"
+    )
     assert text_chunks("今天天气很好，我们去公园散步。", 8)[0] == "今天天气很好，"
 
 
@@ -396,9 +507,13 @@ def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
     waves = {name: fake_speech("hello there", number) for number, name in enumerate(("ava", "ben"))}
     voices = {name: embedder.embed([wave], 16_000)[0] for name, wave in waves.items()}
     verifier = VoiceVerifier(embedder, voices)
-    own, other = (verifier(waves["ava"], Request("x", "hello there", speaker=name)) for name in ("ava", "ben"))
+    own, other = (
+        verifier(waves["ava"], Request("x", "hello there", speaker=name)) for name in ("ava", "ben")
+    )
     assert own > other + 0.2 and verifier.judge == "fake"
-    assert VoiceVerifier.of_recording(embedder, waves["ben"])(waves["ben"], REQUESTS[0]) == pytest.approx(1.0)
+    assert VoiceVerifier.of_recording(embedder, waves["ben"])(
+        waves["ben"], REQUESTS[0]
+    ) == pytest.approx(1.0)
     with pytest.raises(InputError, match="no recording of voice 'carl', there are ava, ben"):
         verifier(waves["ava"], Request("x", "hello", speaker="carl"))
     words = WordsVerifier(judges.load_transcriber("fake"))
@@ -416,7 +531,11 @@ def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
         ({}, {"rule": Rule("sum", {"other": 1.0})}, "weight for 'other'"),
         ({"name": "prm"}, {}, "guide 'voice', but the verifiers are loud"),
         ({}, {"sampling": Sampling(temperature=0.0)}, "all candidates the same"),
-        ({}, {"verifiers": {"broken": lambda wave, request: float("nan")}}, "verifier broken: scored candidate"),
+        (
+            {},
+            {"verifiers": {"broken": lambda wave, request: float("nan")}},
+            "verifier broken: scored candidate",
+        ),
     ],
 )
 def test_bad_input_is_refused(synthesizer, strategy, given, message):

@@ -1,4 +1,6 @@
-"""Search by model size, from runs written as notebook 60 writes them; no model. made_up_runs has their trainings."""
+"""Search by model size, from runs written as notebook 60 writes them; no model. made_up_runs has
+their trainings.
+"""
 
 import io
 import json
@@ -8,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llasa_core import figures_search, search_sizes
 from llasa_core.errors import InputError
-from llasa_core.experiments import load_experiment, repository_root
+from llasa_core.experiments.config import load_experiment, repository_root
 from llasa_core.manifest import evenly, read_manifest
+from llasa_core.studies import figures_search, search_sizes
 
 ROOT = repository_root(Path(__file__).parent)
 TRAINED = ("scaling", "scaling_target")
@@ -25,37 +27,73 @@ CONDITIONS = {
     "codec": "mini",
 }
 CONDITIONS |= {"search_asr": "a", "search_speaker": "b", "judge_asr": "c", "judge_speaker": "d"}
-# Of 10 words a text, in turn: errors of even and of odd texts; FLOPs and CPU seconds of the first text.
-NANO = {"plain": (1, (9, 5), 2e9, 0.5), "both-2": (2, (4, 0), 4e9, 2.0), "both-4": (4, (2, 0), 8e9, 4.0)}
-MICRO = {"plain": (1, (5, 3), 4e9, 0.7), "both-2": (2, (4, 2), 8e9, 2.2), "both-4": (4, (2, 0), 16e9, 4.4)}
-TINY = {"plain": (1, (3, 1), 10e9, 1.0), "both-2": (2, (2, 0), 20e9, 2.4), "both-4": (4, (1, 0), 40e9, 4.8)}
+# Of 10 words a text, in turn: errors of even and of odd texts; FLOPs and CPU seconds of the first
+# text.
+NANO = {
+    "plain": (1, (9, 5), 2e9, 0.5),
+    "both-2": (2, (4, 0), 4e9, 2.0),
+    "both-4": (4, (2, 0), 8e9, 4.0),
+}
+MICRO = {
+    "plain": (1, (5, 3), 4e9, 0.7),
+    "both-2": (2, (4, 2), 8e9, 2.2),
+    "both-4": (4, (2, 0), 16e9, 4.4),
+}
+TINY = {
+    "plain": (1, (3, 1), 10e9, 1.0),
+    "both-2": (2, (2, 0), 20e9, 2.4),
+    "both-4": (4, (1, 0), 40e9, 4.8),
+}
 COOL = {"plain": (1, (2, 0), 10e9, 1.0)}
 
 
 def scored_rows(errors, similarity, flops, cpu_seconds):
     rows = []
     for number in range(8):
-        row = {"id": f"u{number}.s0", "text_id": f"u{number}", "candidate": 0, "seconds": 2.0, "words": 10}
+        row = {
+            "id": f"u{number}.s0",
+            "text_id": f"u{number}",
+            "candidate": 0,
+            "seconds": 2.0,
+            "words": 10,
+        }
         row |= {"errors": errors[number % 2], "similarity": similarity, "tokens": 100}
-        rows.append(row | {"flops": flops * (1 + number / 8), "cpu_seconds": cpu_seconds * (1 + number / 8)})
+        rows.append(
+            row | {"flops": flops * (1 + number / 8), "cpu_seconds": cpu_seconds * (1 + number / 8)}
+        )
     return rows
 
 
-def write_run(root, experiment, label, model, arms, temperature=0.8, guided=None, partial=(), **params):
-    """A finished run of notebook 60: arms {name: (n, errors, FLOPs, CPU seconds)}, guided: the same of partial PRM."""
+def write_run(
+    root, experiment, label, model, arms, temperature=0.8, guided=None, partial=(), **params
+):
+    """A finished run of notebook 60: arms {name: (n, errors, FLOPs, CPU seconds)}, guided: the same
+    of partial PRM.
+    """
     folder = Path(root, experiment, f"{label}-00000000")
     folder.mkdir(parents=True)
     described = {
-        name: {"strategy": "best of N", "n": arm[0], "by": ["words"] * (arm[0] > 1)} for name, arm in arms.items()
+        name: {"strategy": "best of N", "n": arm[0], "by": ["words"] * (arm[0] > 1)}
+        for name, arm in arms.items()
     }
     params = {**CONDITIONS, "model": model, "temperature": temperature, "arms": described, **params}
     params |= {"partial": list(partial), "prm": [], "candidates": 16}
     size = Path(model).parts[-2].partition("-")[0]
     for name, (_, *made) in (arms | ({"partial-prm": guided} if guided else {})).items():
-        rows = scored_rows(made[0], SIMILARITY.get(size, 0.5) + 0.2 * (name == "partial-prm"), *made[1:])
+        rows = scored_rows(
+            made[0], SIMILARITY.get(size, 0.5) + 0.2 * (name == "partial-prm"), *made[1:]
+        )
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = {"schema": 1, "experiment": experiment, "run": folder.name, "notebook": "n", "params": params}
-    (folder / "result.json").write_text(json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}}))
+    result = {
+        "schema": 1,
+        "experiment": experiment,
+        "run": folder.name,
+        "notebook": "n",
+        "params": params,
+    }
+    (folder / "result.json").write_text(
+        json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}})
+    )
 
 
 def model_of(size):
@@ -63,17 +101,35 @@ def model_of(size):
 
 
 def write_study(root):
-    """What made_up_runs holds: `python -c "from test_search_sizes import *; write_study('made_up_runs')"` in tests."""
+    """What made_up_runs holds: `python -c "from test_search_sizes import *;
+    write_study('made_up_runs')"` in tests.
+    """
     for size, arms in (("nano", NANO), ("micro", MICRO), ("tiny", TINY)):
         write_run(root, "search_sizes", size, model_of(size), arms)
     write_run(root, "search_sizes", "tiny-cool", model_of("tiny"), COOL, temperature=0.15)
     arms = {"plain": (1, (5, 3), 4e9, 0.7), "both-16": (16, (2, 0), 64e9, 6.0)}
     guided = (16, (3, 1), 80e9, 9.0)
     write_run(
-        root, "search_guided", "beams16-1s", "some/mini", arms, guided=guided, partial=(16, 2, 25, 1.0), tagged=False
+        root,
+        "search_guided",
+        "beams16-1s",
+        "some/mini",
+        arms,
+        guided=guided,
+        partial=(16, 2, 25, 1.0),
+        tagged=False,
     )
     guided = (16, (2, 0), 70e9, 8.0)
-    write_run(root, "search_guided", "beams4-1s", "some/mini", {}, guided=guided, partial=(4, 2, 25, 1.0), tagged=False)
+    write_run(
+        root,
+        "search_guided",
+        "beams4-1s",
+        "some/mini",
+        {},
+        guided=guided,
+        partial=(4, 2, 25, 1.0),
+        tagged=False,
+    )
 
 
 @pytest.fixture
@@ -95,7 +151,12 @@ def test_systems_take_their_size_from_the_training_that_made_their_model(results
         "tiny_t0.8_plain",
         "tiny_t0.15_plain",
     ]
-    assert [system.parameters for system in systems[::3]] == [550_336, 1_065_312, 1_846_656, 1_846_656]
+    assert [system.parameters for system in systems[::3]] == [
+        550_336,
+        1_065_312,
+        1_846_656,
+        1_846_656,
+    ]
     table = search_sizes.table_of(systems).set_index(["size", "temperature", "arm"])
     assert table.loc[("nano", 0.8, "both-4"), "corpus_wer"] == pytest.approx(0.1)
     assert table.loc[("tiny", 0.15, "plain"), ["corpus_wer_n", "texts", "hours"]].tolist() == [
@@ -110,35 +171,68 @@ def test_systems_take_their_size_from_the_training_that_made_their_model(results
 
 def test_crossing_is_found_where_it_was_planted_on_each_axis_and_none_where_there_is_none(results):
     found = search_sizes.crossings(search_sizes.pairs_of(read(results)))
-    words = found[found["metric"] == "corpus_wer"].set_index(["smaller", "larger", "larger_temperature", "axis"])
+    words = found[found["metric"] == "corpus_wer"].set_index(
+        ["smaller", "larger", "larger_temperature", "axis"]
+    )
 
     def crossing(*key):
         row = words.loc[key]
         return row["arm"], row["n"], row["verdict"], row["ratio"]
 
-    # both-2 of nano is as often better as worse than tiny plain; both-4 has one error fewer on every text
-    assert crossing("nano", "tiny", 0.8, "flops") == ("both-4", 4, "at equal or lower cost", pytest.approx(0.8))
-    assert crossing("nano", "tiny", 0.8, "cpu_seconds") == ("both-4", 4, "at higher cost", pytest.approx(4.0))
-    assert crossing("micro", "tiny", 0.8, "flops") == ("both-4", 4, "at higher cost", pytest.approx(1.6))
-    assert crossing("nano", "micro", 0.8, "flops") == ("both-2", 2, "at equal or lower cost", pytest.approx(1.0))
-    for smaller in ("nano", "micro"):  # at its lower temperature one sample of tiny is as good as four of theirs
+    # both-2 of nano is as often better as worse than tiny plain; both-4 has one error fewer on
+    # every text
+    assert crossing("nano", "tiny", 0.8, "flops") == (
+        "both-4",
+        4,
+        "at equal or lower cost",
+        pytest.approx(0.8),
+    )
+    assert crossing("nano", "tiny", 0.8, "cpu_seconds") == (
+        "both-4",
+        4,
+        "at higher cost",
+        pytest.approx(4.0),
+    )
+    assert crossing("micro", "tiny", 0.8, "flops") == (
+        "both-4",
+        4,
+        "at higher cost",
+        pytest.approx(1.6),
+    )
+    assert crossing("nano", "micro", 0.8, "flops") == (
+        "both-2",
+        2,
+        "at equal or lower cost",
+        pytest.approx(1.0),
+    )
+    for smaller in (
+        "nano",
+        "micro",
+    ):  # at its lower temperature one sample of tiny is as good as four of theirs
         assert crossing(smaller, "tiny", 0.15, "flops")[:3] == ("", 0, "not beaten by N up to 4")
     best = words.loc[("nano", "tiny", 0.8, "flops")]
-    assert [best[f"difference{end}"] for end in search_sizes.ENDS] == pytest.approx([-0.1, -0.1, -0.1, 8])
+    assert [best[f"difference{end}"] for end in search_sizes.ENDS] == pytest.approx(
+        [-0.1, -0.1, -0.1, 8]
+    )
     assert [best[f"ratio{end}"] for end in search_sizes.ENDS] == pytest.approx([0.8, 0.8, 0.8, 8])
     assert (found[found["metric"] == "speaker_similarity"]["arm"] == "").all()
     said = search_sizes.sentences(found)
     assert len(said) == len(found) // 2 == 10
     assert (
-        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at 0.80 [0.80, 0.80] "
-        "times its FLOPs of the language model and 4.00 [4.00, 4.00] times its CPU seconds, verifiers included, n = 8"
-    ) in said
-    assert "nano with search against tiny plain (temperature 0.15) in corpus WER: not beaten by N up to 4" in said
+        "nano both-4 beats tiny plain (temperature 0.8) in corpus WER: -10 points [-10, -10] at"
+        " 0.80 [0.80, 0.80] times its FLOPs of the language model and 4.00 [4.00, 4.00] times its"
+        " CPU seconds, verifiers included, n = 8" in said
+    )
+    assert (
+        "nano with search against tiny plain (temperature 0.15) in corpus WER: not beaten by N up"
+        " to 4" in said
+    )
 
 
 def test_seconds_of_the_verifiers_are_what_remains_without_the_drawn_tokens(results):
     heard = search_sizes.verifier_seconds(search_sizes.table_of(read(results)))
-    # nano: 4 candidates in 4.0 s, 0.5 s of it to draw as many tokens as plain did; the mean text costs 1.4375 of it
+    # nano: 4 candidates in 4.0 s, 0.5 s of it to draw as many tokens as plain did; the mean text
+    # costs 1.4375 of it
     assert heard.to_dict() == pytest.approx(
         {"nano": 3.5 / 4 * 1.4375, "micro": 3.7 / 4 * 1.4375, "tiny": 3.8 / 4 * 1.4375}
     )
@@ -148,15 +242,23 @@ def test_seconds_of_a_text_are_its_share_of_all_since_texts_run_side_by_side(res
     systems = read(results)
     for system in systems:
         for row in system.rows if system.name == "tiny_t0.8_plain" else ():
-            row["cpu_seconds"] = -0.5 if row["id"] == "u0.s0" else 12.0 / 7  # 11.5 in all, as before
-    pairs = search_sizes.pairs_of(systems).set_index(["smaller", "arm", "larger", "larger_temperature"])
+            row["cpu_seconds"] = (
+                -0.5 if row["id"] == "u0.s0" else 12.0 / 7
+            )  # 11.5 in all, as before
+    pairs = search_sizes.pairs_of(systems).set_index(
+        ["smaller", "arm", "larger", "larger_temperature"]
+    )
     row = pairs.loc[[("nano", "both-4", "tiny", 0.8)]].iloc[0]
-    assert [row[f"cpu_seconds_ratio{end}"] for end in search_sizes.ENDS] == pytest.approx([4.0, 4.0, 4.0, 8])
+    assert [row[f"cpu_seconds_ratio{end}"] for end in search_sizes.ENDS] == pytest.approx(
+        [4.0, 4.0, 4.0, 8]
+    )
 
 
 def test_voice_that_is_searched_for_crosses_upwards(results):
     systems = read(results)
-    for row in (row for system in systems if system.name == "nano_t0.8_both-2" for row in system.rows):
+    for row in (
+        row for system in systems if system.name == "nano_t0.8_both-2" for row in system.rows
+    ):
         row["similarity"] = 0.65
     found = search_sizes.crossings(search_sizes.pairs_of(systems))
     voice = found[(found["metric"] == "speaker_similarity") & (found["axis"] == "flops")].set_index(
@@ -171,7 +273,9 @@ def test_missing_size_is_listed_and_one_size_alone_is_refused(results):
     systems = read(results)
     assert search_sizes.missing_sizes(systems, ["nano", "micro", "tiny", "mini"]) == ["mini"]
     alone = [system for system in systems if system.size == "nano"]
-    with pytest.raises(InputError, match="sizes with a search: nano; expected two or more of nano, tiny"):
+    with pytest.raises(
+        InputError, match="sizes with a search: nano; expected two or more of nano, tiny"
+    ):
         search_sizes.missing_sizes(alone, ["nano", "tiny"])
     with pytest.raises(InputError, match="no finished run"):
         search_sizes.read_systems(results, "nothing", TRAINED)
@@ -182,7 +286,15 @@ def test_other_texts_other_judges_and_a_second_run_of_a_size_are_refused(results
     with pytest.raises(InputError, match=r"nano_t0\.8_plain is there twice"):
         read(results)
     shutil.rmtree(results / "search_sizes" / "nano-again-00000000")
-    write_run(results, "search_sizes", "tiny-other", model_of("tiny"), COOL, temperature=0.5, judge_asr="another")
+    write_run(
+        results,
+        "search_sizes",
+        "tiny-other",
+        model_of("tiny"),
+        COOL,
+        temperature=0.5,
+        judge_asr="another",
+    )
     with pytest.raises(InputError, match="`judge_asr` is 'another', in micro-00000000 'c'"):
         read(results)
     shutil.rmtree(results / "search_sizes" / "tiny-other-00000000")
@@ -219,7 +331,9 @@ def test_metrics_are_finite_numbers_each_with_its_interval_and_count(results):
 
 def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(results):
     table = search_sizes.table_of(read(results))
-    table = table.assign(series=table["size"], note=[f"N={n}" for n in table["n"]], apart=table["temperature"] < 0.8)
+    table = table.assign(
+        series=table["size"], note=[f"N={n}" for n in table["n"]], apart=table["temperature"] < 0.8
+    )
 
     def draw():
         panels = {"corpus_wer": ("WER (%)", 100), "similarity": ("cosine", 1)}
@@ -228,7 +342,9 @@ def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(resu
 
     def saved(figure, kind):
         picture = io.BytesIO()
-        figure.savefig(picture, format=kind, metadata={"svg": {"Date": None}, "png": {"Software": None}}[kind])
+        figure.savefig(
+            picture, format=kind, metadata={"svg": {"Date": None}, "png": {"Software": None}}[kind]
+        )
         return picture.getvalue()
 
     figure = draw()
@@ -236,8 +352,12 @@ def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(resu
     assert first.get_ylabel() == "WER (%), n = 8" and last.get_xlabel() == "CPU seconds"
     lines = [bar.lines[0] for bar in first.containers]
     assert [line.get_ydata().tolist() for line in lines[:1]] == [pytest.approx([70, 20, 10])]
-    assert lines[0].get_xdata().tolist() == pytest.approx([2.875, 5.75, 11.5])  # mean of the texts, in 1e9
-    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4 and len(lines) == 4
+    assert lines[0].get_xdata().tolist() == pytest.approx(
+        [2.875, 5.75, 11.5]
+    )  # mean of the texts, in 1e9
+    assert (
+        len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 4 and len(lines) == 4
+    )
     assert lines[-1].get_fillstyle() == "none" and lines[-1].get_ydata() == pytest.approx([10])
     assert saved(figure, "svg") == saved(draw(), "svg") and len(saved(figure, "png")) < 250_000
 
@@ -245,8 +365,12 @@ def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(resu
 def test_made_up_runs_of_search_are_those_that_these_tests_write(tmp_path):
     write_study(tmp_path)
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
-        assert (ROOT / "tests" / "made_up_runs" / path.relative_to(tmp_path)).read_text() == path.read_text(), path
-    assert pd.notna(search_sizes.table_of(read(ROOT / "tests" / "made_up_runs"))["corpus_wer"]).all()
+        assert (
+            ROOT / "tests" / "made_up_runs" / path.relative_to(tmp_path)
+        ).read_text() == path.read_text(), path
+    assert pd.notna(
+        search_sizes.table_of(read(ROOT / "tests" / "made_up_runs"))["corpus_wer"]
+    ).all()
 
 
 def test_models_that_are_searched_are_those_that_speak_in_the_study_of_train_time_scaling():
@@ -254,22 +378,29 @@ def test_models_that_are_searched_are_those_that_speak_in_the_study_of_train_tim
         load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
         for name in ("scaling_speech", "search_sizes", "search_guided")
     )
-    most = [run for run in spoken if "-mini-" not in run.params["speech_dir"]]  # without mini on fewer hours
+    most = [
+        run for run in spoken if "-mini-" not in run.params["speech_dir"]
+    ]  # without mini on fewer hours
     models = [run.params["model"] for run in most]
     assert [run.params["model"] for run in searched] == models * 2
     assert [run.params["temperature"] for run in searched] == [0.8] * 5 + [0.15] * 5
-    assert {run.params["temperature"] for run in searched[5:]} == {run.params["temperature"] for run in spoken}
-    assert {run.params["candidates"] for run in searched[:5]} == {16} and len(guided) == 4
-    (_, trained) = (
-        load_experiment(ROOT / "experiments" / f"{name}.yaml").runs for name in ("scaling_target", "scaling")
-    )
-    assert {run.params["speaker_tags"] for run in trained} == {1.0} and {run.params["tagged"] for run in searched} == {
-        True
+    assert {run.params["temperature"] for run in searched[5:]} == {
+        run.params["temperature"] for run in spoken
     }
+    assert {run.params["candidates"] for run in searched[:5]} == {16} and len(guided) == 4
+    _, trained = (
+        load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
+        for name in ("scaling_target", "scaling")
+    )
+    assert {run.params["speaker_tags"] for run in trained} == {1.0} and {
+        run.params["tagged"] for run in searched
+    } == {True}
 
 
 def test_texts_of_the_searches_are_of_all_eight_voices_alike():
-    """The manifest of the built-in corpus names its 240 test sentences by the eight voices in turn."""
+    """The manifest of the built-in corpus names its 240 test sentences by the eight voices in
+    turn.
+    """
     voices = [number % 8 for number in range(240)]
     manifest = ROOT / "artifacts" / "builtin" / "test.jsonl"
     if manifest.is_file():

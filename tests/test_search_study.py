@@ -5,13 +5,11 @@ from test_synthesize import tiny_llama
 
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
-from llasa_core.evaluate import read_rows
+from llasa_core.files import read_rows
 from llasa_core.manifest import Utterance
-from llasa_core.sampling import Sampling
-from llasa_core.search import Strategy
-from llasa_core.search_cost import Cost
-from llasa_core.search_manifest import search_manifest
-from llasa_core.search_study import (
+from llasa_core.search.batch import search_manifest
+from llasa_core.search.cost import Cost
+from llasa_core.search.nested import (
     arm_scores,
     guided_rows,
     nested_choice,
@@ -19,11 +17,17 @@ from llasa_core.search_study import (
     requests_of,
     speak_choices,
 )
-from llasa_core.synthesize import Synthesizer
-from llasa_core.tokens import vocabulary_of
+from llasa_core.search.strategy import Strategy
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.tokenizer import vocabulary_of
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
-LINE = {"id": "a.s0", "tokens": [10, 20, 30, 40], "scores": {"words": [-1, 0, 0, 0], "voice": [0.9, 0.1, 0.5, 0.7]}}
+LINE = {
+    "id": "a.s0",
+    "tokens": [10, 20, 30, 40],
+    "scores": {"words": [-1, 0, 0, 0], "voice": [0.9, 0.1, 0.5, 0.7]},
+}
 VERIFIERS = {
     "words": lambda wave, request: -(len(wave) % 7) / 7.0,
     "voice": lambda wave, request: float(abs(wave).mean()),
@@ -32,7 +36,9 @@ VERIFIERS = {
 
 @pytest.fixture(scope="module")
 def synthesizer(mini_tokenizer):
-    return Synthesizer(tiny_llama(vocabulary_of(mini_tokenizer), end_logit=6.0), mini_tokenizer, FakeCodec())
+    return Synthesizer(
+        tiny_llama(vocabulary_of(mini_tokenizer), end_logit=6.0), mini_tokenizer, FakeCodec()
+    )
 
 
 def test_arms_choose_among_the_first_candidates_by_their_own_verifiers():
@@ -47,20 +53,32 @@ def test_arms_choose_among_the_first_candidates_by_their_own_verifiers():
         nested_choice(LINE, 4, ["quality"])
 
 
-def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it_cost(synthesizer, tmp_path):
-    utterances = [Utterance("a", "a.wav", "Call the office."), Utterance("b", "b.wav", "Red lamp.", language="de")]
+def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it_cost(
+    synthesizer, tmp_path
+):
+    utterances = [
+        Utterance("a", "a.wav", "Call the office."),
+        Utterance("b", "b.wav", "Red lamp.", language="de"),
+    ]
     requests = requests_of(utterances, [0, 3])
     assert [request.language for request in requests] == ["en", "de"] * 2
     assert [request.id for request in requests] == ["a.s0", "b.s0", "a.s3", "b.s3"]
-    found = search_manifest(synthesizer, requests, tmp_path / "n", Strategy(candidates=4), VERIFIERS, SAMPLING)
+    found = search_manifest(
+        synthesizer, requests, tmp_path / "n", Strategy(candidates=4), VERIFIERS, SAMPLING
+    )
     lines = {line["id"]: line for line in read_rows(found)}
     arms = [{"n": 1, "by": []}, {"n": 4, "by": ["words", "voice"]}]
     wanted = [(request, arm) for request in requests for arm in arms]
-    spoken = {row["id"]: row for row in read_rows(speak_choices(synthesizer, wanted, lines, tmp_path / "c", SAMPLING))}
+    spoken = {
+        row["id"]: row
+        for row in read_rows(speak_choices(synthesizer, wanted, lines, tmp_path / "c", SAMPLING))
+    }
     for name, line in lines.items():
         again = spoken[f"{name}.c{line['chosen']}"]
         assert again["codes"] == line["codes"] and again["verifiers"] == ["voice", "words"]
-        first, second = (tmp_path / folder / row["audio"] for folder, row in (("n", line), ("c", again)))
+        first, second = (
+            tmp_path / folder / row["audio"] for folder, row in (("n", line), ("c", again))
+        )
         assert first.read_bytes() == second.read_bytes()
     judged = {name: {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.5} for name in spoken}
     plain, whole = (nested_rows(synthesizer, arm, list(lines.values()), judged) for arm in arms)
@@ -69,7 +87,9 @@ def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it
         assert (row["tokens"], row["candidate"]) == (cost["generated_tokens"], line["chosen"])
         assert row["flops"] == pytest.approx(cost["model_flops"])
         assert row["cpu_seconds"] == pytest.approx(cost["cpu_seconds"], abs=1e-5)
-    assert all(one["tokens"] < all_of_them["tokens"] for one, all_of_them in zip(plain, whole, strict=True))
+    assert all(
+        one["tokens"] < all_of_them["tokens"] for one, all_of_them in zip(plain, whole, strict=True)
+    )
 
 
 def test_arm_is_charged_with_its_own_verifiers_where_the_search_kept_them_apart(synthesizer):
@@ -77,9 +97,17 @@ def test_arm_is_charged_with_its_own_verifiers_where_the_search_kept_them_apart(
     judged = {f"a.s0.c{index}": {"words": 4} for index in range(4)}
 
     def seconds(line):
-        arms = {"plain": (1, []), "words": (4, ["words"]), "voice": (4, ["voice"]), "half": (2, ["voice"])}
+        arms = {
+            "plain": (1, []),
+            "words": (4, ["words"]),
+            "voice": (4, ["voice"]),
+            "half": (2, ["voice"]),
+        }
         arms["both"] = (4, ["words", "voice"])
-        rows = {k: nested_rows(synthesizer, {"n": n, "by": by}, [line], judged)[0] for k, (n, by) in arms.items()}
+        rows = {
+            k: nested_rows(synthesizer, {"n": n, "by": by}, [line], judged)[0]
+            for k, (n, by) in arms.items()
+        }
         return {name: row["cpu_seconds"] for name, row in rows.items()}
 
     before = seconds(LINE | {"cost": cost})  # tokens 10, 20, 30, 40 of 100; generation took 10 s
@@ -93,20 +121,39 @@ def test_cost_that_was_written_without_verifiers_by_name_is_still_read_and_added
     new = Cost(candidates=1, verifier_cpu_seconds=0.5, verifier_cpu_by={"words": 0.5})
     written = {key: value for key, value in old.rounded().items() if key != "verifier_cpu_by"}
     total = Cost.total([Cost(**written), new])
-    assert (total.candidates, total.verifier_cpu_seconds, total.verifier_cpu_by) == (3, 2.0, {"words": 0.5})
+    assert (total.candidates, total.verifier_cpu_seconds, total.verifier_cpu_by) == (
+        3,
+        2.0,
+        {"words": 0.5},
+    )
 
 
 def test_scores_are_averages_with_intervals_over_texts_not_over_seeds():
     rows = [
-        {"id": f"{text}.s{seed}", "text_id": text, "errors": errors, "words": 4, "similarity": similarity}
-        | {"tokens": 100, "flops": 1e9, "cpu_seconds": 0.5, "verifier_errors": 0, "verifier_similarity": 0.9}
+        {
+            "id": f"{text}.s{seed}",
+            "text_id": text,
+            "errors": errors,
+            "words": 4,
+            "similarity": similarity,
+        }
+        | {
+            "tokens": 100,
+            "flops": 1e9,
+            "cpu_seconds": 0.5,
+            "verifier_errors": 0,
+            "verifier_similarity": 0.9,
+        }
         for text, errors, similarity in (("a", 4, 0.2), ("b", 0, 0.8))
         for seed in range(50)
     ]
     scores = arm_scores(rows)
     assert (scores["utterances"], scores["texts"], scores["corpus_wer_n"]) == (100, 2, 100)
     assert scores["corpus_wer"] == 0.5 and scores["verifier_wer"] == 0.0
-    assert (scores["corpus_wer_low"], scores["corpus_wer_high"]) == (0.0, 1.0)  # two texts, whatever the seeds
+    assert (scores["corpus_wer_low"], scores["corpus_wer_high"]) == (
+        0.0,
+        1.0,
+    )  # two texts, whatever the seeds
     assert scores["similarity"] == pytest.approx(0.5) and scores["tokens"] == 100
     assert "verifier_wer" not in arm_scores(
         [{key: row[key] for key in row if key != "verifier_errors"} for row in rows]
@@ -116,7 +163,14 @@ def test_scores_are_averages_with_intervals_over_texts_not_over_seeds():
 def test_rows_of_a_guided_search_say_what_its_verifiers_heard_of_the_chosen_one():
     cost = {"generated_tokens": 300, "model_flops": 2e9, "cpu_seconds": 0.25}
     line = json.loads(json.dumps(LINE | {"chosen": 2, "cost": cost}))
-    (row,) = guided_rows([line], {"a.s0": {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.3}})
-    assert (row["text_id"], row["verifier_errors"], row["verifier_similarity"], row["tokens"]) == ("a", 0, 0.5, 300)
+    (row,) = guided_rows(
+        [line], {"a.s0": {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.3}}
+    )
+    assert (row["text_id"], row["verifier_errors"], row["verifier_similarity"], row["tokens"]) == (
+        "a",
+        0,
+        0.5,
+        300,
+    )
     del line["scores"]["words"]
     assert "verifier_errors" not in guided_rows([line], {"a.s0": {"seconds": 1.0, "words": 4}})[0]

@@ -9,20 +9,22 @@ import soundfile
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
-from llasa_core.guards import Guards
+from llasa_core.manifest import Request
 from llasa_core.prompts import Voice
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request
-from llasa_core.streaming import SpeechFile, SpeechStream, StreamDecoder, Window
-from llasa_core.synthesize import Synthesizer
-from llasa_core.tokens import vocabulary_of
+from llasa_core.synthesis.guards import Guards
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.streaming import SpeechFile, SpeechStream, StreamDecoder, Window
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.tokenizer import vocabulary_of
 from tests.test_synthesize import TEXTS, tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=2.0)
 
 
 class MemorylessCodec:
-    """A code is a constant level for one hop, whatever stands beside it: a window cut wrongly shows at once."""
+    """A code is a constant level for one hop, whatever stands beside it: a window cut wrongly shows
+    at once.
+    """
 
     name, sample_rate, frame_rate, codebook_size = "memoryless", 16_000, 50.0, 4096
 
@@ -37,7 +39,9 @@ def mini():
 
 @pytest.fixture(scope="module")
 def codes(mini):
-    tone = 0.3 * np.sin(np.cumsum(2 * np.pi * (120 + 40 * np.sin(np.arange(32_000) / 4000)) / 16_000))
+    tone = 0.3 * np.sin(
+        np.cumsum(2 * np.pi * (120 + 40 * np.sin(np.arange(32_000) / 4000)) / 16_000)
+    )
     return mini.encode([tone.astype(np.float32)])[0]
 
 
@@ -72,7 +76,9 @@ def test_every_code_is_heard_once_and_in_its_place(window):
 def test_window_that_covers_the_utterance_is_exact(mini, codes):
     whole = mini.decode([codes])[0]
     np.testing.assert_array_equal(streamed(mini, codes, Window(100, 0, 0, 100), [30, 30]), whole)
-    behind = streamed(mini, codes, Window(25, 200, 200, 25), [1] * 100)  # right context to the end of the utterance
+    behind = streamed(
+        mini, codes, Window(25, 200, 200, 25), [1] * 100
+    )  # right context to the end of the utterance
     np.testing.assert_array_equal(behind, whole)
 
 
@@ -89,7 +95,9 @@ def test_error_falls_with_context_and_pulses_keep_their_phase(mini, codes):
 
 def test_streamed_codes_are_those_of_speak_whatever_the_window(synthesizer):
     requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS[:4])]
-    requests.append(replace(requests[0], id="voiced", voice=Voice("hello", np.arange(30, dtype=np.int32))))
+    requests.append(
+        replace(requests[0], id="voiced", voice=Voice("hello", np.arange(30, dtype=np.int32)))
+    )
     for spoken in synthesizer.speak(requests, SAMPLING):
         for window in (Window(10, 20, 5, 3), Window(200, 0, 0, 200)):
             stream = SpeechStream(synthesizer, spoken.request, SAMPLING, window)
@@ -103,14 +111,18 @@ def test_streamed_codes_are_those_of_speak_whatever_the_window(synthesizer):
 
 def test_first_audio_comes_before_the_last_code_is_sampled(synthesizer):
     never_short = Sampling(temperature=1.0, top_k=20, min_codes=60, max_seconds=2.0)
-    stream = iter(SpeechStream(synthesizer, Request("a", TEXTS[2]), never_short, Window(10, 20, 5, 8)))
+    stream = iter(
+        SpeechStream(synthesizer, Request("a", TEXTS[2]), never_short, Window(10, 20, 5, 8))
+    )
     assert len(next(stream)) == 8 * 320
     later = list(stream)
     assert len(later) > 4 and all(len(wave) == 10 * 320 for wave in later[:-1])
 
 
 def test_attempt_that_fails_before_anything_is_heard_is_made_again(mini_tokenizer):
-    synthesizer = Synthesizer(tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec())
+    synthesizer = Synthesizer(
+        tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec()
+    )
     guards, window = Guards(attempts=6, at_once=29, silence_seconds=9.0), Window(10, 20, 0, 30)
     outcomes = set()
     for seed in range(8):
@@ -128,7 +140,9 @@ def test_attempt_that_fails_before_anything_is_heard_is_made_again(mini_tokenize
 def test_loop_is_stopped_while_it_is_spoken(synthesizer):
     endless = Sampling(temperature=0.0, min_codes=100, max_seconds=2.0)
     guards = Guards(loop_codes=20, silence_seconds=9.0)
-    stream = SpeechStream(synthesizer, Request("a", "word " * 12), endless, Window(10, 20, 0, 10), guards)
+    stream = SpeechStream(
+        synthesizer, Request("a", "word " * 12), endless, Window(10, 20, 0, 10), guards
+    )
     heard = sum(map(len, stream)) // 320
     assert "loop" in stream.spoken.failed and stream.spoken.generated.reason == "loop"
     assert heard == len(stream.spoken.generated.codes) < 100
@@ -141,7 +155,9 @@ def test_growing_wav_is_whole_after_every_chunk(tmp_path):
             file.write(np.full(160, 0.5 * count, np.float32))
             read, rate = soundfile.read(path, dtype="int16")
             assert (len(read), rate) == (160 * count, 16_000)
-    assert read[0] == round(0.5 * 32767) and read[-1] == 32767 and file.seconds == pytest.approx(0.03)
+    assert (
+        read[0] == round(0.5 * 32767) and read[-1] == 32767 and file.seconds == pytest.approx(0.03)
+    )
     with wave.open(str(path)) as closed:
         assert closed.getparams()[:4] == (1, 2, 16_000, 480)
 

@@ -12,15 +12,17 @@ import pytest
 import soundfile
 
 from llasa_core.codecs.fake import FakeCodec
-from llasa_core.codes_dataset import finish, part_name, write_part
-from llasa_core.tokens import vocabulary_of
+from llasa_core.data.dataset import finish, part_name, write_part
+from llasa_core.tokenizer import vocabulary_of
 from tests.test_synthesize import TEXTS, tiny_llama
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def benchmark(name):
-    """The module of a script, loaded as `python benchmarks/NAME.py` loads it: the scripts' folder is on the path."""
+    """The module of a script, loaded as `python benchmarks/NAME.py` loads it: the scripts' folder
+    is on the path.
+    """
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +33,9 @@ def benchmark(name):
 
 @pytest.fixture(scope="module")
 def corpus(mini_tokenizer, tmp_path_factory):
-    """A folder with model, corpus and codes: random weights, tones for recordings, the fake codec."""
+    """A folder with model, corpus and codes: random weights, tones for recordings, the fake
+    codec.
+    """
     folder, codec = tmp_path_factory.mktemp("corpus"), FakeCodec()
     model = tiny_llama(vocabulary_of(mini_tokenizer))
     model.config.max_position_embeddings = 1024
@@ -54,7 +58,9 @@ def corpus(mini_tokenizer, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring"))
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring")
+)
 def test_every_benchmark_explains_itself_and_has_the_head_of_all(name, monkeypatch, capsys):
     module = benchmark(name)
     monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", "--help"])
@@ -67,8 +73,18 @@ def test_every_benchmark_explains_itself_and_has_the_head_of_all(name, monkeypat
 def test_the_head_says_what_was_run_on_what():
     head = benchmark("measuring").head("search", ("torch",), 1, ["--out", "a file.json"])
     assert head["command"] == "python benchmarks/search.py --out 'a file.json'"
-    assert head["packages"] == {"torch": importlib.metadata.version("torch")} and head["device"].endswith(" cores")
-    assert list(head) == ["benchmark", "command", "device", "load_average", "threads", "packages", "python"]
+    assert head["packages"] == {"torch": importlib.metadata.version("torch")} and head[
+        "device"
+    ].endswith(" cores")
+    assert list(head) == [
+        "benchmark",
+        "command",
+        "device",
+        "load_average",
+        "threads",
+        "packages",
+        "python",
+    ]
 
 
 def test_waiting_counts_on_the_wall_and_not_on_the_cpu():
@@ -92,25 +108,55 @@ def test_guards_are_counted_with_and_without(corpus, tmp_path):
         "--out",
         str(out),
     ]
-    given += ["--model", str(corpus / "model"), "--corpus", str(corpus), "--codes", str(corpus / "codes")]
+    given += [
+        "--model",
+        str(corpus / "model"),
+        "--corpus",
+        str(corpus),
+        "--codes",
+        str(corpus / "codes"),
+    ]
     benchmark("guards").main(given)
     report = json.loads(out.read_text())
     without, guarded = report["conditions"][:2]
     assert [row["guards"] for row in report["conditions"]] == [False, True, False, True]
-    assert without["attempts"] == {"1": 8} and guarded["failed"]["count"] <= without["failed"]["count"]
-    assert without["failed"]["low"] <= without["failed"]["per_thousand"] <= without["failed"]["high"]
+    assert (
+        without["attempts"] == {"1": 8} and guarded["failed"]["count"] <= without["failed"]["count"]
+    )
+    assert (
+        without["failed"]["low"] <= without["failed"]["per_thousand"] <= without["failed"]["high"]
+    )
     assert report["false_alarms"]["n"] == 6 and "--utterances 8" in report["command"]
 
 
 def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     out = tmp_path / "decoding.json"
-    given = ["--models", "body-heavy", "--utterances", "4", "--codes", "3", "5", "--prompt", "4", "6", "--slots", "4"]
+    given = [
+        "--models",
+        "body-heavy",
+        "--utterances",
+        "4",
+        "--codes",
+        "3",
+        "5",
+        "--prompt",
+        "4",
+        "6",
+        "--slots",
+        "4",
+    ]
     benchmark("decoding").main([*given, "--out", str(out)])
     report = json.loads(out.read_text())
     (row,) = report["models"]
-    assert report["benchmark"] == "decoding" and report["threads"] == 1 and "--utterances 4" in report["command"]
+    assert (
+        report["benchmark"] == "decoding"
+        and report["threads"] == 1
+        and "--utterances 4" in report["command"]
+    )
     assert row["body_to_head"] == pytest.approx(2.6, abs=0.05)
-    assert row["slots_4"]["codes"] == 2 * row["generate"]["codes"]  # two turns of the same utterances
+    assert (
+        row["slots_4"]["codes"] == 2 * row["generate"]["codes"]
+    )  # two turns of the same utterances
     speed = row["slots_4"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
     assert row["slots_4"]["ratio"] == pytest.approx(speed, rel=1e-3)
 
@@ -129,11 +175,35 @@ def test_streaming_error_is_measured_by_context_and_drawn(corpus, tmp_path):
         "--codec",
         "fake",
     ]
-    given += ["--left", "0", "30", "--right", "0", "10", "--chunks", "20", "--chunk", "20", "--temperature", "1.0"]
-    given += ["--model", str(corpus / "model"), "--texts", str(corpus / "test.jsonl"), "--codes", str(corpus / "codes")]
+    given += [
+        "--left",
+        "0",
+        "30",
+        "--right",
+        "0",
+        "10",
+        "--chunks",
+        "20",
+        "--chunk",
+        "20",
+        "--temperature",
+        "1.0",
+    ]
+    given += [
+        "--model",
+        str(corpus / "model"),
+        "--texts",
+        str(corpus / "test.jsonl"),
+        "--codes",
+        str(corpus / "codes"),
+    ]
     benchmark("streaming").main([*given, "--out", str(out)])
     report = json.loads(out.read_text())
-    small = {(row["left"], row["right"]): row["mel_db"] for row in report["grid"] if "small" in row["codec"]}
+    small = {
+        (row["left"], row["right"]): row["mel_db"]
+        for row in report["grid"]
+        if "small" in row["codec"]
+    }
     assert small[30, 10] < small[0, 0]
     first, whole = (row["first_audio_cpu_seconds"] for row in report["times"])
     assert min(first, whole) > 0 and out.with_suffix(".png").stat().st_size > 5000
@@ -141,9 +211,25 @@ def test_streaming_error_is_measured_by_context_and_drawn(corpus, tmp_path):
 
 def test_long_text_is_killed_and_goes_on(corpus, tmp_path):
     out = tmp_path / "long_text.json"
-    given = ["--seconds", "30", "--characters", "40", "--speaker", "", "--temperature", "1.0", "--out", str(out)]
+    given = [
+        "--seconds",
+        "30",
+        "--characters",
+        "40",
+        "--speaker",
+        "",
+        "--temperature",
+        "1.0",
+        "--out",
+        str(out),
+    ]
     given += ["--model", str(corpus / "model"), "--texts", str(corpus / "dev.jsonl")]
     benchmark("long_text").main([*given, "--folder", str(tmp_path / "speech")])
     report = json.loads(out.read_text())
-    assert report["pieces_redone_after_the_kill"] == 0 < report["pieces_before_the_kill"] < report["pieces"]
+    assert (
+        report["pieces_redone_after_the_kill"]
+        == 0
+        < report["pieces_before_the_kill"]
+        < report["pieces"]
+    )
     assert len(report["resident_mib"]) == 2 and report["seconds_of_speech"] > 1

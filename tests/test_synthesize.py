@@ -12,32 +12,44 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core import cli
+from llasa_core.checkpoint import checkpoint_file, read_settings
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
-from llasa_core.guards import Guards
-from llasa_core.manifest import Utterance, read_manifest, write_manifest
-from llasa_core.prompts import Voice
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import (
+from llasa_core.manifest import (
     Request,
+    Utterance,
     length_limit,
+    read_manifest,
     read_requests,
     seconds_per_character,
     spoken_characters,
     voice_clips,
+    write_manifest,
 )
-from llasa_core.speech_settings import checkpoint_file
-from llasa_core.synthesize import Synthesizer, read_settings, synthesize_manifest
-from llasa_core.tokens import vocabulary_of
+from llasa_core.prompts import Voice
+from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.guards import Guards
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.tokenizer import vocabulary_of
 
-TEXTS = ("Call the office.", "Red lamp.", "Please bring four apples.", "We meet Alice.", "At seven.", "The hall.")
+TEXTS = (
+    "Call the office.",
+    "Red lamp.",
+    "Please bring four apples.",
+    "We meet Alice.",
+    "At seven.",
+    "The hall.",
+)
 VOICE = Voice("Hello there.", np.arange(20, dtype=np.int32))
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
 
 
 def tiny_llama(vocabulary, end_logit=8.0):
-    """Random weights; feature 0 of every hidden state is positive and weighs `end_logit` for END."""
+    """Random weights; feature 0 of every hidden state is positive and weighs `end_logit` for
+    END.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary.size,
@@ -130,10 +142,18 @@ def test_voice_from_a_file_is_its_codes_at_the_codecs_rate(synthesizer, tmp_path
         synthesizer.voice(tmp_path / "voice.wav", " ")
 
 
-def test_hidden_end_of_turn_tokens_change_the_probabilities(model, mini_tokenizer, synthesizer, requests):
+def test_hidden_end_of_turn_tokens_change_the_probabilities(
+    model, mini_tokenizer, synthesizer, requests
+):
     masked = Synthesizer(model, mini_tokenizer, FakeCodec(), mask_eot=True)
-    plain, hidden = by_id(synthesizer.speak(requests, SAMPLING)), by_id(masked.speak(requests, SAMPLING))
-    assert all(abs(plain[name].generated.log_prob - hidden[name].generated.log_prob) > 1e-2 for name in plain)
+    plain, hidden = (
+        by_id(synthesizer.speak(requests, SAMPLING)),
+        by_id(masked.speak(requests, SAMPLING)),
+    )
+    assert all(
+        abs(plain[name].generated.log_prob - hidden[name].generated.log_prob) > 1e-2
+        for name in plain
+    )
 
 
 def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, mini_tokenizer):
@@ -147,9 +167,17 @@ def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, m
         next(iter(tagged.speak([replace(request, speaker="nobody")], SAMPLING)))
 
 
-def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_for(model, mini_tokenizer):
-    plain, asked = (Synthesizer(model, mini_tokenizer, FakeCodec(), tags=tags) for tags in (False, True))
-    requests = [Request("a", TEXTS[0], speaker="LJ"), Request("b", TEXTS[0]), Request("c", TEXTS[0], "LJ", VOICE)]
+def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_for(
+    model, mini_tokenizer
+):
+    plain, asked = (
+        Synthesizer(model, mini_tokenizer, FakeCodec(), tags=tags) for tags in (False, True)
+    )
+    requests = [
+        Request("a", TEXTS[0], speaker="LJ"),
+        Request("b", TEXTS[0]),
+        Request("c", TEXTS[0], "LJ", VOICE),
+    ]
     (released, bare, _), _ = plain.prepare(requests, SAMPLING)
     assert released.tolist() == bare.tolist() and plain.untagged(requests) == 1
     (tagged, bare, _), _ = asked.prepare(requests, SAMPLING)
@@ -171,19 +199,31 @@ def hub(model, mini_tokenizer, tmp_path, monkeypatch):
     return snapshot
 
 
-def test_model_of_the_hub_has_the_settings_and_guards_that_stand_beside_its_weights(hub, synthesizer):
+def test_model_of_the_hub_has_the_settings_and_guards_that_stand_beside_its_weights(
+    hub, synthesizer
+):
     with pytest.raises(InputError, match="name the codec"):
         Synthesizer.from_folder("me/llasa")
     bare = Synthesizer.from_folder("me/llasa", "fake")
-    assert bare.speakers is None and bare.guards == Guards() and bare.fingerprint() == synthesizer.fingerprint()
+    assert (
+        bare.speakers is None
+        and bare.guards == Guards()
+        and bare.fingerprint() == synthesizer.fingerprint()
+    )
     card = {"codec": "fake", "date": "01 Jan 2026", "mask_eot": True, "speakers": ["kore"]}
     (hub / "llasa.json").write_text(json.dumps(card))
     Guards(attempts=2).write(hub / "guards.json")
     pushed = Synthesizer.from_folder("me/llasa")
-    assert (pushed.prompt.date, pushed.mask_eot, pushed.speakers) == ("01 Jan 2026", True, ("kore",))
+    assert (pushed.prompt.date, pushed.mask_eot, pushed.speakers) == (
+        "01 Jan 2026",
+        True,
+        ("kore",),
+    )
     assert pushed.codec.name == "fake" and pushed.guards == Guards(attempts=2)
     (hub / "llasa.json").write_text(json.dumps({"codec": "xcodec2"}))
-    with pytest.raises(InputError, match=r"llasa\.json: the model was trained on codec xcodec2, not fake"):
+    with pytest.raises(
+        InputError, match=r"llasa\.json: the model was trained on codec xcodec2, not fake"
+    ):
         Synthesizer.from_folder("me/llasa", "fake")
 
 
@@ -192,7 +232,9 @@ def test_check_reads_the_config_of_a_hub_id(hub, capsys):
     assert "config vocab_size: " in capsys.readouterr().out
 
 
-def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_error(hub, monkeypatch):
+def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_error(
+    hub, monkeypatch
+):
     def answering(error):
         def download(*_, **__):
             raise error
@@ -203,8 +245,12 @@ def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_er
     answering(EntryNotFoundError("404"))
     assert checkpoint_file("me/llasa", "llasa.json") is None
     answering(LocalEntryNotFoundError("no connection"))
-    assert checkpoint_file("me/llasa", "config.json").samefile(hub / "config.json")  # as weights are: what is cached
-    with pytest.raises(InputError, match=r"me/llasa: cannot be asked for its llasa.json .*HF_HUB_OFFLINE=1"):
+    assert checkpoint_file("me/llasa", "config.json").samefile(
+        hub / "config.json"
+    )  # as weights are: what is cached
+    with pytest.raises(
+        InputError, match=r"me/llasa: cannot be asked for its llasa.json .*HF_HUB_OFFLINE=1"
+    ):
         checkpoint_file("me/llasa", "llasa.json")
     assert checkpoint_file("./gone", "llasa.json") is checkpoint_file("/a/b", "llasa.json") is None
 
@@ -212,14 +258,42 @@ def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_er
 def test_command_says_once_that_speakers_of_a_manifest_are_no_tags(hub, tmp_path, capsys):
     lines = [{"id": str(i), "text": TEXTS[i], "speaker": "LJ"} for i in range(2)]
     (tmp_path / "lj.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ask = ["synthesize", "--model", "me/llasa", "--codec", "fake", "--attempts", "0", "--max-seconds", "0.2"]
-    assert cli.main([*ask, "--manifest", str(tmp_path / "lj.jsonl"), "-o", str(tmp_path / "plain")]) == 0
+    ask = [
+        "synthesize",
+        "--model",
+        "me/llasa",
+        "--codec",
+        "fake",
+        "--attempts",
+        "0",
+        "--max-seconds",
+        "0.2",
+    ]
+    assert (
+        cli.main([*ask, "--manifest", str(tmp_path / "lj.jsonl"), "-o", str(tmp_path / "plain")])
+        == 0
+    )
     err = capsys.readouterr().err
     assert err.count("llasa: me/llasa: 2 named speakers are no tags") == 1 and "--tags" in err
-    assert cli.main([*ask, "--manifest", str(tmp_path / "lj.jsonl"), "-o", str(tmp_path / "asked"), "--tags"]) == 0
+    assert (
+        cli.main(
+            [
+                *ask,
+                "--manifest",
+                str(tmp_path / "lj.jsonl"),
+                "-o",
+                str(tmp_path / "asked"),
+                "--tags",
+            ]
+        )
+        == 0
+    )
     assert cli.main([*ask, TEXTS[0], "--speaker", "LJ", "-o", str(tmp_path / "named")]) == 0
     assert "no tags" not in capsys.readouterr().err
-    tags = {name: json.loads((tmp_path / name / "synthesis.json").read_text())["tags"] for name in ("plain", "asked")}
+    tags = {
+        name: json.loads((tmp_path / name / "synthesis.json").read_text())["tags"]
+        for name in ("plain", "asked")
+    }
     assert tags == {"plain": False, "asked": True}
 
 
@@ -243,20 +317,28 @@ def test_transcription_is_text_and_the_same_in_a_batch(synthesizer):
 def test_codec_tokenizer_and_model_must_belong_together(model, mini_tokenizer):
     with pytest.raises(InputError, match="codec fake has 64 codes, the tokenizer 4096"):
         Synthesizer(model, mini_tokenizer, FakeCodec(64))
-    small = LlamaForCausalLM(LlamaConfig(vocab_size=100, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    small = LlamaForCausalLM(
+        LlamaConfig(vocab_size=100, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
     with pytest.raises(InputError, match="the model has 100 ids"):
         Synthesizer(small, mini_tokenizer, FakeCodec())
 
 
-def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(model, mini_tokenizer, synthesizer, tmp_path):
+def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(
+    model, mini_tokenizer, synthesizer, tmp_path
+):
     model.save_pretrained(tmp_path)
     mini_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="name the codec"):
         Synthesizer.from_folder(tmp_path)
-    (tmp_path / "llasa.json").write_text(json.dumps({"codec": "fake", "speakers": ["kore"], "speaker_tags": 0.0}))
+    (tmp_path / "llasa.json").write_text(
+        json.dumps({"codec": "fake", "speakers": ["kore"], "speaker_tags": 0.0})
+    )
     loaded = Synthesizer.from_folder(tmp_path)
     assert loaded.fingerprint() == synthesizer.fingerprint() and loaded.speakers == ()
-    one, other = (next(iter(s.speak([Request("a", TEXTS[0])], SAMPLING))) for s in (loaded, synthesizer))
+    one, other = (
+        next(iter(s.speak([Request("a", TEXTS[0])], SAMPLING))) for s in (loaded, synthesizer)
+    )
     np.testing.assert_array_equal(one.wave, other.wave)
     (tmp_path / "llasa.json").write_text(json.dumps({"codec": "xcodec2"}))
     with pytest.raises(InputError, match="trained on codec xcodec2, not fake"):
@@ -266,7 +348,9 @@ def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(model, mini_t
         read_settings(tmp_path / "llasa.json")
 
 
-def test_checkpoint_of_other_codec_weights_says_which_codec_to_give(model, mini_tokenizer, tmp_path):
+def test_checkpoint_of_other_codec_weights_says_which_codec_to_give(
+    model, mini_tokenizer, tmp_path
+):
     model.save_pretrained(tmp_path)
     mini_tokenizer.save_pretrained(tmp_path)
     tracked, card = load_codec("mini").fingerprint, {"codec": "mini", "codec_fingerprint": "0" * 16}
@@ -275,7 +359,10 @@ def test_checkpoint_of_other_codec_weights_says_which_codec_to_give(model, mini_
         (tmp_path / "llasa.json").write_text(json.dumps({**card, **changes}))
 
     write(codec_folder="artifacts/mine")
-    expected = f"trained on codec mini of weights {'0' * 16}, not {tracked}; give that of the folder artifacts/mine as"
+    expected = (
+        f"trained on codec mini of weights {'0' * 16}, not {tracked}; give that of the folder"
+        " artifacts/mine as"
+    )
     with pytest.raises(InputError, match=expected):
         Synthesizer.from_folder(tmp_path)
     write()
@@ -296,7 +383,9 @@ class Stopped(Exception):
     pass
 
 
-def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesizer, requests, tmp_path, monkeypatch):
+def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(
+    synthesizer, requests, tmp_path, monkeypatch
+):
     whole = synthesize_manifest(synthesizer, requests, tmp_path / "whole", SAMPLING)
     lines = [json.loads(line) for line in whole.read_text().splitlines()]
     assert [line["id"] for line in lines] == [request.id for request in requests]
@@ -309,7 +398,9 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     }
     for line in lines:
         wave, rate = soundfile.read(tmp_path / "whole" / line["audio"], dtype="int16")
-        assert (rate, len(wave)) == (16_000, 320 * line["codes"]) and line["seconds"] == len(wave) / rate
+        assert (rate, len(wave)) == (16_000, 320 * line["codes"]) and line["seconds"] == len(
+            wave
+        ) / rate
 
     done = []
 
@@ -326,14 +417,22 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "wavs").iterdir()}
     spoken = []
     speak = synthesizer.speak
-    monkeypatch.setattr(synthesizer, "speak", lambda r, *how: (spoken.extend(x.id for x in r), speak(r, *how))[1])
+    monkeypatch.setattr(
+        synthesizer, "speak", lambda r, *how: (spoken.extend(x.id for x in r), speak(r, *how))[1]
+    )
     again = synthesize_manifest(synthesizer, requests, tmp_path / "killed", SAMPLING)
     assert len(kept) == 2 and len(spoken) == 4
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert again.read_text() == whole.read_text()
     for line in lines:
-        assert (again.parent / line["audio"]).read_bytes() == (whole.parent / line["audio"]).read_bytes()
-    assert sorted(path.name for path in again.parent.iterdir()) == ["manifest.jsonl", "synthesis.json", "wavs"]
+        assert (again.parent / line["audio"]).read_bytes() == (
+            whole.parent / line["audio"]
+        ).read_bytes()
+    assert sorted(path.name for path in again.parent.iterdir()) == [
+        "manifest.jsonl",
+        "synthesis.json",
+        "wavs",
+    ]
 
     spoken.clear()
     changed = [replace(requests[0], seed=77), *requests[1:]]
@@ -342,7 +441,9 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(synthesize
     spoken.clear()
     named = [replace(request, language="de") for request in changed]
     synthesize_manifest(synthesizer, named, tmp_path / "killed", SAMPLING)
-    assert spoken == [] and {item.language for item in read_manifest(again)} == {"de"}  # it is no part of the sound
+    assert spoken == [] and {item.language for item in read_manifest(again)} == {
+        "de"
+    }  # it is no part of the sound
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
@@ -395,7 +496,12 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
     with pytest.raises(InputError, match="'u0' is there more than once"):
         synthesize_manifest(synthesizer, [requests[0], requests[0]], tmp_path / "new", SAMPLING)
     with pytest.raises(InputError, match="request long"):
-        synthesize_manifest(synthesizer, [requests[0], Request("long", "Red lamp. " * 40)], tmp_path / "new", SAMPLING)
+        synthesize_manifest(
+            synthesizer,
+            [requests[0], Request("long", "Red lamp. " * 40)],
+            tmp_path / "new",
+            SAMPLING,
+        )
     assert not (tmp_path / "new").exists()
 
 
@@ -426,25 +532,51 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
     lines = [
         {"id": "a", "text": "One.", "voice": "v.wav", "voice_text": "Hello.", "seed": 4},
         {"id": "b", "text": "Two.", "voice": "v.wav", "voice_text": "Hello."},
-        {"id": "c", "text": "Three.", "audio": "wavs/c.wav", "speaker": "", "language": "fr", "seconds": 1.0},
+        {
+            "id": "c",
+            "text": "Three.",
+            "audio": "wavs/c.wav",
+            "speaker": "",
+            "language": "fr",
+            "seconds": 1.0,
+        },
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     requests = read_requests(path, voice, seed=9)
     assert made == [(tmp_path / "v.wav", "Hello.")]
     assert requests[0].voice is requests[1].voice
-    assert [(r.id, r.seed, r.speaker) for r in requests] == [("a", 4, None), ("b", 9, None), ("c", 9, None)]
+    assert [(r.id, r.seed, r.speaker) for r in requests] == [
+        ("a", 4, None),
+        ("b", 9, None),
+        ("c", 9, None),
+    ]
     assert [request.language for request in requests] == ["en", "en", "fr"]
-    assert [request.language for request in read_requests(path, voice, language="zh")] == ["zh", "zh", "fr"]
+    assert [request.language for request in read_requests(path, voice, language="zh")] == [
+        "zh",
+        "zh",
+        "fr",
+    ]
 
 
 def test_voice_of_a_speaker_is_its_first_clip_of_that_length_and_nobody_goes_without(tmp_path):
-    spoken = [("a0", "ann", 1.9), ("a1", "ann", 2.0), ("a2", "ann", 3.0), ("b0", "bob", 4.1), ("c0", "cy", None)]
+    spoken = [
+        ("a0", "ann", 1.9),
+        ("a1", "ann", 2.0),
+        ("a2", "ann", 3.0),
+        ("b0", "bob", 4.1),
+        ("c0", "cy", None),
+    ]
     spoken += [("b1", "bob", 4.0)]
-    write_manifest(tmp_path / "m.jsonl", [Utterance(i, f"{i}.wav", "Hi.", who, seconds=s) for i, who, s in spoken])
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [Utterance(i, f"{i}.wav", "Hi.", who, seconds=s) for i, who, s in spoken],
+    )
     clips = voice_clips(tmp_path / "m.jsonl", ["bob", "ann", "bob"])
     assert {speaker: clip.id for speaker, clip in clips.items()} == {"ann": "a1", "bob": "b1"}
-    with pytest.raises(InputError, match=r"m\.jsonl: no recording of 2 to 4 s by speaker 'cy' \(2 of 3 speakers"):
+    with pytest.raises(
+        InputError, match=r"m\.jsonl: no recording of 2 to 4 s by speaker 'cy' \(2 of 3 speakers"
+    ):
         voice_clips(tmp_path / "m.jsonl", ["ann", "cy", "dan"])
 
 

@@ -1,4 +1,6 @@
-"""The unified vocabulary: ids to the number, merging, reloading, and the check against the released layout."""
+"""The unified vocabulary: ids to the number, merging, reloading, and the check against the released
+layout.
+"""
 
 import base64
 import copy
@@ -11,12 +13,10 @@ import pytest
 from tokenizers import AddedToken
 
 from llasa_core.errors import InputError
-from llasa_core.tokens import (
-    DEFAULT_DATE,
+from llasa_core.text_tokenizers import DEFAULT_DATE, build_llama3_tokenizer, build_mini_tokenizer
+from llasa_core.tokenizer import (
     MARKERS,
     SpeechVocabulary,
-    build_llama3_tokenizer,
-    build_mini_tokenizer,
     check_layout,
     load_tokenizer,
     merge_tokenizer,
@@ -37,8 +37,14 @@ def ids_of(tokenizer, text):
 
 
 def test_importing_tokens_and_prompts_loads_neither_torch_nor_transformers():
-    code = "import sys, llasa_core.tokens, llasa_core.prompts; print({'torch', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    code = (
+        "import sys, llasa_core.tokenizer, llasa_core.prompts; print({'torch', 'transformers'} &"
+        " set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "set()"
+    )
 
 
 def test_released_ids_are_those_of_the_design():
@@ -81,13 +87,27 @@ def test_merged_llama3_has_the_released_layout(llama3_text_tokenizer, llama3_tok
     assert len(llama3_text_tokenizer) == 128_256  # the merge leaves its source alone
     assert len(llama3_tokenizer) == 193_800
     assert vocabulary_of(llama3_tokenizer) == RELEASED
-    assert llama3_tokenizer.convert_tokens_to_ids(["<|s_0|>", "<|s_777|>", "<|s_65535|>"]) == [128264, 129041, 193799]
+    assert llama3_tokenizer.convert_tokens_to_ids(["<|s_0|>", "<|s_777|>", "<|s_65535|>"]) == [
+        128264,
+        129041,
+        193799,
+    ]
     assert check_layout(llama3_tokenizer, {"vocab_size": 193_800}) == []
 
 
 def test_llama3_special_tokens_stand_in_hugging_face_order(llama3_tokenizer):
-    names = ["<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|reserved_special_token_2|>"]
-    names += ["<|eot_id|>", "<|python_tag|>", "<|reserved_special_token_3|>", "<|reserved_special_token_247|>"]
+    names = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|finetune_right_pad_id|>",
+        "<|reserved_special_token_2|>",
+    ]
+    names += [
+        "<|eot_id|>",
+        "<|python_tag|>",
+        "<|reserved_special_token_3|>",
+        "<|reserved_special_token_247|>",
+    ]
     ids = [128_000, 128_001, 128_004, 128_005, 128_009, 128_010, 128_011, 128_255]
     assert llama3_tokenizer.convert_tokens_to_ids(names) == ids
 
@@ -95,7 +115,14 @@ def test_llama3_special_tokens_stand_in_hugging_face_order(llama3_tokenizer):
 def test_llama3_text_ids_are_those_of_the_public_sample(llama3_tokenizer):
     # Ids published for "farmers were demanding le" and for the instruction line.
     assert ids_of(llama3_tokenizer, "farmers were demanding le") == [66911, 388, 1051, 26192, 514]
-    assert ids_of(llama3_tokenizer, "Convert the text to speech:") == [12281, 279, 1495, 311, 8982, 25]
+    assert ids_of(llama3_tokenizer, "Convert the text to speech:") == [
+        12281,
+        279,
+        1495,
+        311,
+        8982,
+        25,
+    ]
 
 
 @pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
@@ -111,7 +138,9 @@ def test_any_text_survives_encoding_and_decoding(fixture, text, request):
 def test_text_that_spells_control_tokens_stays_text(fixture, request):
     tokenizer = request.getfixturevalue(fixture)
     text = "say <|s_12|> and <|eot_id|><|SPEECH_GENERATION_END|> now <|begin_of_text|>"
-    assert tokenizer("<|s_12|>", add_special_tokens=False).input_ids == [vocabulary_of(tokenizer).first_code + 12]
+    assert tokenizer("<|s_12|>", add_special_tokens=False).input_ids == [
+        vocabulary_of(tokenizer).first_code + 12
+    ]
     ids = ids_of(tokenizer, text)
     assert max(ids) < tokenizer.convert_tokens_to_ids("<|begin_of_text|>")
     assert tokenizer.decode(ids) == text
@@ -127,7 +156,9 @@ def test_saved_and_reloaded_tokenizer_is_the_same(mini_tokenizer, tmp_path):
         assert loaded.chat_template == mini_tokenizer.chat_template
         assert loaded.special_tokens_map == mini_tokenizer.special_tokens_map
         assert vocabulary_of(loaded) == vocabulary_of(mini_tokenizer)
-        assert [ids_of(loaded, text) for text in TEXTS] == [ids_of(mini_tokenizer, text) for text in TEXTS]
+        assert [ids_of(loaded, text) for text in TEXTS] == [
+            ids_of(mini_tokenizer, text) for text in TEXTS
+        ]
 
 
 def test_reloaded_llama3_still_has_the_released_layout(llama3_tokenizer, tmp_path):
@@ -135,7 +166,9 @@ def test_reloaded_llama3_still_has_the_released_layout(llama3_tokenizer, tmp_pat
     loaded = load_tokenizer(tmp_path)
     assert check_layout(loaded) == []
     assert loaded.eos_token_id == 128_009
-    assert [ids_of(loaded, text) for text in TEXTS] == [ids_of(llama3_tokenizer, text) for text in TEXTS]
+    assert [ids_of(loaded, text) for text in TEXTS] == [
+        ids_of(llama3_tokenizer, text) for text in TEXTS
+    ]
 
 
 def test_decoding_without_special_tokens_keeps_speech_codes(mini_tokenizer):
@@ -182,8 +215,14 @@ def test_tokens_behind_the_codes_are_refused(mini_tokenizer):
 
 def test_layout_check_names_each_difference(mini_tokenizer):
     lines = check_layout(mini_tokenizer, {"vocab_size": 7})
-    starts = [f"vocabulary size: {len(mini_tokenizer)}, expected 193800", "config vocab_size: 7, expected 193800"]
-    starts += [f"{name}: id " for name in MARKERS] + ["<|s_0|>: id ", "<|s_65535|>: missing, expected id 193799"]
+    starts = [
+        f"vocabulary size: {len(mini_tokenizer)}, expected 193800",
+        "config vocab_size: 7, expected 193800",
+    ]
+    starts += [f"{name}: id " for name in MARKERS] + [
+        "<|s_0|>: id ",
+        "<|s_65535|>: missing, expected id 193799",
+    ]
     starts += [
         "speech codes between: 65534 of 65534 ",
         "text ids of ",
@@ -213,7 +252,9 @@ def test_errors_name_the_folder_of_the_tokenizer(tmp_path):
 
 def test_layout_check_sees_one_changed_template_and_a_missing_one(llama3_tokenizer, monkeypatch):
     template = llama3_tokenizer.chat_template
-    monkeypatch.setattr(llama3_tokenizer, "chat_template", template.replace("December 2023", "May 2024"))
+    monkeypatch.setattr(
+        llama3_tokenizer, "chat_template", template.replace("December 2023", "May 2024")
+    )
     (line,) = check_layout(llama3_tokenizer)
     assert line.startswith("chat template before the text: ") and "May 2024" in line
     monkeypatch.setattr(llama3_tokenizer, "chat_template", None)
@@ -223,33 +264,49 @@ def test_layout_check_sees_one_changed_template_and_a_missing_one(llama3_tokeniz
 
 def test_llama3_template_takes_a_date_and_a_system_message(llama3_text_tokenizer):
     messages = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": " hi "}]
-    text = llama3_text_tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-        f"Today Date: {DEFAULT_DATE}\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+    text = llama3_text_tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert (
+        text
+        == "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date:"
+        " December 2023\n"
+        f"Today Date: {DEFAULT_DATE}\n\nBe"
+        " brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
         "hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    assert "Today Date: 01 Jan 2030\n\n<|eot_id|>" in template_pieces(llama3_text_tokenizer, "01 Jan 2030")[0]
+    assert (
+        "Today Date: 01 Jan 2030\n\n<|eot_id|>"
+        in template_pieces(llama3_text_tokenizer, "01 Jan 2030")[0]
+    )
 
 
 def test_mini_template_writes_the_date_only_with_a_system_message(mini_tokenizer):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
     text = mini_tokenizer.apply_chat_template(messages, tokenize=False, date_string="01 Jan 2030")
     assert "system<|end_header_id|>\n\nToday Date: 01 Jan 2030\n\nBe brief.<|eot_id|>" in text
-    assert template_pieces(mini_tokenizer)[0] == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+    assert (
+        template_pieces(mini_tokenizer)[0]
+        == "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
+    )
 
 
 def test_mini_tokenizer_makes_one_token_of_frequent_words(mini_tokenizer):
-    tokens = mini_tokenizer.convert_ids_to_tokens(ids_of(mini_tokenizer, "Convert the text to speech: the station"))
+    tokens = mini_tokenizer.convert_ids_to_tokens(
+        ids_of(mini_tokenizer, "Convert the text to speech: the station")
+    )
     assert tokens == ["Convert", "Ġthe", "Ġtext", "Ġto", "Ġspeech", ":", "Ġthe", "Ġstation"]
 
 
 def test_mini_tokenizer_depends_on_its_texts_alone():
     code = (
-        "from llasa_core.tokens import build_mini_tokenizer;"
-        "print(build_mini_tokenizer((f'word {i} of many words' for i in range(50)), 300).backend_tokenizer.to_str())"
+        "from llasa_core.text_tokenizers import"
+        " build_mini_tokenizer;print(build_mini_tokenizer((f'word {i} of many words' for i in"
+        " range(50)), 300).backend_tokenizer.to_str())"
     )
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     here = build_mini_tokenizer([f"word {i} of many words" for i in range(50)], 300)
     assert json.loads(elsewhere) == json.loads(here.backend_tokenizer.to_str())
     assert len(here) == 300

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from llasa_core.errors import InputError
 from llasa_core.model import build_model, load_model
-from llasa_core.train import TrainConfig, train
+from llasa_core.training.config import TrainConfig
+from llasa_core.training.train import train
 
 SCHEMA = pa.schema(
     [
@@ -30,7 +31,8 @@ SCHEMA = pa.schema(
 
 
 def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest=None):
-    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn them.
+    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn
+    them.
 
     `longest`: codes of the last utterance.
     """
@@ -54,8 +56,18 @@ def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest
     part = folder / "part-00000.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
     total = sum(len(row["codes"]) for row in rows)
-    shard = {"file": part.name, "rows": count, "sha256": hashlib.sha256(part.read_bytes()).hexdigest()}
-    meta = {"codec": "fake", "codebook_size": codebook_size, "frame_rate": 50.0, "utterances": count, "codes": total}
+    shard = {
+        "file": part.name,
+        "rows": count,
+        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+    }
+    meta = {
+        "codec": "fake",
+        "codebook_size": codebook_size,
+        "frame_rate": 50.0,
+        "utterances": count,
+        "codes": total,
+    }
     meta |= {"seconds": total / 50, "speakers": ["kore", "puck"], "shards": [shard], "dropped": {}}
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
@@ -95,7 +107,13 @@ def losses(folder):
 
 
 def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path):
-    config = settings(workshop, tmp_path / "run", max_steps=30, eval_codes=[str(workshop / "held_out")], eval_steps=15)
+    config = settings(
+        workshop,
+        tmp_path / "run",
+        max_steps=30,
+        eval_codes=[str(workshop / "held_out")],
+        eval_steps=15,
+    )
     metrics = train(config)
     curve = losses(tmp_path / "run")
     assert len(curve) == 30
@@ -103,7 +121,9 @@ def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path
     assert metrics["eval_loss"] < 4 < curve[0]
     held_out = json.loads((tmp_path / "run" / "llasa.json").read_text())
     assert (
-        held_out["codec"] == "fake" and held_out["speakers"] == ["kore", "puck"] and held_out["date"] == "26 Jul 2024"
+        held_out["codec"] == "fake"
+        and held_out["speakers"] == ["kore", "puck"]
+        and held_out["date"] == "26 Jul 2024"
     )
     assert metrics["dropped_overlong"] == 0 and metrics["tokens"] > 20_000
     model = load_model(tmp_path / "run", load_tokens(tmp_path))
@@ -111,7 +131,10 @@ def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path
     assert not list((tmp_path / "run").rglob("*.bin"))
     # Bits per second, recomputed from the loss: nats a token x tokens / ln 2 / seconds.
     table = pq.read_table(workshop / "held_out" / "part-00000.parquet")["codes"].to_pylist()
-    tokens, seconds = sum(len(codes) + 2 for codes in table), sum(len(codes) for codes in table) / 50
+    tokens, seconds = (
+        sum(len(codes) + 2 for codes in table),
+        sum(len(codes) for codes in table) / 50,
+    )
     expected = metrics["eval_loss"] * tokens / math.log(2) / seconds
     assert metrics["eval_bits_per_second"] == pytest.approx(expected, rel=1e-6)
 
@@ -123,8 +146,12 @@ def load_tokens(tmp_path):
 
 
 def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
-    train(settings(workshop, tmp_path / "one", max_steps=3, rows_per_device=4, tokens_per_step=2048))
-    train(settings(workshop, tmp_path / "four", max_steps=3, rows_per_device=1, tokens_per_step=2048))
+    train(
+        settings(workshop, tmp_path / "one", max_steps=3, rows_per_device=4, tokens_per_step=2048)
+    )
+    train(
+        settings(workshop, tmp_path / "four", max_steps=3, rows_per_device=1, tokens_per_step=2048)
+    )
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), atol=2e-5)
 
 
@@ -143,7 +170,13 @@ def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
 
 
 def test_workers_change_neither_the_data_nor_a_bit_of_the_loss(workshop, tmp_path):
-    changes = {"max_steps": 5, "rows_per_device": 1, "tokens_per_step": 1536, "save_steps": 2, "code_noise": 0.1}
+    changes = {
+        "max_steps": 5,
+        "rows_per_device": 1,
+        "tokens_per_step": 1536,
+        "save_steps": 2,
+        "code_noise": 0.1,
+    }
     train(settings(workshop, tmp_path / "none", **changes))
     train(settings(workshop, tmp_path / "two", **changes, workers=2))
     assert losses(tmp_path / "none") == losses(tmp_path / "two")
@@ -157,12 +190,14 @@ def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     changes = {"max_steps": 12, "save_steps": 3}
     train(settings(workshop, tmp_path / "whole", **changes))
     config = settings(workshop, tmp_path / "killed", **changes, resume=True)
-    command = [sys.executable, "-m", "llasa_core.train", write_config(tmp_path, config)]
+    command = [sys.executable, "-m", "llasa_core.training.train", write_config(tmp_path, config)]
     kills = 0
     for reached in (2, 5, 8):  # steps of the log at which the process dies
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         log = tmp_path / "killed" / "train_log.jsonl"
-        while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > reached):
+        while process.poll() is None and not (
+            log.is_file() and len(log.read_text().splitlines()) > reached
+        ):
             time.sleep(0.005)
         kills += process.poll() is None
         process.kill()
@@ -172,7 +207,9 @@ def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert before[-1] >= 9
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    first, second = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -201,11 +238,21 @@ def test_a_finished_run_that_resumes_trains_no_further(workshop, tmp_path):
 )
 def test_another_run_is_not_resumed_nor_certified(finished, workshop, change, message):
     before = (finished / "llasa.json").read_bytes()
-    change = {name: [str(workshop / value)] if name == "codes" else value for name, value in change.items()}
+    change = {
+        name: [str(workshop / value)] if name == "codes" else value
+        for name, value in change.items()
+    }
     with pytest.raises(InputError, match=message):
-        train(settings(workshop, finished, **{"max_steps": 2, "save_steps": 2, "resume": True, **change}))
+        train(
+            settings(
+                workshop, finished, **{"max_steps": 2, "save_steps": 2, "resume": True, **change}
+            )
+        )
     assert (finished / "llasa.json").read_bytes() == before
-    unsaved = [folder.rename(folder.with_name(f"aside-{folder.name}")) for folder in finished.glob("checkpoint-*")]
+    unsaved = [
+        folder.rename(folder.with_name(f"aside-{folder.name}"))
+        for folder in finished.glob("checkpoint-*")
+    ]
     with pytest.raises(InputError, match=message):  # a finished folder without checkpoints
         train(settings(workshop, finished, **{"max_steps": 2, "resume": True, **change}))
     for folder in unsaved:
@@ -222,7 +269,13 @@ def finished(workshop, tmp_path_factory):
 def test_what_decides_no_weight_may_change_on_the_way(finished, workshop, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     moved = shutil.copytree(workshop / "codes", tmp_path / "moved")
-    changes = {"rows_per_device": 1, "save_steps": 1, "log_steps": 2, "report_to": "none", "codes": [str(moved)]}
+    changes = {
+        "rows_per_device": 1,
+        "save_steps": 1,
+        "log_steps": 2,
+        "report_to": "none",
+        "codes": [str(moved)],
+    }
     metrics = train(settings(workshop, tmp_path / "run", max_steps=2, resume=True, **changes))
     assert metrics["steps"] == 2 and metrics["tokens_per_second"] == 0  # nothing was trained again
 
@@ -234,11 +287,15 @@ def test_a_folder_from_before_settings_were_kept_resumes(finished, workshop, tmp
     longer = settings(workshop, tmp_path / "run", max_steps=3, peak_lr=1e-3, resume=True)
     assert train(longer)["steps"] == 3
     assert len(losses(tmp_path / "run")) == 3
-    with pytest.raises(InputError, match=r"`peak_lr` 0\.001, the config 0.002"):  # from now on they are kept
+    with pytest.raises(
+        InputError, match=r"`peak_lr` 0\.001, the config 0.002"
+    ):  # from now on they are kept
         train(settings(workshop, tmp_path / "run", max_steps=3, resume=True))
 
 
-def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(finished, workshop, tmp_path, monkeypatch):
+def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
+    finished, workshop, tmp_path, monkeypatch
+):
     shutil.copytree(finished, tmp_path / "run")
 
     def killed(*_):
@@ -246,7 +303,7 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(finished, 
 
     anew = {"max_steps": 2, "save_steps": 2, "peak_lr": 1e-3}
     with monkeypatch.context() as patch:
-        patch.setattr("llasa_core.trainer.labelled_loss", killed)
+        patch.setattr("llasa_core.training.loss.labelled_loss", killed)
         with pytest.raises(KeyboardInterrupt):
             train(settings(workshop, tmp_path / "run", **anew))
     train(settings(workshop, tmp_path / "run", **anew, resume=True))
@@ -256,13 +313,20 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(finished, 
 
 
 def test_held_out_utterances_that_do_not_fit_are_counted(finished, workshop):
-    config = settings(workshop, finished, max_steps=2, resume=True, context=512, eval_codes=[str(workshop / "long")])
+    config = settings(
+        workshop,
+        finished,
+        max_steps=2,
+        resume=True,
+        context=512,
+        eval_codes=[str(workshop / "long")],
+    )
     assert train(config)["eval_dropped_overlong"] == 1
 
 
 def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
-    from llasa_core.train import main
+    from llasa_core.training.train import main
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for command, arguments in ((main, []), (cli.main, ["train"])):
@@ -274,21 +338,27 @@ def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, c
 
 
 def write_config(folder, config):
-    values = {name: value for name, value in vars(config).items() if name != "notes" and value is not None}
+    values = {
+        name: value for name, value in vars(config).items() if name != "notes" and value is not None
+    }
     (folder / "config.json").write_text(json.dumps(values))
     return str(folder / "config.json")
 
 
 def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
-    from llasa_core.train import main
+    from llasa_core.training.train import main
 
-    monkeypatch.setattr("llasa_core.trainer.labelled_loss", lambda model, batch: (torch.tensor(math.nan), 1))
+    monkeypatch.setattr(
+        "llasa_core.training.loss.labelled_loss", lambda model, batch: (torch.tensor(math.nan), 1)
+    )
     path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
     for command, arguments in ((main, []), (cli.main, ["train"])):
         assert command([*arguments, path]) == 1
         captured = capsys.readouterr()
-        assert captured.err.splitlines()[-1].startswith("llasa: the loss is nan at step 1, lower peak_lr; read: u0-")
+        assert captured.err.splitlines()[-1].startswith(
+            "llasa: the loss is nan at step 1, lower peak_lr; read: u0-"
+        )
         assert "Traceback" not in captured.err and captured.out == ""
 
 
@@ -296,7 +366,12 @@ def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(worksho
     pytest.importorskip("peft")
     train(settings(workshop, tmp_path / "base", max_steps=1))
     config = settings(
-        workshop, tmp_path / "tuned", max_steps=2, model=str(tmp_path / "base"), tokenizer=None, lora={"r": 4}
+        workshop,
+        tmp_path / "tuned",
+        max_steps=2,
+        model=str(tmp_path / "base"),
+        tokenizer=None,
+        lora={"r": 4},
     )
     train(config)
     base, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "tuned"))
@@ -308,32 +383,57 @@ def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(worksho
 
 
 def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):
-    from llasa_core.tokens import build_mini_tokenizer
+    from llasa_core.text_tokenizers import build_mini_tokenizer
 
     text_tokenizer = build_mini_tokenizer(["Please bring apples and milk."] * 5)
     build_model("tiny", len(text_tokenizer)).save_pretrained(tmp_path / "text")
     text_tokenizer.save_pretrained(tmp_path / "text")
-    train(settings(workshop, tmp_path / "run", max_steps=1, model=str(tmp_path / "text"), tokenizer=None))
-    assert load_model(tmp_path / "run", load_tokens(tmp_path)).config.vocab_size == len(text_tokenizer) + 8 + 4096
+    train(
+        settings(
+            workshop, tmp_path / "run", max_steps=1, model=str(tmp_path / "text"), tokenizer=None
+        )
+    )
+    assert (
+        load_model(tmp_path / "run", load_tokens(tmp_path)).config.vocab_size
+        == len(text_tokenizer) + 8 + 4096
+    )
 
 
 def test_asr_and_tts_train_together_and_report_apart(workshop, tmp_path):
     both = [{"path": str(workshop / "held_out"), "task": task} for task in ("tts", "asr")]
-    codes = [str(workshop / "codes"), {"path": str(workshop / "codes"), "task": "asr", "weight": 0.5}]
+    codes = [
+        str(workshop / "codes"),
+        {"path": str(workshop / "codes"), "task": "asr", "weight": 0.5},
+    ]
     metrics = train(
-        settings(workshop, tmp_path / "run", max_steps=2, codes=codes, eval_codes=both, save_dtype="bfloat16")
+        settings(
+            workshop,
+            tmp_path / "run",
+            max_steps=2,
+            codes=codes,
+            eval_codes=both,
+            save_dtype="bfloat16",
+        )
     )
     apart = [metrics[f"eval_loss/{workshop / 'held_out'}:{task}"] for task in ("tts", "asr")]
     assert min(apart) < metrics["eval_loss"] < max(apart)
-    assert load_file(tmp_path / "run" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    assert (
+        load_file(tmp_path / "run" / "model.safetensors")["model.norm.weight"].dtype
+        == torch.bfloat16
+    )
 
 
 def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
     config = settings(workshop, tmp_path / "run", max_steps=5, warmup_ratio=0.4, peak_lr=1e-3)
     train(config)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()]
-    # 2 steps of warm-up; then thirds of a half cosine from 1 to 0.1: 0.55 + 0.45 cos(60), cos(120), cos(180 degrees).
-    assert [line["lr"] for line in lines] == pytest.approx([0.5e-3, 1e-3, 0.775e-3, 0.325e-3, 0.1e-3])
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "train_log.jsonl").read_text().splitlines()
+    ]
+    # 2 steps of warm-up; then thirds of a half cosine from 1 to 0.1: 0.55 + 0.45 cos(60), cos(120),
+    # cos(180 degrees).
+    assert [line["lr"] for line in lines] == pytest.approx(
+        [0.5e-3, 1e-3, 0.775e-3, 0.325e-3, 0.1e-3]
+    )
 
 
 @pytest.mark.parametrize(
@@ -425,8 +525,10 @@ def test_a_wrong_codebook_and_a_missing_tokenizer_are_named(workshop, tmp_path):
 
 
 def test_the_command_ends_with_2_and_one_line_on_bad_input(tmp_path, capsys):
-    from llasa_core.train import main
+    from llasa_core.training.train import main
 
-    (tmp_path / "config.json").write_text('{"model": "tiny", "codes": ["x"], "output_dir": "o", "epoch": 1}')
+    (tmp_path / "config.json").write_text(
+        '{"model": "tiny", "codes": ["x"], "output_dir": "o", "epoch": 1}'
+    )
     assert main([str(tmp_path / "config.json")]) == 2
     assert "config.json: config: unknown key `epoch`; nearest: epochs" in capsys.readouterr().err

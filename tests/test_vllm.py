@@ -1,4 +1,6 @@
-"""Opt-in: LLASA_TEST_VLLM=/path/to/python of an environment with vLLM (see llasa_core/vllm_backend.py)."""
+"""Opt-in: LLASA_TEST_VLLM=/path/to/python of an environment with vLLM (see
+llasa_core/vllm_backend.py).
+"""
 
 import json
 import os
@@ -8,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llasa_core.decoding import Row
 from llasa_core.errors import InputError
-from llasa_core.sampling import Sampling
-from llasa_core.speech_requests import Request
-from llasa_core.synthesize import Synthesizer
+from llasa_core.manifest import Request
+from llasa_core.synthesis.decoding import Row
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
 from tests.test_synthesize import TEXTS, tiny_llama
 
 ROOT = Path(__file__).parents[1]
@@ -21,9 +23,9 @@ VLLM = os.environ.get("LLASA_TEST_VLLM")
 OTHER_SIDE = """
 import json, sys
 import numpy as np
-from llasa_core.decoding import Answers
-from llasa_core.sampling import Sampling
-from llasa_core.vllm_backend import VllmEngine
+from llasa_core.synthesis.decoding import Answers
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.vllm import VllmEngine
 asked = json.load(open(sys.argv[1]))
 engine = VllmEngine(asked["model"], "float32", 8)
 prompts = [np.array(prompt) for prompt in asked["prompts"]]
@@ -38,13 +40,25 @@ json.dump(rows, open(sys.argv[2], "w"))
 @pytest.mark.skipif(not VLLM, reason="LLASA_TEST_VLLM names no Python with vLLM")
 def test_vllm_gives_the_same_greedy_codes_and_only_codes_when_it_samples(tmp_path):
     synthesizer = Synthesizer.from_folder(MODEL, "mini")
-    texts = ["Must her friend watch the small ladder soon?", "Call Anna.", "Thank you for calling the hospital."]
+    texts = [
+        "Must her friend watch the small ladder soon?",
+        "Call Anna.",
+        "Thank you for calling the hospital.",
+    ]
     prompts = [synthesizer.prompt.tts_prompt(text, "ava") for text in texts]
     limits, answers = [60, 200, 120], synthesizer.speech_answers
-    asked = {"model": str(MODEL), "prompts": [prompt.tolist() for prompt in prompts], "limits": limits}
+    asked = {
+        "model": str(MODEL),
+        "prompts": [prompt.tolist() for prompt in prompts],
+        "limits": limits,
+    }
     asked["answers"] = [answers.first, answers.stop, answers.end]
     (tmp_path / "asked.json").write_text(json.dumps(asked))
-    own = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    own = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
     subprocess.run(
         [VLLM, "-c", OTHER_SIDE, str(tmp_path / "asked.json"), str(tmp_path / "rows.json")],
         check=True,
@@ -64,7 +78,7 @@ def test_vllm_gives_the_same_greedy_codes_and_only_codes_when_it_samples(tmp_pat
 
 def test_engine_takes_the_place_of_the_loop(mini_tokenizer):
     from llasa_core.codecs.fake import FakeCodec
-    from llasa_core.tokens import vocabulary_of
+    from llasa_core.tokenizer import vocabulary_of
 
     vocabulary = vocabulary_of(mini_tokenizer)
 
@@ -73,11 +87,20 @@ def test_engine_takes_the_place_of_the_loop(mini_tokenizer):
 
         def decode(self, prompts, limits, seeds, sampling, answers):
             for index in range(len(prompts)):
-                yield index, Row(answers.first + np.arange(5 + index), "end", float("nan"), 6 + index)
+                yield (
+                    index,
+                    Row(answers.first + np.arange(5 + index), "end", float("nan"), 6 + index),
+                )
 
-    synthesizer = Synthesizer(tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), engine=Counting())
+    synthesizer = Synthesizer(
+        tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), engine=Counting()
+    )
     spoken = list(synthesizer.speak([Request(f"u{i}", text) for i, text in enumerate(TEXTS[:3])]))
-    assert [one.generated.codes.tolist() for one in spoken] == [list(range(5 + i)) for i in range(3)]
+    assert [one.generated.codes.tolist() for one in spoken] == [
+        list(range(5 + i)) for i in range(3)
+    ]
     assert synthesizer.settings()["engine"] == "counting"
     with pytest.raises(InputError, match="mask_eot"):
-        Synthesizer(tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), mask_eot=True, engine=Counting())
+        Synthesizer(
+            tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), mask_eot=True, engine=Counting()
+        )

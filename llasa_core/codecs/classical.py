@@ -1,7 +1,9 @@
-"""Codecs of telephony beside which a speech tokenizer is judged: Opus (libsndfile) and Codec2 (package pycodec2).
+"""Codecs of telephony beside which a speech tokenizer is judged: Opus (libsndfile) and Codec2
+(package pycodec2).
 
-They have no codebook: a wave becomes a `Coded` packet. They fit `resynthesis.resynthesize`, not a language model. The
-trap avoided: an Ogg file is a third larger than the speech in it, so bits are counted in the Opus packets alone.
+They have no codebook: a wave becomes a `Coded` packet. They fit `resynthesis.resynthesize`, not a
+language model. The trap avoided: an Ogg file is a third larger than the speech in it, so bits are
+counted in the Opus packets alone.
 """
 
 import io
@@ -14,8 +16,13 @@ import numpy as np
 from llasa_core.errors import InputError
 
 OPUS_RANGE = (6_000, 256_000)  # bits a second that libsndfile sets for one channel
+
 CODEC2_MODES = (3200, 2400, 1600, 1400, 1300, 1200, 700)  # bits a second; 700 is mode 700C
-CODEC2_DELAY = {700: 260}  # samples by which decoded speech is late: where STOI of 17 s of speech is highest
+
+CODEC2_DELAY = {
+    700: 260
+}  # samples by which decoded speech is late: where STOI of 17 s of speech is highest
+
 CODEC2_USUAL_DELAY = 160
 
 
@@ -28,7 +35,9 @@ class Coded(NamedTuple):
 
 
 class OpusCodec:
-    """Opus at a target rate; variable, so the bits that are spent differ by utterance. 16 kHz in and out."""
+    """Opus at a target rate; variable, so the bits that are spent differ by utterance. 16 kHz in
+    and out.
+    """
 
     sample_rate = 16_000
 
@@ -37,7 +46,9 @@ class OpusCodec:
         if not low <= bits_per_second <= high:
             raise InputError(f"Opus at {bits_per_second} bits a second, expected {low} to {high}")
         self.name = f"opus-{bits_per_second / 1000:g}k"
-        self.level = (high - bits_per_second) / (high - low)  # libsndfile: rate = 256,000 - level * 250,000
+        self.level = (high - bits_per_second) / (
+            high - low
+        )  # libsndfile: rate = 256,000 - level * 250,000
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
         """float32 (T,) each -> one packet stream each."""
@@ -46,9 +57,18 @@ class OpusCodec:
         coded = []
         for wave in waves:
             file = io.BytesIO()
-            soundfile.write(file, wave, self.sample_rate, format="OGG", subtype="OPUS", compression_level=self.level)
+            soundfile.write(
+                file,
+                wave,
+                self.sample_rate,
+                format="OGG",
+                subtype="OPUS",
+                compression_level=self.level,
+            )
             data = file.getvalue()
-            coded.append(Coded(data, len(wave), 8 * sum(ogg_packets(data)[2:])))  # after the head and the tags
+            coded.append(
+                Coded(data, len(wave), 8 * sum(ogg_packets(data)[2:]))
+            )  # after the head and the tags
         return coded
 
     def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
@@ -66,7 +86,9 @@ class Codec2Codec:
 
     def __init__(self, bits_per_second: int):
         if bits_per_second not in CODEC2_MODES:
-            raise InputError(f"Codec2 at {bits_per_second} bits a second, expected one of {CODEC2_MODES}")
+            raise InputError(
+                f"Codec2 at {bits_per_second} bits a second, expected one of {CODEC2_MODES}"
+            )
         try:
             import pycodec2
         except ImportError:
@@ -91,13 +113,17 @@ class Codec2Codec:
         return coded
 
     def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
-        """Frames -> float32 (T,) each, as long as the waves were and without the delay of the codec."""
+        """Frames -> float32 (T,) each, as long as the waves were and without the delay of the
+        codec.
+        """
         waves = []
         for one in coded:
             codec = self._new()
             size = (codec.bits_per_frame() + 7) // 8
             frames = [one.data[start : start + size] for start in range(0, len(one.data), size)]
-            wave = np.concatenate([codec.decode(frame) for frame in frames]).astype(np.float32) / 32768
+            wave = (
+                np.concatenate([codec.decode(frame) for frame in frames]).astype(np.float32) / 32768
+            )
             waves.append(_fitted(wave[self._delay :], one.samples))
         return waves
 
@@ -121,11 +147,17 @@ class Metered:
 
     def _bits(self, coded: Any) -> float:
         """Of a packet, or of codes (F,), each log2(codebook size)."""
-        return float(coded.bits) if isinstance(coded, Coded) else len(coded) * math.log2(self.codec.codebook_size)
+        return (
+            float(coded.bits)
+            if isinstance(coded, Coded)
+            else len(coded) * math.log2(self.codec.codebook_size)
+        )
 
 
 def load_any_codec(name: str, device: str | None = None) -> Any:
-    """ "opus-12k", "codec2-1300", or what codecs.load_codec knows. InputError where it is not there."""
+    """ "opus-12k", "codec2-1300", or what codecs.load_codec knows. InputError where it is not
+    there.
+    """
     from llasa_core.codecs import load_codec
 
     family, _, rate = name.partition("-")
@@ -133,7 +165,11 @@ def load_any_codec(name: str, device: str | None = None) -> Any:
         number = rate.removesuffix("k") if family == "opus" else rate
         if not number.replace(".", "", 1).isdigit():
             raise InputError(f"codec {name!r}: expected a rate, as in opus-12k or codec2-1300")
-        return OpusCodec(round(1000 * float(number))) if family == "opus" else Codec2Codec(round(float(number)))
+        return (
+            OpusCodec(round(1000 * float(number)))
+            if family == "opus"
+            else Codec2Codec(round(float(number)))
+        )
     return load_codec(name, device)
 
 

@@ -1,7 +1,8 @@
-"""A codec without a model, for tests: each 20 ms frame becomes its loudness and zero-crossing rate, and a tone again.
+"""A codec without a model, for tests: each 20 ms frame becomes its loudness and zero-crossing rate,
+and a tone again.
 
-code = loudness bin * rate bins + rate bin. It costs microseconds and hears almost nothing, but keeps every promise of
-the seam.
+code = loudness bin * rate bins + rate bin. It costs microseconds and hears almost nothing, but
+keeps every promise of the seam.
 """
 
 import math
@@ -11,6 +12,7 @@ import numpy as np
 from llasa_core.errors import InputError
 
 HOP = 320  # samples
+
 QUIETEST = -60.0  # dB full scale, the lowest loudness bin
 
 
@@ -33,13 +35,19 @@ class FakeCodec:
         return [self._encode(np.asarray(wave, np.float32)) for wave in waves]
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the codebook."""
+        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the
+        codebook.
+        """
         return [self._decode(np.asarray(row, np.int64)) for row in codes]
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = wave[: len(wave) // HOP * HOP].reshape(-1, HOP)
-        loudness = 10 * np.log10((frames.astype(np.float64) ** 2).mean(axis=1) + 1e-12)  # (F,) dB full scale
-        level = np.clip((1 - loudness / QUIETEST) * self._levels, 0, self._levels - 1).astype(np.int32)
+        loudness = 10 * np.log10(
+            (frames.astype(np.float64) ** 2).mean(axis=1) + 1e-12
+        )  # (F,) dB full scale
+        level = np.clip((1 - loudness / QUIETEST) * self._levels, 0, self._levels - 1).astype(
+            np.int32
+        )
         crossings = np.count_nonzero(np.diff(np.signbit(frames), axis=1), axis=1)  # (F,) 0..319
         return level * self._rates + (crossings * self._rates // HOP).astype(np.int32)
 
@@ -47,10 +55,15 @@ class FakeCodec:
         wrong = (codes < 0) | (codes >= self.codebook_size)
         if wrong.any():
             at = int(wrong.argmax())
-            raise InputError(f"code {codes[at]} at index {at}: the fake codec has codes 0..{self.codebook_size - 1}")
+            raise InputError(
+                f"code {codes[at]} at index {at}: the fake codec has codes"
+                f" 0..{self.codebook_size - 1}"
+            )
         level, rate = np.minimum(codes // self._rates, self._levels - 1), codes % self._rates
         loudness = QUIETEST * (1 - (level + 0.5) / self._levels)  # (F,) dB
         amplitude = np.sqrt(2) * 10 ** (loudness / 20) * (level > 0)
         frequency = (rate + 0.5) * 8000 / self._rates  # (F,) Hz
-        phase = np.cumsum(np.repeat(2 * np.pi * frequency / self.sample_rate, HOP))  # no jumps between frames
+        phase = np.cumsum(
+            np.repeat(2 * np.pi * frequency / self.sample_rate, HOP)
+        )  # no jumps between frames
         return np.clip(np.repeat(amplitude, HOP) * np.sin(phase), -1, 1).astype(np.float32)

@@ -1,9 +1,10 @@
-"""The head of the mini codec's decoder: a harmonic-plus-noise synthesiser whose pitch comes from the latents.
+"""The head of the mini codec's decoder: a harmonic-plus-noise synthesiser whose pitch comes from
+the latents.
 
-A mel front carries no phase, and at one frame in 20 ms an ISTFT head cannot guess phases that run on from frame to
-frame: it draws a pulse a frame and the pitch is lost. Here the decoder draws two smooth filters, one for pulses at the
-pitch and one for noise (DDSP, Engel et al. 2020; Neural Homomorphic Vocoder, Liu et al. 2020). Harmonics follow by
-themselves, and so the voice.
+A mel front carries no phase, and at one frame in 20 ms an ISTFT head cannot guess phases that run
+on from frame to frame: it draws a pulse a frame and the pitch is lost. Here the decoder draws two
+smooth filters, one for pulses at the pitch and one for noise (DDSP, Engel et al. 2020; Neural
+Homomorphic Vocoder, Liu et al. 2020). Harmonics follow by themselves, and so the voice.
 """
 
 import math
@@ -12,32 +13,52 @@ import torch
 from torch import nn
 
 SAMPLE_RATE = 16_000
+
 PITCH_RANGE = (65.0, 420.0)  # Hz
+
 TRACK_WINDOW = 1024  # samples of an autocorrelation frame
+
 TRACK_BAND = 1200.0  # Hz, the highest that is listened to
+
 LAGS = (SAMPLE_RATE / PITCH_RANGE[1], SAMPLE_RATE / PITCH_RANGE[0])  # samples
-GRID = sorted({round(LAGS[0] * (LAGS[1] / LAGS[0]) ** (i / 95)) for i in range(96)})  # lags of the search
+
+GRID = sorted(
+    {round(LAGS[0] * (LAGS[1] / LAGS[0]) ** (i / 95)) for i in range(96)}
+)  # lags of the search
+
 JUMP = 2.0  # of the correlation, for an octave between two frames
+
 OCTAVE_BONUS = 0.02  # of the correlation, an octave
+
 VOICED = 0.45  # of the correlation
+
 CENTRE = 180.0  # Hz, where the pitch head starts
 
 
 def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Wave (B, F * hop) -> pitch in Hz and whether the frame is voiced, both (B, F), by normalised autocorrelation."""
+    """Wave (B, F * hop) -> pitch in Hz and whether the frame is voiced, both (B, F), by normalised
+    autocorrelation.
+    """
     side = (TRACK_WINDOW - hop) // 2
     frames = nn.functional.pad(wave, (side, TRACK_WINDOW - hop - side)).unfold(1, TRACK_WINDOW, hop)
     window = torch.hann_window(TRACK_WINDOW, device=wave.device)
 
     def autocorrelation(signal: torch.Tensor) -> torch.Tensor:
         power = torch.fft.rfft(signal, 2 * TRACK_WINDOW).abs().square()
-        power[..., int(TRACK_BAND / SAMPLE_RATE * 2 * TRACK_WINDOW) :] = 0  # sharp pulses fall between whole lags
+        power[..., int(TRACK_BAND / SAMPLE_RATE * 2 * TRACK_WINDOW) :] = (
+            0  # sharp pulses fall between whole lags
+        )
         return torch.fft.irfft(power)[..., :TRACK_WINDOW]
 
-    raw, shape = autocorrelation((frames - frames.mean(-1, keepdim=True)) * window), autocorrelation(window)
+    raw, shape = (
+        autocorrelation((frames - frames.mean(-1, keepdim=True)) * window),
+        autocorrelation(window),
+    )
     normal = raw / (raw[..., :1] + 1e-8) / (shape / shape[0])
     path = smooth_path(normal[..., GRID], GRID)  # (B, F) places on the grid
-    near = torch.tensor(GRID, device=wave.device)[path].unsqueeze(-1) + torch.arange(-4, 5, device=wave.device)
+    near = torch.tensor(GRID, device=wave.device)[path].unsqueeze(-1) + torch.arange(
+        -4, 5, device=wave.device
+    )
     place = near.gather(-1, normal.gather(-1, near).argmax(-1, keepdim=True))
     before, peak, after = (normal.gather(-1, place + shift)[..., 0] for shift in (-1, 0, 1))
     bend = (before - 2 * peak + after).clamp(max=-1e-6)
@@ -46,16 +67,20 @@ def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def smooth_path(scores: torch.Tensor, lags: list[int]) -> torch.Tensor:
-    """Scores (B, F, N) of N lags -> the path (B, F) with the best sum of scores, less JUMP for an octave's change.
+    """Scores (B, F, N) of N lags -> the path (B, F) with the best sum of scores, less JUMP for an
+    octave's change.
 
-    The Viterbi search of Boersma (1993); without it a tracker jumps between octaves from frame to frame.
+    The Viterbi search of Boersma (1993); without it a tracker jumps between octaves from frame to
+    frame.
     """
     octaves = torch.tensor(lags, device=scores.device).float().log2()
     jumps = JUMP * (octaves[:, None] - octaves[None]).abs()
     scores = scores - OCTAVE_BONUS * (octaves - octaves[0])  # of octaves the shorter lag wins
     best, back = scores[:, 0], []
     for frame in range(1, scores.shape[1]):
-        reached, origin = (best[:, None] - jumps).max(-1)  # (B, N) over where each lag is reached from
+        reached, origin = (best[:, None] - jumps).max(
+            -1
+        )  # (B, N) over where each lag is reached from
         back.append(origin)
         best = reached + scores[:, frame]
     place = best.argmax(-1)
@@ -69,12 +94,16 @@ def smooth_path(scores: torch.Tensor, lags: list[int]) -> torch.Tensor:
 def source_waves(
     pitch: torch.Tensor, voiced: torch.Tensor, hop: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Pitch (Hz) and voicing (B, F) -> band-limited pulses where voiced, and white noise: (B, 2, F * hop).
+    """Pitch (Hz) and voicing (B, F) -> band-limited pulses where voiced, and white noise: (B, 2, F
+    * hop).
 
-    The rows of a batch share one noise, so that a batch of n equals n batches of one under the same generator seed.
+    The rows of a batch share one noise, so that a batch of n equals n batches of one under the same
+    generator seed.
     """
     pitch, gate = (
-        nn.functional.interpolate(track[:, None], scale_factor=hop, mode="linear", align_corners=False)[:, 0]
+        nn.functional.interpolate(
+            track[:, None], scale_factor=hop, mode="linear", align_corners=False
+        )[:, 0]
         for track in (pitch, voiced.float())
     )
     half = math.pi * torch.cumsum((pitch / SAMPLE_RATE).double(), 1).remainder(1.0).float()
@@ -89,7 +118,9 @@ def source_waves(
 
 
 class PitchHead(nn.Module):
-    """Log pitch (of Hz) and voicing logit of every frame, from quantized latents: (B, F, C) -> (B, F), (B, F)."""
+    """Log pitch (of Hz) and voicing logit of every frame, from quantized latents: (B, F, C) -> (B,
+    F), (B, F).
+    """
 
     def __init__(self, channels: int, width: int = 128):
         super().__init__()
@@ -100,17 +131,23 @@ class PitchHead(nn.Module):
         out = self.second(nn.functional.gelu(self.first(latents.transpose(1, 2))))
         return out[:, 0] + math.log(CENTRE), out[:, 1]
 
-    def loss(self, latents: torch.Tensor, pitch: torch.Tensor, voiced: torch.Tensor) -> torch.Tensor:
-        """Mean absolute error of log pitch over voiced frames (times 4) and cross-entropy of voicing."""
+    def loss(
+        self, latents: torch.Tensor, pitch: torch.Tensor, voiced: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean absolute error of log pitch over voiced frames (times 4) and cross-entropy of
+        voicing.
+        """
         log_pitch, logit = self(latents)
         error = ((log_pitch - pitch.log()).abs() * voiced).sum() / voiced.sum().clamp(min=1)
         return 4 * error + nn.functional.binary_cross_entropy_with_logits(logit, voiced.float())
 
 
 class HarmonicNoiseHead(nn.Module):
-    """Two filters a half frame, one on pulses and one on noise: hidden states (B, F, C) -> wave (B, 1, F * hop).
+    """Two filters a half frame, one on pulses and one on noise: hidden states (B, F, C) -> wave (B,
+    1, F * hop).
 
-    The filters are gains of the short-time spectrum of `self.source` (B, 2, F * hop), which is set before each call.
+    The filters are gains of the short-time spectrum of `self.source` (B, 2, F * hop), which is set
+    before each call.
     """
 
     source: torch.Tensor
@@ -132,7 +169,9 @@ class HarmonicNoiseHead(nn.Module):
         gains = self.linear(hidden_states).float().view(rows, frames * self.parts, 2, self.knots)
         gains = gains @ self.basis + self.start
         side = (self.n_fft - self.hop) // 2
-        padded = nn.functional.pad(self.source, (side, side)).unfold(2, self.n_fft, self.hop)  # (B, 2, P * F, n_fft)
+        padded = nn.functional.pad(self.source, (side, side)).unfold(
+            2, self.n_fft, self.hop
+        )  # (B, 2, P * F, n_fft)
         spectra = torch.fft.rfft(padded * self.window).transpose(1, 2)
         spectrum = (spectra * gains.clamp(max=5.0).exp()).sum(2)  # (B, P * F, bins)
         windowed = (torch.fft.irfft(spectrum, self.n_fft) * self.window).transpose(1, 2)
@@ -147,7 +186,9 @@ class HarmonicNoiseHead(nn.Module):
 
 
 def _between_knots(knots: int, bins: int) -> torch.Tensor:
-    """Weights (knots, bins) of linear interpolation from mel-spaced knots to the bins of 0 .. SAMPLE_RATE / 2."""
+    """Weights (knots, bins) of linear interpolation from mel-spaced knots to the bins of 0 ..
+    SAMPLE_RATE / 2.
+    """
     mel = torch.log1p(torch.linspace(0, SAMPLE_RATE / 2, bins) / 700)
     place = mel / mel[-1] * (knots - 1)
     return (1 - (place - torch.arange(knots)[:, None]).abs()).clamp(min=0)

@@ -1,8 +1,10 @@
-"""The mini codec: a log-mel ConvNeXt front, X-codec2's quantizer and decoder modules at small width, a harmonic head.
+"""The mini codec: a log-mel ConvNeXt front, X-codec2's quantizer and decoder modules at small
+width, a harmonic head.
 
-16 kHz, one codebook; by default hop 320, 50 codes/s, 4,096 codes (FSQ, levels [4]*6). A checkpoint is a folder with
-`config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the whole utterance and normalises over
-time, so a padded batch would change every sample: utterances of equal length are batched, others run alone.
+16 kHz, one codebook; by default hop 320, 50 codes/s, 4,096 codes (FSQ, levels [4]*6). A checkpoint
+is a folder with `config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the
+whole utterance and normalises over time, so a padded batch would change every sample: utterances of
+equal length are batched, others run alone.
 """
 
 import hashlib
@@ -22,14 +24,16 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2
 
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
 from llasa_core.errors import InputError
-from llasa_core.manifest import publish
+from llasa_core.files import publish
 
 SAMPLE_RATE = 16_000
 
 
 @dataclass(frozen=True)
 class MiniCodecConfig:
-    """Shape of the mini codec; `width` must be a multiple of 32 (the decoder's group norm) and of `heads`."""
+    """Shape of the mini codec; `width` must be a multiple of 32 (the decoder's group norm) and of
+    `heads`.
+    """
 
     width: int = 192
     encoder_layers: int = 6
@@ -37,7 +41,9 @@ class MiniCodecConfig:
     decoder_layers: int = 3
     decoder_expansion: int = 3
     heads: int = 4
-    bottleneck_extra: int = 64  # the quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders
+    bottleneck_extra: int = (
+        64  # the quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders
+    )
     levels: tuple[int, ...] = (4,) * 6
     hop: int = 320  # samples a code
     n_mels: int = 80
@@ -51,18 +57,26 @@ class MiniCodecConfig:
                 expected = "integers above 1" if several else "a positive integer"
                 raise InputError(f"mini codec: {setting.name} is {value!r}, expected {expected}")
         if self.width % 32 or self.width % self.heads:
-            raise InputError(f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}")
+            raise InputError(
+                f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}"
+            )
         if self.hop % 4 or self.hop > self.n_fft:
-            raise InputError(f"mini codec: hop is {self.hop}, expected a multiple of 4 up to n_fft {self.n_fft}")
+            raise InputError(
+                f"mini codec: hop is {self.hop}, expected a multiple of 4 up to n_fft {self.n_fft}"
+            )
         if self.codebook_size > 2**16:
-            raise InputError(f"mini codec: levels make {self.codebook_size} codes, expected at most 65536")
+            raise InputError(
+                f"mini codec: levels make {self.codebook_size} codes, expected at most 65536"
+            )
 
     @property
     def codebook_size(self) -> int:
         return int(np.prod(self.levels))
 
     def xcodec2(self) -> Xcodec2Config:
-        """The same shape as a transformers configuration, for X-codec2's own quantizer and decoder classes."""
+        """The same shape as a transformers configuration, for X-codec2's own quantizer and decoder
+        classes.
+        """
         config = Xcodec2Config(
             hidden_size=self.width,
             intermediate_size=self.decoder_expansion * self.width,
@@ -73,14 +87,18 @@ class MiniCodecConfig:
             quantization_dim=self.width + self.bottleneck_extra,
             quantization_levels=list(self.levels),
             activation_dropout=0.0,
-            semantic_model_config=Wav2Vec2BertConfig(hidden_size=self.bottleneck_extra, num_hidden_layers=1),
+            semantic_model_config=Wav2Vec2BertConfig(
+                hidden_size=self.bottleneck_extra, num_hidden_layers=1
+            ),
         )
         config._attn_implementation = "sdpa"
         return config
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022, one-dimensional as in Vocos)."""
+    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022, one-dimensional as in
+    Vocos).
+    """
 
     def __init__(self, width: int, expansion: int, scale: float):
         super().__init__()
@@ -100,19 +118,27 @@ class ConvNeXtBlock(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Natural-log mel spectrogram with one frame for each `hop` samples: (B, F * hop) -> (B, F, n_mels)."""
+    """Natural-log mel spectrogram with one frame for each `hop` samples: (B, F * hop) -> (B, F,
+    n_mels).
+    """
 
     def __init__(self, n_fft: int, hop: int, n_mels: int, floor: float = 1e-5):
         super().__init__()
         self.n_fft, self.hop, self.floor = n_fft, hop, floor
-        filters = mel_filter_bank(n_fft // 2 + 1, n_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney")
+        filters = mel_filter_bank(
+            n_fft // 2 + 1, n_mels, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, "slaney", "slaney"
+        )
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.register_buffer("filters", torch.tensor(filters, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "filters", torch.tensor(filters, dtype=torch.float32), persistent=False
+        )
 
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
         side = (self.n_fft - self.hop) // 2
         padded = nn.functional.pad(wave, (side, self.n_fft - self.hop - side))
-        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        spectrum = torch.stft(
+            padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True
+        )
         return (spectrum.abs().transpose(1, 2) @ self.filters).clamp(min=self.floor).log()
 
 
@@ -161,7 +187,10 @@ class MiniCodecModel(nn.Module):
         """The source waves (B, 2, F * hop) of the pitch and voicing that the latents tell."""
         log_pitch, logit = self.pitch(latents)
         return source_waves(
-            log_pitch.exp().clamp(*PITCH_RANGE), logit > 0, self.config.hop, torch.Generator().manual_seed(0)
+            log_pitch.exp().clamp(*PITCH_RANGE),
+            logit > 0,
+            self.config.hop,
+            torch.Generator().manual_seed(0),
         )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -170,7 +199,9 @@ class MiniCodecModel(nn.Module):
 
 
 class MiniCodec:
-    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a second by default."""
+    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a
+    second by default.
+    """
 
     name = "mini"
     sample_rate = SAMPLE_RATE
@@ -184,17 +215,26 @@ class MiniCodec:
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str = "cpu") -> "MiniCodec":
-        """Load `config.json` and `model.safetensors`; InputError if either is missing or does not fit."""
+        """Load `config.json` and `model.safetensors`; InputError if either is missing or does not
+        fit.
+        """
         folder = Path(folder)
         config_path, weights_path = folder / "config.json", folder / "model.safetensors"
         for path in (config_path, weights_path):
             if not path.is_file():
-                raise InputError(f"{path}: not found; a mini codec is a folder with config.json and model.safetensors")
+                raise InputError(
+                    f"{path}: not found; a mini codec is a folder with config.json and"
+                    " model.safetensors"
+                )
         model = MiniCodecModel(_read_config(config_path))
         try:
-            model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights_path).items()})
+            model.load_state_dict(
+                {name: tensor.float() for name, tensor in load_file(weights_path).items()}
+            )
         except (SafetensorError, RuntimeError) as error:
-            raise InputError(f"{weights_path}: expected weights that fit config.json ({_brief(error)})") from None
+            raise InputError(
+                f"{weights_path}: expected weights that fit config.json ({_brief(error)})"
+            ) from None
         return cls(model, device)
 
     def save(self, folder: str | Path) -> None:
@@ -203,11 +243,15 @@ class MiniCodec:
         folder.mkdir(parents=True, exist_ok=True)
         publish(folder / "model.safetensors", serialise(self._saved_weights()))
         config = {"codec": "mini", "sample_rate": SAMPLE_RATE, **asdict(self.model.config)}
-        publish(folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode())
+        publish(
+            folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
+        )
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of settings and weights as `save` rounds them: the same before it and after loading again."""
+        """16 hex digits of settings and weights as `save` rounds them: the same before it and after
+        loading again.
+        """
         digest = hashlib.sha256(json.dumps(asdict(self.model.config), sort_keys=True).encode())
         for name, value in sorted(self._saved_weights().items()):
             digest.update(name.encode())
@@ -215,7 +259,10 @@ class MiniCodec:
         return digest.hexdigest()[:16]
 
     def _saved_weights(self) -> dict[str, torch.Tensor]:
-        return {name: value.detach().half().contiguous() for name, value in self.model.state_dict().items()}
+        return {
+            name: value.detach().half().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each."""
@@ -224,29 +271,42 @@ class MiniCodec:
         for group in equal_groups(frames):
             batch = np.stack([waves[i][: frames[i] * self.hop] for i in group]).astype(np.float32)
             with torch.inference_mode():
-                result = self.model.quantize(torch.from_numpy(batch).to(self.device))[1].cpu().numpy()
+                result = (
+                    self.model.quantize(torch.from_numpy(batch).to(self.device))[1].cpu().numpy()
+                )
             for i, row in zip(group, result, strict=True):
                 codes[i] = row.astype(np.int32)
         return codes
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Codes (F,) each -> float32 (F * hop,) each; InputError for a code outside the codebook."""
+        """Codes (F,) each -> float32 (F * hop,) each; InputError for a code outside the
+        codebook.
+        """
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         for row in codes:
             if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
                 bad = int(np.min(row)) if np.min(row) < 0 else int(np.max(row))
-                raise InputError(f"code {bad} is out of range: the mini codec has codes 0..{self.codebook_size - 1}")
-        for index, row in enumerate(codes):  # alone: phases add up what a batch changes in the last digit of the pitch
+                raise InputError(
+                    f"code {bad} is out of range: the mini codec has codes"
+                    f" 0..{self.codebook_size - 1}"
+                )
+        for index, row in enumerate(
+            codes
+        ):  # alone: phases add up what a batch changes in the last digit of the pitch
             if len(row):
                 with torch.inference_mode():
-                    wave = self.model.decode(torch.from_numpy(row.astype(np.int64))[None].to(self.device))
+                    wave = self.model.decode(
+                        torch.from_numpy(row.astype(np.int64))[None].to(self.device)
+                    )
                 waves[index] = wave[0].float().cpu().numpy()
         return waves
 
     def decode_window(self, codes: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """The wave float32 ((stop - start) * hop,) of `codes[start:stop]`, decoded from these codes alone.
+        """The wave float32 ((stop - start) * hop,) of `codes[start:stop]`, decoded from these codes
+        alone.
 
-        Only the phase of the pulses and the noise run on from code 0: cut anew they would jump between two windows.
+        Only the phase of the pulses and the noise run on from code 0: cut anew they would jump
+        between two windows.
         """
         with torch.inference_mode():
             ids = torch.from_numpy(np.asarray(codes[:stop], np.int64))[None].to(self.device)
@@ -256,12 +316,16 @@ class MiniCodec:
 
 
 def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
-    """Indices grouped by equal non-zero length, at most `largest` a group, in order of first appearance."""
+    """Indices grouped by equal non-zero length, at most `largest` a group, in order of first
+    appearance.
+    """
     groups: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         if length:
             groups.setdefault(length, []).append(index)
-    return [group[i : i + largest] for group in groups.values() for i in range(0, len(group), largest)]
+    return [
+        group[i : i + largest] for group in groups.values() for i in range(0, len(group), largest)
+    ]
 
 
 def _read_config(path: Path) -> MiniCodecConfig:
@@ -274,7 +338,9 @@ def _read_config(path: Path) -> MiniCodecConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{path}: expected the settings of a mini codec ({_brief(error)})") from None
+        raise InputError(
+            f"{path}: expected the settings of a mini codec ({_brief(error)})"
+        ) from None
     raise InputError(f"{path}: expected the settings of a mini codec, with {json.dumps(marks)}")
 
 

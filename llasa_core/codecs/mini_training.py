@@ -1,8 +1,10 @@
-"""Training of the mini codec: multi-resolution log-mel loss on crops, character CTC on whole utterances.
+"""Training of the mini codec: multi-resolution log-mel loss on crops, character CTC on whole
+utterances.
 
-The encoder sees whole utterances, the decoder random crops of their latents. Two helpers read the quantized latents and
-are thrown away afterwards: a CTC head makes codes say what was spoken, the part that a semantic encoder plays in
-X-codec2, and a frame predictor makes them predictable. Checkpoints make a killed run resume with the same batches.
+The encoder sees whole utterances, the decoder random crops of their latents. Two helpers read the
+quantized latents and are thrown away afterwards: a CTC head makes codes say what was spoken, the
+part that a semantic encoder plays in X-codec2, and a frame predictor makes them predictable.
+Checkpoints make a killed run resume with the same batches.
 """
 
 import json
@@ -23,10 +25,18 @@ from llasa_core.audio import load_audio
 from llasa_core.codecs.harmonic import source_waves, track_pitch
 from llasa_core.codecs.mini import SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
-from llasa_core.manifest import publish, read_manifest
+from llasa_core.files import publish
+from llasa_core.manifest import read_manifest
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
-MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # window, hop, mel bands
+
+MEL_SCALES = (
+    (256, 64, 20),
+    (512, 128, 40),
+    (1024, 256, 80),
+    (2048, 512, 120),
+)  # window, hop, mel bands
+
 MEL_FLOOR = 1e-4  # -80 dB of the loudest: what lies below is silence, and no error
 
 
@@ -40,7 +50,9 @@ class CodecTraining:
     batch_size: int = 4
     crop_seconds: float = 1.28  # of latents go through the decoder
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
-    decoder_steps: int = 0  # after `steps`, so many of the decoder alone: the codes stay, a language model's too
+    decoder_steps: int = (
+        0  # after `steps`, so many of the decoder alone: the codes stay, a language model's too
+    )
     peak_lr: float = 1e-3
     decoder_peak_lr: float = 5e-4
     final_lr_ratio: float = 0.05
@@ -48,9 +60,13 @@ class CodecTraining:
     weight_decay: float = 0.01
     clip: float = 1.0
     ctc_weight: float = 0.2
-    spread_weight: float = 0.5  # keeps every dimension of the quantizer spread over its levels; fades out
+    spread_weight: float = (
+        0.5  # keeps every dimension of the quantizer spread over its levels; fades out
+    )
     spread_steps: int = 800  # over so many steps
-    predict_weight: float = 1.0  # of the error of a small causal predictor of the next frame's levels
+    predict_weight: float = (
+        1.0  # of the error of a small causal predictor of the next frame's levels
+    )
     pitch_weight: float = 0.3  # of pitch and voicing
     hours: float = 4.0  # at most this much of the manifest is held in memory
     seed: int = 0
@@ -61,9 +77,13 @@ class CodecTraining:
     def __post_init__(self):
         for name in ("steps", "batch_size", "spread_steps", "save_steps", "threads"):
             if getattr(self, name) < 1:
-                raise InputError(f"codec training: {name} is {getattr(self, name)}, expected at least 1")
+                raise InputError(
+                    f"codec training: {name} is {getattr(self, name)}, expected at least 1"
+                )
         if self.crop_frames < 1:
-            raise InputError(f"codec training: crop_seconds is {self.crop_seconds}, expected one code or more")
+            raise InputError(
+                f"codec training: crop_seconds is {self.crop_seconds}, expected one code or more"
+            )
 
     @property
     def crop_frames(self) -> int:
@@ -71,7 +91,9 @@ class CodecTraining:
 
 
 class CharacterHead(nn.Module):
-    """Two convolutions from quantized latents to character log-probabilities: (B, F, C) -> (F, B, 29)."""
+    """Two convolutions from quantized latents to character log-probabilities: (B, F, C) -> (F, B,
+    29).
+    """
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -99,11 +121,15 @@ class FramePredictor(nn.Module):
 
 
 class MelLoss(nn.Module):
-    """Mean absolute difference of log-mel spectra, averaged over the scales: (B, T), (B, T) -> scalar."""
+    """Mean absolute difference of log-mel spectra, averaged over the scales: (B, T), (B, T) ->
+    scalar.
+    """
 
     def __init__(self):
         super().__init__()
-        self.scales = nn.ModuleList(LogMel(window, hop, bands, MEL_FLOOR) for window, hop, bands in MEL_SCALES)
+        self.scales = nn.ModuleList(
+            LogMel(window, hop, bands, MEL_FLOOR) for window, hop, bands in MEL_SCALES
+        )
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         losses = [nn.functional.l1_loss(scale(output), scale(target)) for scale in self.scales]
@@ -123,7 +149,9 @@ class WaveSet:
             utterance = utterances[index]
             wave = load_audio(utterance.audio, SAMPLE_RATE)
             self.waves.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
-            self.labels.append([CHARACTERS.index(c) + 1 for c in utterance.text.lower() if c in CHARACTERS])
+            self.labels.append(
+                [CHARACTERS.index(c) + 1 for c in utterance.text.lower() if c in CHARACTERS]
+            )
             total += len(wave)
             if total >= hours * 3600 * SAMPLE_RATE:
                 break
@@ -132,12 +160,18 @@ class WaveSet:
             raise InputError(f"{manifest}: no utterance to train the codec on")
         self.by_length = np.argsort([len(wave) for wave in self.waves], kind="stable")
 
-    def batch(self, settings: CodecTraining, step: int) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
-        """The batch of one step, a function of seed and step alone: waves (B, F * hop), frames (B,), labels."""
+    def batch(
+        self, settings: CodecTraining, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+        """The batch of one step, a function of seed and step alone: waves (B, F * hop), frames
+        (B,), labels.
+        """
         rng, hop = np.random.default_rng([settings.seed, step]), settings.model.hop
         longest = int(settings.max_seconds * SAMPLE_RATE)
         waves, labels = [], []
-        near = rng.integers(len(self.waves)) + rng.integers(len(self.waves) // 8 + 1, size=settings.batch_size)
+        near = rng.integers(len(self.waves)) + rng.integers(
+            len(self.waves) // 8 + 1, size=settings.batch_size
+        )
         # Neighbours in length, so that little of the batch is padding.
         for index in self.by_length[near % len(self.waves)]:
             wave = torch.from_numpy(self.waves[index].astype(np.float32) / 32768)
@@ -156,28 +190,38 @@ class WaveSet:
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; a second one for the decoder's steps."""
+    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; a second one for the
+    decoder's steps.
+    """
     if step < min(settings.warmup_steps, settings.steps):
         return settings.peak_lr * (step + 1) / settings.warmup_steps
     peak, begin, end = settings.peak_lr, settings.warmup_steps, settings.steps
     if step >= settings.steps and settings.decoder_steps:
-        peak, begin, end = settings.decoder_peak_lr, settings.steps, settings.steps + settings.decoder_steps
+        peak, begin, end = (
+            settings.decoder_peak_lr,
+            settings.steps,
+            settings.steps + settings.decoder_steps,
+        )
     done = min(1.0, (step - begin) / max(1, end - begin))
     floor = settings.final_lr_ratio
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def fix_codes(model: MiniCodecModel) -> None:
-    """Stop training all that decides which codes an utterance gets, and run it as inference does."""
+    """Stop training all that decides which codes an utterance gets, and run it as inference
+    does.
+    """
     for module in (model.embed, model.blocks, model.norm, model.widen, model.quantizer.project_in):
         module.requires_grad_(False).eval()
 
 
 def spread_loss(projected: torch.Tensor) -> torch.Tensor:
-    """Distance of each quantizer dimension from the spread that fills its four levels: (B, F, D) -> scalar.
+    """Distance of each quantizer dimension from the spread that fills its four levels: (B, F, D) ->
+    scalar.
 
-    X-codec2 bounds twice; after that the thresholds between the four levels lie at -0.81, -0.24 and 0.41 of the
-    projection. Without this term dimensions saturate on one level in the first hundred steps and stay there.
+    X-codec2 bounds twice; after that the thresholds between the four levels lie at -0.81, -0.24 and
+    0.41 of the projection. Without this term dimensions saturate on one level in the first hundred
+    steps and stay there.
     """
     rows = projected.flatten(0, 1)
     mean, deviation = rows.mean(0), rows.std(0)
@@ -186,7 +230,9 @@ def spread_loss(projected: torch.Tensor) -> torch.Tensor:
 
 
 class StepLosses(NamedTuple):
-    """Losses of one step: mel distance, CTC per character, the weighted rest; and the codes (B, F) of the batch."""
+    """Losses of one step: mel distance, CTC per character, the weighted rest; and the codes (B, F)
+    of the batch.
+    """
 
     mel: torch.Tensor
     ctc: torch.Tensor
@@ -203,7 +249,9 @@ def step_losses(
     settings: CodecTraining,
     step: int,
 ) -> StepLosses:
-    """Mel loss on decoded crops, CTC loss on whole utterances, and spread, predictability and pitch of their codes."""
+    """Mel loss on decoded crops, CTC loss on whole utterances, and spread, predictability and pitch
+    of their codes.
+    """
     (waves, frames, labels), hop = batch, settings.model.hop
     hidden = model.analyse(waves)
     projected = model.quantizer.project_in(hidden)
@@ -212,8 +260,12 @@ def step_losses(
     rng = np.random.default_rng([settings.seed, step, 1])
     starts = [int(rng.integers(int(count) - settings.crop_frames + 1)) for count in frames]
     span = settings.crop_frames
-    crops = torch.stack([row[start : start + span] for row, start in zip(latents, starts, strict=True)])
-    target = torch.stack([row[s * hop : (s + span) * hop] for row, s in zip(waves, starts, strict=True)])
+    crops = torch.stack(
+        [row[start : start + span] for row, start in zip(latents, starts, strict=True)]
+    )
+    target = torch.stack(
+        [row[s * hop : (s + span) * hop] for row, s in zip(waves, starts, strict=True)]
+    )
     fade = max(0.0, 1 - step / settings.spread_steps)
     pitch, voiced = track_pitch(waves, hop)
     side = (
@@ -222,15 +274,21 @@ def step_losses(
         + settings.pitch_weight * model.pitch.loss(latents, pitch, voiced)
     )
     crop = [slice(start, start + span) for start in starts]
-    pitch, voiced = (torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced))
+    pitch, voiced = (
+        torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced)
+    )
     source = source_waves(pitch, voiced, hop, torch.Generator().manual_seed(step))
     mel = mel_loss(model.synthesize(crops, source), target)
-    kept = [i for i, label in enumerate(labels) if label and _fewest_frames(label) <= int(frames[i])]
+    kept = [
+        i for i, label in enumerate(labels) if label and _fewest_frames(label) <= int(frames[i])
+    ]
     if not kept or not settings.ctc_weight or step >= settings.steps:
         return StepLosses(mel, mel.new_zeros(()), side, codes)
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([character for i in kept for character in labels[i]])
-    ctc = nn.functional.ctc_loss(head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True)
+    ctc = nn.functional.ctc_loss(
+        head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True
+    )
     return StepLosses(mel, ctc / sizes.sum(), side, codes)
 
 
@@ -240,10 +298,12 @@ def _fewest_frames(label: list[int]) -> int:
 
 
 def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
-    """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat metrics.
+    """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat
+    metrics.
 
-    `output_dir/resume.pt` lets a stopped run go on and spares a finished one every step, for the same settings only.
-    `report` receives each log row: step, mel, ctc (nats a character), codes_used (of the last 50 batches), seconds.
+    `output_dir/resume.pt` lets a stopped run go on and spares a finished one every step, for the
+    same settings only. `report` receives each log row: step, mel, ctc (nats a character),
+    codes_used (of the last 50 batches), seconds.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -255,7 +315,9 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     predictor = FramePredictor(len(settings.model.levels), settings.model.width)
     mel_loss = MelLoss()
     parameters = [*model.parameters(), *head.parameters(), *predictor.parameters()]
-    optimizer = torch.optim.AdamW(parameters, settings.peak_lr, betas=(0.8, 0.95), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, settings.peak_lr, betas=(0.8, 0.95), weight_decay=settings.weight_decay
+    )
     state_path, log_path = output / "resume.pt", output / "train_log.jsonl"
     fingerprint = json.dumps({**asdict(settings), "output_dir": "", "threads": 0}, sort_keys=True)
     first, rows, spent = 0, [], 0.0

@@ -1,10 +1,25 @@
-"""X-codec2 (the codec of the released Llasa checkpoints) through transformers' native model: 65,536 codes, 50 codes/s.
+"""X-codec2's anti-aliased snake on a CPU: bit for bit what the model computes, in a third of the
+time.
 
-Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The traps avoided: the model always makes one
-code more than the published data keeps (floor(T / 320)), and neither its acoustic encoder nor its decoder has a mask,
-so a padded batch changes codes and waves: only utterances with as many codes share a batch, each padded as if alone.
+The model writes the doubled rate out in full between three convolutions, for which torch has no
+fast kernel. Here both phases are sums of shifted blocks that stay in the processor's cache, in the
+order in which the convolutions add.
+
+A codec that encodes in bfloat16, for GPUs whose time is dear: it changes codes, so it is never the
+default.
+
+`exact` is the same codec in its own precision, with which the share of changed codes is measured.
+
+FOLDED: X-codec2 (the codec of the released Llasa checkpoints) through transformers' native model:
+65,536 codes, 50 codes/s.
+
+Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The traps avoided: the
+model always makes one code more than the published data keeps (floor(T / 320)), and neither its
+acoustic encoder nor its decoder has a mask, so a padded batch changes codes and waves: only
+utterances with as many codes share a batch, each padded as if alone.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -14,21 +29,121 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from huggingface_hub import model_info, try_to_load_from_cache
+from torch import nn
 from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
+from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActivation1d
 
-from llasa_core.codecs import snake
+from llasa_core.codecs import Codec
 from llasa_core.errors import InputError
 
+BLOCK = 2**17  # samples worked on together
+
+TAPS = 12
+
+EDGE = 8  # samples of padding on each side, more than any tap reaches
+
+
+def install_fast_snake(model: nn.Module) -> None:
+    """Let every anti-aliased snake of a model run fast where it can: float32 on a CPU, without
+    gradient or autocast.
+    """
+    for module in _snakes(model):
+        module.forward = functools.partial(_forward, module)
+
+
+def remove(model: nn.Module) -> None:
+    """The model's own computation again."""
+    for module in _snakes(model):
+        module.__dict__.pop("forward", None)
+
+
+def _snakes(model: nn.Module) -> list[nn.Module]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, Xcodec2AntiAliasedActivation1d)
+        and (module.upsample.stride, module.downsample.stride) == (2, 2)
+        and module.upsample.filter.numel() == module.downsample.filter.numel() == TAPS
+    ]
+
+
+def _forward(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    plain = (
+        hidden.dtype == torch.float32
+        and hidden.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+    if not plain or (torch.is_grad_enabled() and not torch.is_inference_mode_enabled()):
+        return type(module).forward(module, hidden)
+    return antialiased_snake(module, hidden)
+
+
+def antialiased_snake(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """(B, C, T) -> (B, C, T): up to twice the rate, x + sin(a x)^2 / b for each channel, and down
+    again.
+    """
+    up = (module.upsample.filter.flatten() * 2).tolist()
+    down = module.downsample.filter.flatten().tolist()
+    alpha = torch.exp(module.act.alpha)[:, None]
+    scale = (1.0 / (torch.exp(module.act.beta) + module.act.no_div_by_zero))[:, None]
+    channels, length = hidden.shape[1:]
+    step = max(1, BLOCK // (length + 2 * EDGE))
+    result = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    for batch, out in zip(hidden, result, strict=True):
+        for first in range(0, channels, step):
+            block = slice(first, first + step)
+            padded = F.pad(batch[block], (EDGE, EDGE), mode="replicate")
+            phases = [_phase(padded, up, phase, length) for phase in (0, 1)]
+            for phase in phases:
+                wave = (phase * alpha[block]).sin_()
+                phase.add_(wave.mul_(wave).mul_(scale[block]))
+            _down(phases, down, out[block])
+    return result
+
+
+def _phase(padded: torch.Tensor, taps: list[float], phase: int, length: int) -> torch.Tensor:
+    """Samples 2 t + phase of the doubled rate, t = 0 .. length - 1."""
+    total = None
+    for tap in range(TAPS):
+        place = (
+            phase + 15 - tap
+        )  # of the transposed convolution over 5 samples of padding, cut by 15
+        if place % 2 == 0:
+            shifted = padded[:, place // 2 - 5 + EDGE :][:, :length]
+            total = shifted * taps[tap] if total is None else total.add_(shifted, alpha=taps[tap])
+    return total
+
+
+def _down(phases: list[torch.Tensor], taps: list[float], out: torch.Tensor) -> None:
+    """Every second sample of the filtered doubled rate, written to `out` (C, T)."""
+    padded = [F.pad(phase, (3, 3)) for phase in phases]
+    for (
+        phase
+    ) in padded:  # the ends of the doubled rate are repeated, whichever phase they belong to
+        phase[:, :3], phase[:, -3:] = phases[0][:, :1], phases[1][:, -1:]
+    for tap in range(TAPS):
+        phase, shift = (tap - 5) % 2, (tap - 5) // 2
+        shifted = padded[phase][:, shift + 3 :][:, : out.shape[1]]
+        if tap:
+            out.add_(shifted, alpha=taps[tap])
+        else:
+            torch.mul(shifted, taps[tap], out=out)
+
+
 CHECKPOINT = "HKUSTAudio/xcodec2-hf"
+
 HOP = 320  # samples a code; also two steps of the features, which have no other frame rate
 
 
 class Xcodec2Codec:
-    """The Codec seam over a transformers Xcodec2Model, in the precision and on the device that the model has.
+    """The Codec seam over a transformers Xcodec2Model, in the precision and on the device that the
+    model has.
 
-    batch_seconds: audio of equal length that may share a batch; 0 runs each utterance alone (on a CPU a batch gains
-    nothing). A batch is exact up to the rounding of sums, which may flip a code whose value lies on a border.
+    batch_seconds: audio of equal length that may share a batch; 0 runs each utterance alone (on a
+    CPU a batch gains nothing). A batch is exact up to the rounding of sums, which may flip a code
+    whose value lies on a border.
     """
 
     name = "xcodec2"
@@ -39,7 +154,7 @@ class Xcodec2Codec:
         if model.config.hop_length != HOP:
             raise InputError(f"xcodec2: a hop of {model.config.hop_length} samples, expected {HOP}")
         self.model = model.eval()
-        snake.install(self.model)
+        install_fast_snake(self.model)
         self.sample_rate = model.config.sampling_rate
         self.frame_rate = self.sample_rate / HOP
         self.codebook_size = math.prod(model.config.quantization_levels)
@@ -54,47 +169,72 @@ class Xcodec2Codec:
         dtype: torch.dtype = torch.float32,
         batch_seconds: float = 0.0,
     ) -> "Xcodec2Codec":
-        """The released checkpoint, or a folder or hub id in transformers' format (safetensors only).
+        """The released checkpoint, or a folder or hub id in transformers' format (safetensors
+        only).
 
-        float32 gives the published codes; bfloat16 changes some. InputError if it cannot be had or is another model.
+        float32 gives the published codes; bfloat16 changes some. InputError if it cannot be had or
+        is another model.
         """
         try:
             model, loading = _load(str(name_or_path), dtype)
-        except Exception as error:  # transformers, safetensors and the hub client raise kinds of their own
+        except (
+            Exception
+        ) as error:  # transformers, safetensors and the hub client raise kinds of their own
             reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{name_or_path}: no X-codec2 weights could be loaded ({reason})") from None
+            raise InputError(
+                f"{name_or_path}: no X-codec2 weights could be loaded ({reason})"
+            ) from None
         if absent := sorted(loading["missing_keys"]):
-            raise InputError(f"{name_or_path}: {len(absent)} weights are missing, {absent[0]} first; expected X-codec2")
+            raise InputError(
+                f"{name_or_path}: {len(absent)} weights are missing, {absent[0]} first; expected"
+                " X-codec2"
+            )
         codec = cls(model.to(device), batch_seconds)
         codec._checkpoint = str(name_or_path)
         return codec
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """`checkpoint_fingerprint` of what it was loaded from; None for a model that was handed over in memory."""
+        """`checkpoint_fingerprint` of what it was loaded from; None for a model that was handed
+        over in memory.
+        """
         return None if self._checkpoint is None else checkpoint_fingerprint(self._checkpoint)
 
-    def encode(self, waves: list[np.ndarray], features: list[np.ndarray] | None = None) -> list[np.ndarray]:
-        """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each; `features`: what `front` made of each wave."""
+    def encode(
+        self, waves: list[np.ndarray], features: list[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each; `features`: what `front`
+        made of each wave.
+        """
         codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
         for group in self._groups([len(wave) // HOP for wave in waves]):
-            found = [self.front(waves[index]) if features is None else features[index] for index in group]
-            batch = self._encode(np.stack([_padded(waves[index]) for index in group]), np.stack(found))
+            found = [
+                self.front(waves[index]) if features is None else features[index] for index in group
+            ]
+            batch = self._encode(
+                np.stack([_padded(waves[index]) for index in group]), np.stack(found)
+            )
             for index, row in zip(group, batch, strict=True):
                 codes[index] = row[: len(waves[index]) // HOP]
         return codes
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the codebook."""
+        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the
+        codebook.
+        """
         for row in codes:
             if len(row) and not 0 <= np.min(row) <= np.max(row) < self.codebook_size:
                 found = f"codes {np.min(row)}..{np.max(row)}"
                 raise InputError(f"{found}: xcodec2 has codes 0..{self.codebook_size - 1}")
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         for group in self._groups([len(row) for row in codes]):
-            batch = np.stack([np.asarray(codes[index], np.int64) for index in group])[:, None]  # (B, 1, F)
+            batch = np.stack([np.asarray(codes[index], np.int64) for index in group])[
+                :, None
+            ]  # (B, 1, F)
             with torch.inference_mode():
-                audio = self.model.decode(torch.from_numpy(batch).to(self.model.device)).audio_values
+                audio = self.model.decode(
+                    torch.from_numpy(batch).to(self.model.device)
+                ).audio_values
             for index, wave in zip(group, audio.float().cpu().numpy()[:, 0], strict=True):
                 waves[index] = wave[: len(codes[index]) * HOP]
         return waves
@@ -110,7 +250,9 @@ class Xcodec2Codec:
         return codes[:, 0].cpu().numpy().astype(np.int32)
 
     def _groups(self, lengths: list[int]) -> list[list[int]]:
-        """Indices of equal length, none of length 0, at most batch_seconds together (or one alone)."""
+        """Indices of equal length, none of length 0, at most batch_seconds together (or one
+        alone).
+        """
         by_length: dict[int, list[int]] = {}
         for index, length in enumerate(lengths):
             if length:
@@ -123,26 +265,31 @@ class Xcodec2Codec:
 
 
 class Features:
-    """A wave (T,) -> the log mel features of its F = floor(T / 320) codes and one more, float32 (F + 1, 160).
+    """A wave (T,) -> the log mel features of its F = floor(T / 320) codes and one more, float32 (F
+    + 1, 160).
 
-    They take numpy nine milliseconds a second: worker processes make them, for which this is picklable.
+    They take numpy nine milliseconds a second: worker processes make them, for which this is
+    picklable.
     """
 
     def __init__(self):
-        self._extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, padding_value=1.0, stride=2)
+        self._extractor = SeamlessM4TFeatureExtractor(
+            feature_size=80, num_mel_bins=80, padding_value=1.0, stride=2
+        )
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         around = np.pad(_padded(wave), HOP // 2)
-        return self._extractor([around], sampling_rate=16_000, return_tensors="np")["input_features"][0].astype(
-            np.float32
-        )
+        return self._extractor([around], sampling_rate=16_000, return_tensors="np")[
+            "input_features"
+        ][0].astype(np.float32)
 
 
 def checkpoint_fingerprint(name: str) -> str | None:
-    """16 hex digits of the weights' file in a folder or of a hub id; None where there is no safetensors file.
+    """16 hex digits of the weights' file in a folder or of a hub id; None where there is no
+    safetensors file.
 
-    The start of the file's sha256 (of several files: of their fingerprints'), which the hub's cache has as the name of
-    the file itself: only weights in a plain folder are read for it.
+    The start of the file's sha256 (of several files: of their fingerprints'), which the hub's cache
+    has as the name of the file itself: only weights in a plain folder are read for it.
     """
 
     def place(file: str) -> Path | None:
@@ -153,11 +300,16 @@ def checkpoint_fingerprint(name: str) -> str | None:
 
     files = [place("model.safetensors")]
     if files[0] is None and (index := place("model.safetensors.index.json")):
-        files = [place(file) for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = [
+            place(file)
+            for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        ]
     if None in files:
         return None
     found = [_file_fingerprint(file) for file in files]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+    return (
+        found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()[:16]
+    )
 
 
 def _file_fingerprint(path: Path) -> str:
@@ -174,11 +326,38 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Xcodec2Model, dict]:
     except OSError:
         if Path(name).exists():
             raise
-    model_info(name, timeout=10)  # fails at once where no hub is reachable; from_pretrained asks again for a minute
+    model_info(
+        name, timeout=10
+    )  # fails at once where no hub is reachable; from_pretrained asks again for a minute
     return Xcodec2Model.from_pretrained(name, **settings)
 
 
 def _padded(wave: np.ndarray) -> np.ndarray:
-    """One to 320 zeros more, up to a multiple of 320, as the model's own feature extractor adds them."""
+    """One to 320 zeros more, up to a multiple of 320, as the model's own feature extractor adds
+    them.
+    """
     wave = np.asarray(wave, np.float32)
     return np.pad(wave, (0, HOP - len(wave) % HOP))
+
+
+class Bf16Codec:
+    """The Codec seam over another codec, under torch's autocast to bfloat16 while it encodes."""
+
+    precision = "bfloat16"
+
+    def __init__(self, exact: Codec, device: str = "cpu"):
+        self.exact, self._device = exact, torch.device(device).type
+        self.name, self.sample_rate = exact.name, exact.sample_rate
+        self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
+        for name in ("front", "fingerprint", "folder"):
+            if hasattr(exact, name):
+                setattr(self, name, getattr(exact, name))
+
+    def encode(self, waves: list[np.ndarray], **features: list[np.ndarray]) -> list[np.ndarray]:
+        """float32 (T,) each -> int32 (floor(T / hop),) each, nearly those of `exact`."""
+        with torch.autocast(self._device, torch.bfloat16):
+            return self.exact.encode(waves, **features)
+
+    def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        """As `exact` does, in its own precision."""
+        return self.exact.decode(codes)

@@ -1,11 +1,12 @@
-"""The three judges of speech: what was said, by whom, how well. Waves are float32 (T,) mono, numpy at the seam.
+"""The three judges of speech: what was said, by whom, how well. Waves are float32 (T,) mono, numpy
+at the seam.
 
-A judge gives every finite wave a value, also silence and an empty one; a batch of n equals n batches of one.
-Heavy imports live in the backends. Packaged weights are checked by sha256 before they are loaded.
+A judge gives every finite wave a value, also silence and an empty one; a batch of n equals n
+batches of one. Heavy imports live in the backends. Packaged weights are checked by sha256 before
+they are loaded.
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from llasa_core.errors import InputError
 
 SAMPLE_RATE = 16000  # Hz, what every judge hears
+
 FAKES = ("fake", "fake-2")
 
 
@@ -25,7 +27,9 @@ class Transcriber(Protocol):
     name: str
     version: str
 
-    def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
+    def transcribe(
+        self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
+    ) -> list[str]:
         """float32 (T,) waves -> one text a wave, without normalisation."""
         ...
 
@@ -53,8 +57,9 @@ class QualityPredictor(Protocol):
 
 
 def load_transcriber(name: str = "whisper-tiny.en", **options) -> Transcriber:
-    """Load a transcriber: `whisper-tiny.en`, `whisper-base`, `moonshine-tiny.en` (packaged), any other Whisper name or
-    folder, or `fake`; `fake-2` is another fake, for a search that must not be scored with its verifier."""
+    """Load a transcriber: `whisper-tiny.en`, `whisper-base`, `moonshine-tiny.en` (packaged), any
+    other Whisper name or folder, or `fake`; `fake-2` is another fake, for a search that must not be
+    scored with its verifier."""
     if name in FAKES:
         from llasa_core.judges.fake import FakeTranscriber
 
@@ -69,7 +74,9 @@ def load_transcriber(name: str = "whisper-tiny.en", **options) -> Transcriber:
 
 
 def load_speaker_embedder(name: str = "wespeaker", **options) -> SpeakerEmbedder:
-    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder or id, or a fake."""
+    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder
+    or id, or a fake.
+    """
     if name in FAKES:
         from llasa_core.judges.fake import FakeSpeakerEmbedder
 
@@ -82,7 +89,10 @@ def load_speaker_embedder(name: str = "wespeaker", **options) -> SpeakerEmbedder
         return speaker.ResemblyzerEmbedder(**options)
     if name == "wavlm" or "/" in name:
         return speaker.WavLMEmbedder(name, **options)
-    raise InputError(f"speaker embedder {name!r} is unknown, expected wespeaker, resemblyzer, wavlm or a model folder")
+    raise InputError(
+        f"speaker embedder {name!r} is unknown, expected wespeaker, resemblyzer, wavlm or a model"
+        " folder"
+    )
 
 
 def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredictor:
@@ -99,7 +109,9 @@ def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredic
 
 
 def load_emotion_embedder(name: str = "emotion2vec_plus_large", **options) -> SpeakerEmbedder:
-    """Load an embedder of emotions (the seam of a speaker's): an emotion2vec name or folder (funasr), or `fake`."""
+    """Load an embedder of emotions (the seam of a speaker's): an emotion2vec name or folder
+    (funasr), or `fake`.
+    """
     if name in FAKES:
         from llasa_core.judges.fake import FakeSpeakerEmbedder
 
@@ -110,21 +122,29 @@ def load_emotion_embedder(name: str = "emotion2vec_plus_large", **options) -> Sp
 
 
 def default_threads() -> int:
-    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips gain no more)."""
+    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips
+    gain no more).
+    """
     configured = os.environ.get("OMP_NUM_THREADS", "")
     if configured.isdigit() and int(configured) > 0:
         return int(configured)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(4, available)
 
 
 def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Float32 (T',) at 16 kHz from a mono wave (T,) at `sample_rate`; InputError on a wrong shape, NaN or infinity."""
+    """Float32 (T',) at 16 kHz from a mono wave (T,) at `sample_rate`; InputError on a wrong shape,
+    NaN or infinity.
+    """
     wave = np.ascontiguousarray(wave, dtype=np.float32)
     if wave.ndim != 1:
         raise InputError(f"a judge hears mono waves of shape (T,), got shape {wave.shape}")
     if not np.isfinite(wave).all():
-        raise InputError(f"a wave of {len(wave)} samples holds NaN or infinite values, expected finite samples")
+        raise InputError(
+            f"a wave of {len(wave)} samples holds NaN or infinite values, expected finite samples"
+        )
     if sample_rate != SAMPLE_RATE and len(wave):
         import soxr
 
@@ -133,10 +153,14 @@ def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def package_folder(package: str, requirement: str) -> Path:
-    """Folder of an installed package, found without importing it; InputError with the pip line when it is absent."""
+    """Folder of an installed package, found without importing it; InputError with the pip line when
+    it is absent.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"package {package} is not installed, expected it from: pip install {requirement}")
+        raise InputError(
+            f"package {package} is not installed, expected it from: pip install {requirement}"
+        )
     return Path(spec.submodule_search_locations[0])
 
 
@@ -144,7 +168,9 @@ def check_sha256(content: bytes, expected: str, source: Path | str) -> bytes:
     """The content itself when its sha256 is the expected one, else InputError."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        raise InputError(f"{source}: weights have sha256 {found[:16]}.., expected {expected[:16]}..")
+        raise InputError(
+            f"{source}: weights have sha256 {found[:16]}.., expected {expected[:16]}.."
+        )
     return content
 
 

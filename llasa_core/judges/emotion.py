@@ -1,18 +1,21 @@
-"""Emotion of speech as a vector, for the cosine between a prompt and what was spoken (arXiv 2502.04128, Table 4).
+"""Emotion of speech as a vector, for the cosine between a prompt and what was spoken (arXiv
+2502.04128, Table 4).
 
 emotion2vec has no packaged weights: funasr (optional) loads it from a folder or a model hub.
 """
 
 import numpy as np
 
-from llasa_core import judges, machine
+from llasa_core import judges
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
 MODEL_ID = "iic/emotion2vec_plus_large"
 
 
 class Emotion2VecEmbedder:
-    """emotion2vec+ (arXiv 2312.15185) through funasr: mean over frames of the last layer, unit length.
+    """emotion2vec+ (arXiv 2312.15185) through funasr: mean over frames of the last layer, unit
+    length.
 
     name: "emotion2vec_plus_large", or a folder or hub id of another emotion2vec model.
     Raises InputError when funasr is absent or the model cannot be loaded.
@@ -22,11 +25,15 @@ class Emotion2VecEmbedder:
         try:
             from funasr import AutoModel
         except ImportError as error:
-            raise InputError(f"emotion2vec needs funasr ({error}), expected: pip install funasr") from None
-        device = machine.device(device)
+            raise InputError(
+                f"emotion2vec needs funasr ({error}), expected: pip install funasr"
+            ) from None
+        device = choose_device(device)
         model = MODEL_ID if name == "emotion2vec_plus_large" else name
         try:
-            self._model = AutoModel(model=model, device=device, disable_update=True, disable_pbar=True)
+            self._model = AutoModel(
+                model=model, device=device, disable_update=True, disable_pbar=True
+            )
         except Exception as error:  # funasr and the hub clients raise kinds of their own
             reason = " ".join(str(error).split())[:160]
             raise InputError(
@@ -35,10 +42,14 @@ class Emotion2VecEmbedder:
         self.name, self.version = name, judges.distribution_version("funasr")
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
-        """float32 (T,) waves -> (N, D) float32 of unit length; one by one, so that no padding is heard."""
+        """float32 (T,) waves -> (N, D) float32 of unit length; one by one, so that no padding is
+        heard.
+        """
         rows = []
         for wave in waves:
             wave = judges.at_16_khz(wave, sample_rate)
             (result,) = self._model.generate(wave, granularity="utterance", extract_embedding=True)
             rows.append(np.asarray(result["feats"], np.float32))
-        return np.stack([row / max(float(np.linalg.norm(row)), np.finfo(np.float32).tiny) for row in rows])
+        return np.stack(
+            [row / max(float(np.linalg.norm(row)), np.finfo(np.float32).tiny) for row in rows]
+        )

@@ -1,7 +1,9 @@
-"""Judges without models, for tests in milliseconds: they read what `fake_speech` wrote into the samples.
+"""Judges without models, for tests in milliseconds: they read what `fake_speech` wrote into the
+samples.
 
-`fake_speech` holds each character for 20 ms as a constant level and adds a tone that stands for the speaker; both
-survive 16-bit PCM at 16 kHz. Any other wave gives some text, vector and score: the judges are total, like real ones.
+`fake_speech` holds each character for 20 ms as a constant level and adds a tone that stands for the
+speaker; both survive 16-bit PCM at 16 kHz. Any other wave gives some text, vector and score: the
+judges are total, like real ones.
 """
 
 import numpy as np
@@ -9,13 +11,18 @@ import numpy as np
 from llasa_core import judges
 
 HOP = 320  # samples a character, 20 ms: a whole number of periods of every tone
+
 TONES = 64  # tones of 50, 100, .. 3200 Hz, one a speaker
 
 
 def fake_speech(text: str, speaker: int = 0) -> np.ndarray:
-    """float32 (320 * characters,) at 16 kHz that the fake judges hear as this ASCII text by this speaker (0 .. 63)."""
+    """float32 (320 * characters,) at 16 kHz that the fake judges hear as this ASCII text by this
+    speaker (0 .. 63).
+    """
     levels = np.repeat((np.frombuffer(text.encode("ascii"), np.uint8) - 64.0) / 128.0, HOP)
-    tone = 0.1 * np.sin(2 * np.pi * 50.0 * (speaker % TONES + 1) * np.arange(len(levels)) / judges.SAMPLE_RATE)
+    tone = 0.1 * np.sin(
+        2 * np.pi * 50.0 * (speaker % TONES + 1) * np.arange(len(levels)) / judges.SAMPLE_RATE
+    )
     return (levels + tone).astype(np.float32)
 
 
@@ -30,10 +37,15 @@ class FakeTranscriber:
     def __init__(self, name: str = "fake"):
         self.name = self.version = name
 
-    def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
+    def transcribe(
+        self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
+    ) -> list[str]:
         """float32 (T,) waves -> one text a wave."""
         return [
-            "".join(chr(int(np.clip(np.rint(level * 128 + 64), 32, 126))) for level in block.mean(axis=1))
+            "".join(
+                chr(int(np.clip(np.rint(level * 128 + 64), 32, 126)))
+                for level in block.mean(axis=1)
+            )
             for block in (_blocks(wave, sample_rate) for wave in waves)
         ]
 
@@ -63,6 +75,9 @@ class FakeQualityPredictor:
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N,) float32 from 1 to 5."""
         return np.array(
-            [1 + 4 * min(1.0, float(np.abs(judges.at_16_khz(w, sample_rate)).max(initial=0.0))) for w in waves],
+            [
+                1 + 4 * min(1.0, float(np.abs(judges.at_16_khz(w, sample_rate)).max(initial=0.0)))
+                for w in waves
+            ],
             np.float32,
         )

@@ -1,7 +1,8 @@
-"""Moonshine tiny-en (arXiv 2410.15608, MIT) on onnxruntime: encoder and decoder on raw waves, no kin of Whisper.
+"""Moonshine tiny-en (arXiv 2410.15608, MIT) on onnxruntime: encoder and decoder on raw waves, no
+kin of Whisper.
 
-Its input is as long as the clip: 2.5 s cost a tenth of a Whisper window. Read from the wheel moonshine-voice 0.0.73,
-which is never imported (importing it starts a microphone library).
+Its input is as long as the clip: 2.5 s cost a tenth of a Whisper window. Read from the wheel
+moonshine-voice 0.0.73, which is never imported (importing it starts a microphone library).
 """
 
 import numpy as np
@@ -10,21 +11,29 @@ from llasa_core import judges
 from llasa_core.errors import InputError
 
 REQUIREMENT = "--no-deps moonshine-voice==0.0.73"
+
 SHA256 = {
     "encoder_model.ort": "94e90a4654fc45cdfedb77c4c08e1739f48862998e58fada384b25118134f221",
     "decoder_model_merged.ort": "cf524c4862d36e9e5ab032eddc73637efd822d70e868ac575cf1a46e1e4708a0",
     "tokenizer.bin": "6884b35fd6377d4c4d32336a0bc152f36b64d1e45b6503683cdc238250a8472d",
 }
+
 START, END = 1, 2  # token ids
-TOKENS_PER_SECOND = 6.5  # the most that is written down, as Moonshine's own decoding has it: a loop ends there
-SHORTEST = judges.SAMPLE_RATE // 4  # samples; a shorter wave is padded with zeros, the encoder's strides need them
+
+TOKENS_PER_SECOND = (
+    6.5  # the most that is written down, as Moonshine's own decoding has it: a loop ends there
+)
+
+SHORTEST = (
+    judges.SAMPLE_RATE // 4
+)  # samples; a shorter wave is padded with zeros, the encoder's strides need them
 
 
 class MoonshineTranscriber:
     """Transcriber on Moonshine tiny-en (27 M parameters), greedy, English only.
 
-    threads: CPU threads of one decoding; None = `judges.default_threads()`.
-    Raises InputError when onnxruntime or the wheel is absent, or the weights in it are not the known ones.
+    threads: CPU threads of one decoding; None = `judges.default_threads()`. Raises InputError when
+    onnxruntime or the wheel is absent, or the weights in it are not the known ones.
     """
 
     name = "moonshine-tiny.en"
@@ -33,25 +42,39 @@ class MoonshineTranscriber:
         try:
             import onnxruntime
         except ImportError as error:
-            raise InputError(f"moonshine needs onnxruntime ({error}), expected: pip install onnxruntime") from None
+            raise InputError(
+                f"moonshine needs onnxruntime ({error}), expected: pip install onnxruntime"
+            ) from None
         folder = judges.package_folder("moonshine_voice", REQUIREMENT) / "assets" / "tiny-en"
         contents = {}
         for file, digest in SHA256.items():
             if not (folder / file).is_file():
-                raise InputError(f"{folder / file}: file is missing, expected it from: pip install {REQUIREMENT}")
-            contents[file] = judges.check_sha256((folder / file).read_bytes(), digest, folder / file)
+                raise InputError(
+                    f"{folder / file}: file is missing, expected it from: pip install {REQUIREMENT}"
+                )
+            contents[file] = judges.check_sha256(
+                (folder / file).read_bytes(), digest, folder / file
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or judges.default_threads()
         self._encoder, self._decoder = (
-            onnxruntime.InferenceSession(contents[file], options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                contents[file], options, providers=["CPUExecutionProvider"]
+            )
             for file in ("encoder_model.ort", "decoder_model_merged.ort")
         )
-        self._past = [item for item in self._decoder.get_inputs() if item.name.startswith("past_key_values")]
+        self._past = [
+            item for item in self._decoder.get_inputs() if item.name.startswith("past_key_values")
+        ]
         self._pieces = token_pieces(contents["tokenizer.bin"])
         self.version = f"{judges.distribution_version('moonshine-voice')} (Moonshine tiny-en)"
 
-    def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
-        """float32 (T,) waves -> one text a wave; an empty wave is an empty text. InputError for another language."""
+    def transcribe(
+        self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
+    ) -> list[str]:
+        """float32 (T,) waves -> one text a wave; an empty wave is an empty text. InputError for
+        another language.
+        """
         if language != "en":
             raise InputError(f"{self.name} hears English only, got language {language!r}")
         return [self._transcribe_one(judges.at_16_khz(wave, sample_rate)) for wave in waves]
@@ -61,14 +84,19 @@ class MoonshineTranscriber:
             return ""
         limit = max(4, round(TOKENS_PER_SECOND * len(wave) / judges.SAMPLE_RATE))
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))[None]
-        mask = np.ones(wave.shape, np.int64)  # of samples for the decoder too, which itself takes every 384th of it
+        mask = np.ones(
+            wave.shape, np.int64
+        )  # of samples for the decoder too, which itself takes every 384th of it
         (states,) = self._encoder.run(None, {"input_values": wave, "attention_mask": mask})
         inputs = {
             "encoder_hidden_states": states,
             "encoder_attention_mask": mask,
             "use_cache_branch": np.array([False]),
         }
-        past = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in self._past}
+        past = {
+            item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+            for item in self._past
+        }
         heard, token = [], START
         for _ in range(limit):
             inputs["input_ids"] = np.array([[token]], np.int64)
@@ -78,14 +106,23 @@ class MoonshineTranscriber:
                 break
             heard.append(token)
             for item, new in zip(self._past, present, strict=True):
-                if ".decoder." in item.name or not inputs["use_cache_branch"][0]:  # the encoder's part is made once
+                if (
+                    ".decoder." in item.name or not inputs["use_cache_branch"][0]
+                ):  # the encoder's part is made once
                     past[item.name] = new
             inputs["use_cache_branch"] = np.array([True])
-        return b"".join(self._pieces[token] for token in heard).decode(errors="replace").replace("\u2581", " ").strip()
+        return (
+            b"".join(self._pieces[token] for token in heard)
+            .decode(errors="replace")
+            .replace("\u2581", " ")
+            .strip()
+        )
 
 
 def token_pieces(content: bytes) -> list[bytes]:
-    """The byte strings of a tokenizer.bin: a length (7 bits a byte, low bits first, high bit = more) and that many."""
+    """The byte strings of a tokenizer.bin: a length (7 bits a byte, low bits first, high bit =
+    more) and that many.
+    """
     pieces, at = [], 0
     while at < len(content):
         length, shift = content[at] & 0x7F, 7

@@ -1,11 +1,12 @@
-"""Quality of speech: DistillMOS (no reference) as a QualityPredictor; PESQ and STOI (against a reference) as functions.
+"""Quality of speech: DistillMOS (no reference) as a QualityPredictor; PESQ and STOI (against a
+reference) as functions.
 
-distillmos and xls-r-sqa import torchaudio for file loading and an unused class. PyPI's torchaudio is linked against
-CUDA and fails beside a CPU torch, so while the two are imported a stand-in takes its name where it cannot be imported.
+distillmos and xls-r-sqa import torchaudio for file loading and an unused class. PyPI's torchaudio
+is linked against CUDA and fails beside a CPU torch, so while the two are imported a stand-in takes
+its name where it cannot be imported.
 """
 
 import contextlib
-import importlib
 import importlib.machinery
 import io
 import sys
@@ -13,13 +14,18 @@ import types
 
 import numpy as np
 
-from llasa_core import judges, machine
+from llasa_core import judges
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
 REQUIREMENT = "--no-deps distillmos==0.9.1 xls-r-sqa==0.1.0"
+
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
+
 SHORTEST = judges.SAMPLE_RATE // 10  # samples; a shorter wave is padded with zeros
-LENGTH_TOLERANCE = 640  # samples: a codec drops the last, partial frame, of up to 40 ms in codecs of 25 codes a second
+
+# samples: a codec drops the last, partial frame, of up to 40 ms in codecs of 25 codes a second
+LENGTH_TOLERANCE = 640
 
 
 class TooLittleSpeechError(InputError):
@@ -27,7 +33,8 @@ class TooLittleSpeechError(InputError):
 
 
 class DistillMosPredictor:
-    """DistillMOS (Stahl and Gamper 2025), a distilled XLS-R speech quality model of 4 M parameters, packaged weights.
+    """DistillMOS (Stahl and Gamper 2025), a distilled XLS-R speech quality model of 4 M parameters,
+    packaged weights.
 
     Raises InputError when the packages are absent or the weights are not the known ones.
     """
@@ -38,13 +45,17 @@ class DistillMosPredictor:
         weights = judges.package_folder("distillmos", REQUIREMENT) / "weights" / "distill_mos_v7.pt"
         judges.package_folder("xls_r_sqa", REQUIREMENT)
         if not weights.is_file():
-            raise InputError(f"{weights}: file is missing, expected it from: pip install {REQUIREMENT}")
+            raise InputError(
+                f"{weights}: file is missing, expected it from: pip install {REQUIREMENT}"
+            )
         judges.check_sha256(weights.read_bytes(), WEIGHTS_SHA256, weights)
-        self._device = machine.device(device)
+        self._device = choose_device(device)
         with _importable_torchaudio():
             distillmos = importlib.import_module("distillmos")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
-            self._model = distillmos.ConvTransformerSQAModel().to(self._device).eval()  # loads with weights_only=True
+            self._model = (
+                distillmos.ConvTransformerSQAModel().to(self._device).eval()
+            )  # loads with weights_only=True
         self.version = judges.distribution_version("distillmos")
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
@@ -62,7 +73,9 @@ class DistillMosPredictor:
 
 @contextlib.contextmanager
 def _importable_torchaudio():
-    """Let `import torchaudio` succeed inside the block; outside it, whatever was importable before is importable."""
+    """Let `import torchaudio` succeed inside the block; outside it, whatever was importable before
+    is importable.
+    """
     try:
         importlib.import_module("torchaudio")
         names = ()
@@ -82,17 +95,20 @@ def _importable_torchaudio():
 
 
 def pesq_wideband(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
-    """Wide-band PESQ, MOS-LQO of about 1.0 to 4.64 (ITU-T P.862.2), of a degraded wave (T,) against its original (T,).
+    """Wide-band PESQ, MOS-LQO of about 1.0 to 4.64 (ITU-T P.862.2), of a degraded wave (T,) against
+    its original (T,).
 
-    Raises InputError when the package pesq is absent (a C compiler builds it; an optional extra) or the lengths differ
-    by more than one codec frame, TooLittleSpeechError when one wave is silent, shorter than 0.25 s, or without an
-    utterance that PESQ finds.
+    Raises InputError when the package pesq is absent (a C compiler builds it; an optional extra) or
+    the lengths differ by more than one codec frame, TooLittleSpeechError when one wave is silent,
+    shorter than 0.25 s, or without an utterance that PESQ finds.
     """
     return _pesq(reference, degraded, sample_rate, "wb")
 
 
 def pesq_narrowband(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
-    """Narrow-band PESQ, MOS-LQO of about 1.0 to 4.55 (ITU-T P.862.1), of 16 kHz waves; errors as `pesq_wideband`."""
+    """Narrow-band PESQ, MOS-LQO of about 1.0 to 4.55 (ITU-T P.862.1), of 16 kHz waves; errors as
+    `pesq_wideband`.
+    """
     return _pesq(reference, degraded, sample_rate, "nb")
 
 
@@ -101,7 +117,8 @@ def _pesq(reference: np.ndarray, degraded: np.ndarray, sample_rate: int, band: s
         import pesq
     except ImportError as error:
         raise InputError(
-            f"PESQ needs the package pesq ({error}), expected: pip install pesq, which needs a C compiler"
+            f"PESQ needs the package pesq ({error}), expected: pip install pesq, which needs a C"
+            " compiler"
         ) from None
     reference, degraded = _aligned(reference, degraded, sample_rate)
     if not (reference.any() and degraded.any()):
@@ -117,20 +134,25 @@ def _pesq(reference: np.ndarray, degraded: np.ndarray, sample_rate: int, band: s
 
 
 def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float:
-    """Short-time objective intelligibility, at most 1 (Taal 2011), of a degraded wave (T,) against its original (T,).
+    """Short-time objective intelligibility, at most 1 (Taal 2011), of a degraded wave (T,) against
+    its original (T,).
 
-    Raises InputError when the lengths differ by more than one codec frame, TooLittleSpeechError when the original has
-    less than 0.4 s of speech.
+    Raises InputError when the lengths differ by more than one codec frame, TooLittleSpeechError
+    when the original has less than 0.4 s of speech.
     """
     try:
         import pystoi
     except ImportError as error:
-        raise InputError(f"STOI needs the package pystoi ({error}), expected: pip install pystoi") from None
+        raise InputError(
+            f"STOI needs the package pystoi ({error}), expected: pip install pystoi"
+        ) from None
     import warnings
 
     reference, degraded = _aligned(reference, degraded, sample_rate)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # pystoi warns and returns 1e-5 when frames are too few
+        warnings.simplefilter(
+            "error", RuntimeWarning
+        )  # pystoi warns and returns 1e-5 when frames are too few
         try:
             return float(pystoi.stoi(reference, degraded, judges.SAMPLE_RATE))
         except (RuntimeWarning, ValueError) as error:
@@ -139,8 +161,13 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float
             ) from None
 
 
-def _aligned(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    reference, degraded = judges.at_16_khz(reference, sample_rate), judges.at_16_khz(degraded, sample_rate)
+def _aligned(
+    reference: np.ndarray, degraded: np.ndarray, sample_rate: int
+) -> tuple[np.ndarray, np.ndarray]:
+    reference, degraded = (
+        judges.at_16_khz(reference, sample_rate),
+        judges.at_16_khz(degraded, sample_rate),
+    )
     if abs(len(reference) - len(degraded)) > LENGTH_TOLERANCE:
         raise InputError(
             f"reference has {len(reference)} samples and the degraded wave {len(degraded)}, "

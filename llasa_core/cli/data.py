@@ -1,0 +1,195 @@
+"""Commands on corpora and codes: prepare, encode, import-memmap, export-memmap, data report and filter."""
+
+import argparse
+import itertools
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from llasa_core.cli.common import print_counts, progress_bar, require
+from llasa_core.errors import InputError
+
+
+def add_data_commands(parser: argparse.ArgumentParser) -> None:
+    """`data report` and `data filter`."""
+    which = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
+    add = which.add_parser(
+        "report", help="hours, lengths, code usage, rates, duplicates, with figures"
+    )
+    add.set_defaults(handler="data_report")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument(
+        "-o", "--out", required=True, metavar="DIR", help="folder for report.json and index.html"
+    )
+    add = which.add_parser(
+        "filter", help="leave out utterances by length, rate, language or scores, each counted"
+    )
+    add.set_defaults(handler="data_filter")
+    add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
+    add.add_argument("out", metavar="OUT", help="folder of the filtered codes dataset")
+    for name in (
+        "min-seconds",
+        "max-seconds",
+        "min-characters-per-second",
+        "max-characters-per-second",
+    ):
+        add.add_argument(f"--{name}", type=float, metavar="X")
+    add.add_argument(
+        "--language", action="append", dest="languages", help="keep it; may be given several times"
+    )
+    add.add_argument(
+        "--min-mos", type=float, metavar="X", help="predicted quality, 1 to 5; needs --scores"
+    )
+    add.add_argument(
+        "--max-wer", type=float, metavar="X", help="word errors over words, 0 to 1; needs --scores"
+    )
+    add.add_argument(
+        "--scores",
+        metavar="JSONL",
+        help="utterances.jsonl of `llasa evaluate` over these recordings",
+    )
+
+
+def prepare(options: Namespace) -> None:
+    """Print the report's counts."""
+    if options.source == "builtin":
+        from llasa_core.data.corpora import synthetic
+
+        if options.hours and options.utterances:
+            raise InputError("--hours and --utterances exclude each other")
+        hours = options.hours or (None if options.utterances else 1.0)
+        report = synthetic.build(
+            options.out,
+            hours,
+            options.utterances,
+            seed=options.seed,
+            jobs=options.jobs,
+            progress=True,
+        )
+    else:
+        from llasa_core.data.corpora import prepare, readers
+
+        if options.hours or options.utterances:
+            raise InputError("--hours and --utterances belong to the builtin corpus")
+        utterances = readers.read_corpus(
+            options.source, options.layout, options.speaker, options.language
+        )
+        # a list that only names files is read, and so checked, to its end before anything is
+        # written
+        listed = []
+        for utterance in utterances:
+            listed.append(utterance)
+            if isinstance(utterance.audio, bytes):
+                break
+        whole = itertools.chain(listed, utterances)
+        with progress_bar(None, "utterance") as bar:
+            report = prepare.prepare(whole, options.out, jobs=options.jobs, progress=bar.update)
+    print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
+
+
+def encode(options: Namespace) -> int | None:
+    """Print meta.json, or that other shards still have work."""
+    from llasa_core.codecs import load_codec
+    from llasa_core.data.encode import encode_manifest
+    from llasa_core.data.sources import open_source
+
+    if options.shard >= options.shards:
+        raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
+    source = open_source(options.manifest, options.rows_per_part)
+    if options.slurm is not None:
+        from llasa_core.cli import slurm
+
+        return slurm.encode(options)
+    codec, segmenter = load_codec(options.codec, options.device), None
+    if options.bf16:
+        from llasa_core.codecs.xcodec2 import Bf16Codec
+
+        codec = Bf16Codec(codec, options.device)
+    if options.segment_asr:
+        from llasa_core.data.corpora.segmentation import Segmenter
+        from llasa_core.judges import load_transcriber
+
+        segmenter = Segmenter(load_transcriber(options.segment_asr))
+    settings = {"rows_per_part": options.rows_per_part, "segmenter": segmenter}
+    settings["workers"] = options.workers if source.parts > 1 else 0
+    total = source.rows and source.rows // options.shards
+    with progress_bar(total, "utterance") as bar:
+        meta = encode_manifest(
+            options.manifest,
+            options.out,
+            codec,
+            options.shards,
+            options.shard,
+            progress=bar.update,
+            **settings,
+        )
+    if meta is None:
+        print(f"shard {options.shard} of {options.shards} is done, others are not", file=sys.stderr)
+    else:
+        print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
+
+
+def import_memmap(options: Namespace) -> None:
+    """Print meta.json of each split."""
+    from llasa_core.data import memmap
+
+    require(options.source)
+    tokenizer = merged_tokenizer(options.tokenizer)
+    with progress_bar(None, "row") as bar:
+        metas = memmap.import_memmap(
+            options.source, options.out, tokenizer, options.codec, progress=bar.update
+        )
+    print_counts(metas)
+
+
+def export_memmap(options: Namespace) -> None:
+    """Print rows and drops of each split."""
+    from llasa_core.data import memmap
+
+    require(options.codes)
+    tokenizer = merged_tokenizer(options.tokenizer)
+    with progress_bar(None, "row") as bar:
+        reports = memmap.export_memmap(options.codes, options.out, tokenizer, progress=bar.update)
+    print_counts(reports)
+
+
+def data_report(options: Namespace) -> None:
+    """Print the path of the page."""
+    from llasa_core.data.report import data_report as report
+
+    with progress_bar(None, "utterance") as bar:
+        report(options.codes, options.out, progress=bar.update)
+    print(Path(options.out) / "index.html")
+
+
+def data_filter(options: Namespace) -> None:
+    """Print meta.json of what is left."""
+    from dataclasses import fields
+
+    from llasa_core.data.filter import Filters, filter_codes
+
+    values = {one.name: getattr(options, one.name) for one in fields(Filters)}
+    values["languages"] = values["languages"] and tuple(values["languages"])
+    with progress_bar(None, "utterance") as bar:
+        meta = filter_codes(
+            options.codes, options.out, Filters(**values), options.scores, progress=bar.update
+        )
+    print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
+
+
+def merged_tokenizer(name: str | None):
+    """The tokenizer of a folder or hub id; None: the released one, built from Meta's vocabulary
+    file or of the hub.
+    """
+    from llasa_core import text_tokenizers
+    from llasa_core.tokenizer import RELEASED_CODEBOOK_SIZE, load_tokenizer, merge_tokenizer
+
+    if name is not None:
+        return load_tokenizer(name)
+    try:
+        vocabulary = text_tokenizers.locate_llama3_vocabulary()
+    except InputError:
+        return load_tokenizer("HKUSTAudio/Llasa-1B")
+    return merge_tokenizer(
+        text_tokenizers.build_llama3_tokenizer(vocabulary), RELEASED_CODEBOOK_SIZE
+    )

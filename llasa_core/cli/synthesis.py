@@ -1,0 +1,191 @@
+"""`llasa synthesize` and `llasa learn-guards`: what is spoken how, by the options."""
+
+import argparse
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from llasa_core.cli.common import progress_bar, require, whole
+from llasa_core.errors import InputError
+
+
+def add_speech_options(parser: argparse.ArgumentParser) -> None:
+    """What synthesize and search share."""
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    parser.add_argument(
+        "--codec", help="codec name or folder (default: the one the checkpoint names)"
+    )
+    parser.add_argument("--manifest", help="JSON lines with id and text, in place of TEXT")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl"
+    )
+    parser.add_argument("--speaker", help="speaker tag")
+    parser.add_argument(
+        "--tags", action="store_true", help="speakers of a manifest become tags for any model"
+    )
+    parser.add_argument(
+        "--voice", metavar="WAV", help="voice prompt: a recording to continue; needs --voice-text"
+    )
+    parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
+    parser.add_argument(
+        "--language", default="en", help="of TEXT, and of lines that name none (default en)"
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
+    parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)"
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+
+def transcribe(options: Namespace) -> None:
+    """Print one line a file: path, tab, text."""
+    from llasa_core.audio import load_audio
+    from llasa_core.synthesis.synthesizer import Synthesizer
+
+    waves = [load_audio(wav) for wav in options.wavs]
+    synthesizer = Synthesizer.from_folder(options.model, options.codec, options.device)
+    codes = [synthesizer.codec.encode([wave])[0] for wave in waves]
+    for wav, row in zip(options.wavs, codes, strict=True):
+        if not len(row):
+            raise InputError(
+                f"{wav}: shorter than one code ({synthesizer.hop} samples), expected speech"
+            )
+    texts = synthesizer.transcribe_codes(codes)
+    for wav, text in zip(options.wavs, texts, strict=True):
+        print(f"{wav}\t{text}")
+
+
+def speech(options: Namespace) -> tuple:
+    """(Synthesizer, requests, Sampling) of synthesize and search; cheap checks come before the
+    model is loaded.
+    """
+    from dataclasses import replace
+
+    from llasa_core.manifest import Request, read_requests
+    from llasa_core.synthesis.sampling import Sampling
+    from llasa_core.synthesis.synthesizer import Synthesizer
+
+    if (options.text is None) == (options.manifest is None):
+        raise InputError("expected either a TEXT or --manifest")
+    if (options.voice is None) != (options.voice_text is None):
+        raise InputError("--voice and --voice-text belong together")
+    if options.manifest is not None and (options.voice or options.speaker):
+        raise InputError(
+            "--voice and --speaker belong to a TEXT; a manifest names voice and speaker in its"
+            " lines"
+        )
+    for path in (options.voice, options.manifest):
+        if path is not None:
+            require(path)
+    sampling = Sampling(
+        options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds
+    )
+    if options.text is not None:
+        requests = [
+            Request(
+                "utterance", options.text, options.speaker, None, options.seed, options.language
+            )
+        ]
+    engine = None
+    if getattr(options, "engine", "torch") == "vllm":
+        from llasa_core.synthesis.vllm import VllmEngine
+
+        engine = VllmEngine(options.model)
+    tags = options.tags or options.speaker is not None
+    synthesizer = Synthesizer.from_folder(
+        options.model, options.codec, options.device, engine=engine, tags=tags
+    )
+    if options.manifest is not None:
+        requests = read_requests(
+            options.manifest, synthesizer.voice, options.seed, options.language
+        )
+    elif options.voice is not None:
+        voice = synthesizer.voice(options.voice, options.voice_text)
+        requests = [replace(requests[0], voice=voice)]
+    if count := synthesizer.untagged(requests):
+        why = "nothing says whether the model knows speaker tags; --tags writes them"
+        print(f"llasa: {options.model}: {count} named speakers are no tags: {why}", file=sys.stderr)
+    return synthesizer, requests, sampling
+
+
+def synthesize(options: Namespace) -> None:
+    """Speak a text or a manifest: short texts side by side, long ones in sentences, or a stream."""
+    from llasa_core.synthesis.batch import synthesize_manifest
+    from llasa_core.synthesis.guards import Guards
+    from llasa_core.synthesis.long_text import speak_long
+    from llasa_core.synthesis.text import pieces_of_request
+
+    if options.stream and (options.text is None or Path(options.out).is_dir()):
+        raise InputError(
+            "--stream speaks a TEXT into a WAV file, or into - as raw samples; no manifest, no"
+            " folder"
+        )
+    if options.guards is not None:
+        require(options.guards)
+    named = Guards.from_file(options.guards) if options.guards is not None else None
+    synthesizer, requests, sampling = speech(options)
+    guards = (
+        replace(named or synthesizer.guards, attempts=options.attempts)
+        if options.attempts
+        else None
+    )
+    if options.normalise:
+        from llasa_core.synthesis.text import spoken_form
+
+        requests = [replace(request, text=spoken_form(request.text)) for request in requests]
+    characters = options.chunk_characters or sys.maxsize
+    if options.stream:
+        stream_to_file(synthesizer, requests[0], options.out, sampling, guards, characters)
+        return
+    pieces = [pieces_of_request(request, characters) for request in requests]
+    with progress_bar(sum(map(len, pieces)), "piece") as bar:
+        if max(map(len, pieces)) > 1:
+            print(
+                speak_long(
+                    synthesizer, requests, options.out, sampling, guards, characters, bar.update
+                )
+            )
+        else:
+            print(
+                synthesize_manifest(
+                    synthesizer, requests, options.out, sampling, bar.update, guards
+                )
+            )
+
+
+def stream_to_file(synthesizer, request, out, sampling, guards, characters) -> None:
+    """Write a text as it is spoken; a path is printed, raw samples on standard output stand
+    alone.
+    """
+    from llasa_core.synthesis.long_text import stream_long
+    from llasa_core.synthesis.streaming import SpeechFile
+
+    def told(spoken) -> None:
+        for reason in spoken.failed:
+            print(f"llasa: {spoken.request.id}: {reason}", file=sys.stderr)
+
+    with SpeechFile(out, synthesizer.codec.sample_rate) as file:
+        file.write_all(stream_long(synthesizer, request, sampling, None, guards, characters, told))
+        print(f"{file.seconds:.2f} s at {file.sample_rate} Hz, 16 bit, mono", file=sys.stderr)
+    if out != "-":
+        print(out)
+
+
+def learn_guards(options: Namespace) -> None:
+    """Print the path of guards.json."""
+    from llasa_core.data.dataset import read_codes
+    from llasa_core.synthesis.guards import GUARDS
+    from llasa_core.synthesis.guards import learn_guards as learn
+
+    require(options.checkpoint)
+    rows = read_codes(options.codes)
+    guards, learnt_from = learn(rows)
+    path = Path(options.checkpoint) / GUARDS
+    guards.write(path, {**learnt_from, "codec": rows.meta["codec"]})
+    print(path)

@@ -1,0 +1,336 @@
+"""Audio -> codes: a source becomes a codes dataset (format: codes_dataset), part by part, resumable
+and in shards.
+
+Shard I of N makes the parts p with p % N == I; the finished folder is the same, byte for byte,
+whatever N and the number of workers were and however often the work was stopped. Worker processes
+read, decode and check while the codec computes and a thread writes. Codes are those of each
+recording alone: only equal lengths ever share a batch.
+"""
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core.audio import decode_audio
+from llasa_core.codecs import Codec
+from llasa_core.data.corpora.prepare import Limits, check_utterance
+from llasa_core.data.corpora.segmentation import Segmenter
+from llasa_core.data.dataset import finish, part_info, part_name, part_size, write_part
+from llasa_core.data.sources import Unread, open_source
+from llasa_core.errors import InputError
+from llasa_core.files import full_disk
+from llasa_core.manifest import Utterance
+
+WINDOW_SECONDS = 600.0  # of audio in memory, among which utterances of equal length meet
+
+CHUNK = 8  # utterances that a worker decodes at a time
+
+
+@dataclass
+class _Part:
+    """A part on its way: its utterances in order, each with why it is left out (None: it is not),
+    and their rows.
+    """
+
+    number: int
+    source: str
+    audio: str | None = None  # fingerprint of the files, taken before they are read
+    known: dict[str, str | None] = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)
+    compared: int = 0  # codes also made exactly, and how many of them differ
+    changed: int = 0
+
+
+def encode_manifest(
+    manifest: str | Path,
+    out: str | Path,
+    codec: Codec,
+    shards: int = 1,
+    shard: int = 0,
+    rows_per_part: int = 1000,
+    batch_seconds: float = 60.0,
+    limits: Limits | None = None,
+    progress: Callable[[int], None] | None = None,
+    workers: int = 0,
+    segmenter: Segmenter | None = None,
+) -> dict | None:
+    """Encode a manifest, tar shards or parquet files with audio (`open_source`) into the codes
+    dataset `out`.
+
+    Stopped and started again, it goes on with the parts that are not there. What fails
+    `check_utterance` is left out, counted by reason and listed in dropped.jsonl. `segmenter` cuts
+    recordings that are too long at silence, and their text with them. batch_seconds: audio handed
+    to the codec at once, which bounds its memory and changes no code. `workers`: processes that
+    read and decode (0: this one). `progress` is called with the number of utterances just finished.
+
+    Returns the content of meta.json, or None while other shards still have parts to make (the last
+    one writes it). Raises InputError for a bad source, a full disk, or an `out` made from something
+    else or by another codec: by its weights, where the parts and the codec tell them, and by names
+    and sizes of a manifest's audio files.
+    """
+    out, limits = Path(out), limits or Limits()
+    if not 0 <= shard < shards or rows_per_part < 1 or batch_seconds <= 0:
+        raise InputError(
+            f"shard {shard} of {shards}, {rows_per_part} rows a part: expected 0 <= shard < shards,"
+            " positive rows"
+        )
+    source = open_source(manifest, rows_per_part)
+    settings = {
+        "codec": codec.name,
+        "codebook_size": codec.codebook_size,
+        "frame_rate": codec.frame_rate,
+    }
+    precision = getattr(codec, "precision", None)
+    settings |= {"precision": precision} if precision else {}
+    weights = getattr(codec, "fingerprint", None)
+    settings |= {"codec_fingerprint": weights} if weights else {}
+    if segmenter is not None:
+        settings["segmented"] = True
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        todo = []
+        for number in range(shard, source.parts, shards):
+            info, path = {**settings, "source": source.fingerprint(number)}, out / part_name(number)
+            if path.exists():
+                refuse_another(path, info | {"audio": source.audio(number)})
+                if progress:
+                    progress(part_size(path))
+            else:
+                todo.append(_Part(number, info["source"]))
+        _make_parts(
+            source, out, todo, settings, codec, batch_seconds, limits, progress, workers, segmenter
+        )
+        if not all((out / part_name(number)).exists() for number in range(source.parts)):
+            return None
+        made_by = set()
+        for number in range(source.parts):
+            found = refuse_another(
+                out / part_name(number), {**settings, "source": source.fingerprint(number)}
+            )
+            made_by.add(found.get("codec_fingerprint"))
+        if weights and made_by != {weights}:
+            settings.pop(
+                "codec_fingerprint"
+            )  # some part is older and does not tell whose codes it holds
+        elif weights and getattr(codec, "folder", None):
+            settings["codec_folder"] = codec.folder
+        return finish(out, source.parts, settings)
+    except OSError as error:
+        raise full_disk(error, out) from None
+
+
+def _make_parts(
+    source, out, todo, settings, codec, batch_seconds, limits, progress, workers, segmenter
+) -> None:
+    """Make the parts `todo`: audio is decoded ahead of the codec, also of the next part, and
+    written behind it.
+    """
+
+    def publish(part: _Part) -> None:
+        dropped = [(name, reason) for name, reason in part.known.items() if reason]
+        info = {**settings, "source": part.source, "dropped": dropped}
+        info |= {"audio": part.audio} if part.audio else {}
+        if part.compared:
+            info["bf16"] = {"compared": part.compared, "changed": part.changed}
+        write_part(
+            out / part_name(part.number),
+            [part.rows[name] for name in part.known if name in part.rows],
+            info,
+        )
+
+    window: list[tuple[Utterance, np.ndarray, np.ndarray | None]] = []
+    front = getattr(codec, "front", None) if workers else None
+    samples = 0
+    with contextlib.ExitStack() as stack:
+        pool = (
+            stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+            if workers and todo
+            else None
+        )
+        writer = stack.enter_context(ThreadPoolExecutor(1))
+        if pool is not None:
+            stack.callback(pool.shutdown, cancel_futures=True)
+        writing: Future | None = None
+        settings_of_workers = (codec.sample_rate, limits, segmenter is not None, front)
+        decoded = _decoded(source, todo, settings_of_workers, pool, workers)
+        for part, results, last in decoded:
+            for utterance, wave, reason, features in results:
+                if reason == "too_long" and segmenter is not None:
+                    found = segmenter.cut(utterance, wave, codec.sample_rate, limits)
+                else:
+                    found = [(utterance, wave, reason)]
+                for piece, cut, why in found:
+                    if piece.id in part.known:
+                        raise InputError(
+                            f"{source.name}: id {piece.id!r} occurs twice, expected unique ids"
+                        )
+                    part.known[piece.id] = why
+                    if why is None:
+                        made = front(cut) if front is not None and features is None else features
+                        window.append((piece, cut, made))
+                        samples += len(cut)
+            if samples >= WINDOW_SECONDS * codec.sample_rate or last:
+                _encode_window(part, window, codec, batch_seconds * codec.sample_rate)
+                window, samples = [], 0
+            if progress:
+                progress(len(results))
+            if last:
+                if writing is not None:
+                    # one part is written while the next is made: no more wait in memory
+                    writing.result()
+                writing = writer.submit(publish, part)
+        if writing is not None:
+            writing.result()
+
+
+def _encode_window(part: _Part, window: list, codec: Codec, most_samples: float) -> None:
+    """Codes of the utterances of a window to the rows of their part."""
+    first = next(iter(part.known), None)
+    for batch in _batches(window, most_samples):
+        waves, features = [wave for _, wave, _ in batch], [made for _, _, made in batch]
+        found = (
+            codec.encode(waves) if features[0] is None else codec.encode(waves, features=features)
+        )
+        for (utterance, wave, _), codes in zip(batch, found, strict=True):
+            if not len(codes):
+                part.known[utterance.id] = "too_short"
+                continue
+            row = {
+                "id": utterance.id,
+                "text": utterance.text,
+                "codes": codes,
+                "speaker": utterance.speaker,
+            }
+            part.rows[utterance.id] = row | {
+                "language": utterance.language,
+                "seconds": len(wave) / codec.sample_rate,
+            }
+            if hasattr(codec, "exact") and (
+                utterance.id == first or chosen_to_compare(utterance.id)
+            ):
+                part.compared += len(codes)
+                part.changed += int((codec.exact.encode([wave])[0] != codes).sum())
+
+
+def chosen_to_compare(id: str) -> bool:
+    """One utterance in fifty, by its id: with the first of each part, those whose codes bf16 is
+    compared on.
+    """
+    return hashlib.sha256(id.encode()).digest()[0] < 6
+
+
+def _decoded(
+    source, todo: Sequence[_Part], settings: tuple, pool, workers: int
+) -> Iterator[
+    tuple[_Part, list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]], bool]
+]:
+    """(part, its next utterances as `_decode` gives them, whether these were the last) in order,
+    decoded ahead.
+    """
+    waiting: deque = deque()
+
+    def chunks():
+        for part in todo:
+            part.audio = source.audio(part.number)
+            utterances = iter(source.utterances(part.number))
+            chunk = list(islice(utterances, CHUNK))
+            empty = not chunk
+            while chunk:
+                following = list(islice(utterances, CHUNK))
+                yield part, chunk, not following
+                chunk = following
+            if empty:
+                yield part, [], True
+
+    def answered(part: _Part, chunk: list[Utterance], answer, last: bool):
+        try:
+            return part, answer.result() if pool is not None else answer, last
+        except BrokenProcessPool:
+            between = f"{chunk[0].id} and {chunk[-1].id}" if chunk else part.source
+            raise InputError(
+                f"{source.name}: a process that decoded audio was killed, near {between}; run again"
+                " to go on"
+            ) from None
+
+    for part, chunk, last in chunks():
+        task = (chunk, *settings)
+        waiting.append(
+            (part, chunk, pool.submit(_decode, *task) if pool is not None else _decode(*task), last)
+        )
+        if len(waiting) > (4 * workers if pool is not None else 0):
+            yield answered(*waiting.popleft())
+    while waiting:
+        yield answered(*waiting.popleft())
+
+
+def _decode(
+    utterances: list[Utterance],
+    sample_rate: int,
+    limits: Limits,
+    segmented: bool,
+    front: Callable | None,
+) -> list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]]:
+    """Utterances (without the bytes of their audio), waves at `sample_rate`, why they are left out,
+    and features.
+    """
+    found = []
+    for utterance in utterances:
+        if isinstance(utterance, Unread):
+            wave, reason = np.zeros(0, np.float32), utterance.reason
+        else:
+            wave, reason = decode_audio(utterance.audio, sample_rate)
+            reason = reason or check_utterance(utterance, wave, limits, sample_rate)
+        kept = wave if reason is None or (reason == "too_long" and segmented) else wave[:0]
+        bare = Utterance(utterance.id, "", utterance.text, utterance.speaker, utterance.language)
+        found.append(
+            (bare, kept, reason, front(kept) if front is not None and reason is None else None)
+        )
+    return found
+
+
+def _batches(window: list, most_samples: float) -> Iterator[list]:
+    """By length, so that codecs find utterances of equal length side by side; at least one
+    utterance each.
+    """
+    batch, samples = [], 0
+    for item in sorted(window, key=lambda item: len(item[1])):
+        if batch and samples + len(item[1]) > most_samples:
+            yield batch
+            batch, samples = [], 0
+        batch.append(item)
+        samples += len(item[1])
+    if batch:
+        yield batch
+
+
+def refuse_another(path: Path, wanted: dict) -> dict:
+    """The `info` of a part; InputError where it was made from something else, or by another codec.
+
+    Weights and audio that one side does not know agree with any: older parts do not tell them.
+    """
+    found = part_info(path)
+    for key, value in wanted.items():
+        if found.get(key) == value or key == "codec_folder":
+            continue
+        if key in ("codec_fingerprint", "audio") and None in (found.get(key), value):
+            continue
+        what = {
+            "source": "other utterances (or rows_per_part)",
+            "codec_fingerprint": (
+                f"other weights of codec {wanted.get('codec')}: {found.get(key)}, not {value}"
+            ),
+            "audio": "audio files of other names or sizes; delete it to encode them anew, or",
+        }.get(key, f"{key} {found.get(key)}, not {value}")
+        raise InputError(
+            f"{path}: made with {what}{' ' if what.endswith('or') else '; '}choose another folder"
+        )
+    return found

@@ -1,0 +1,277 @@
+"""Scores of a prepared protocol: the public metric (public_*) and ours side by side in one summary.
+
+The public number is a formula AND a model: summary.json names the models that the published numbers
+are by and whether ours are those. A trial that was not spoken is an error; the public scripts leave
+it out of the mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core.audio import load_audio, write_wav
+from llasa_core.errors import InputError
+from llasa_core.evaluation.protocols import Protocol, protocol_of, same_model
+from llasa_core.evaluation.protocols.preparation import reference_manifest
+from llasa_core.evaluation.protocols.words import public_errors
+from llasa_core.evaluation.scoring import (
+    blocks_of,
+    count_words,
+    judge_versions,
+    publish_scores,
+    read_utterances,
+    refuse_verifiers,
+    score_similarity,
+    score_utterances,
+)
+from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
+from llasa_core.files import parse_object, read_rows, text_lines
+from llasa_core.intervals import CLUSTER
+from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+
+
+def evaluate_protocol(
+    manifest: str | Path,
+    prepared: str | Path,
+    out: str | Path,
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+    emotion: SpeakerEmbedder | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[dict], dict[str, float]]:
+    """Score what was spoken for a prepared protocol -> (rows, summary), written as by
+    `evaluate.evaluate_manifest`.
+
+    manifest: of `llasa synthesize` or `llasa search` over prepared/requests.jsonl;
+    prepared/references.jsonl scores the recordings themselves, prepared/resynthesis/manifest.jsonl
+    the codec alone. For the protocol asr: the output of `llasa transcribe`, lines of file and text
+    with a tab between them. Ours: the metrics of `evaluate.summarise`. Public: public_wer and the
+    metrics of the protocol, means over trials, intervals bootstrapped over texts. emotion: an
+    embedder of emotions (`judges.load_emotion_embedder`). Raises InputError when an utterance is no
+    trial of the protocol, or a trial was not spoken.
+    """
+    prepared = Path(prepared)
+    setting, trials = read_prepared(prepared)
+    protocol = protocol_of(setting["protocol"])
+    if protocol.name == "asr":
+        rows = _recognised(Path(manifest), trials)
+    else:
+        utterances = _matched(manifest, trials, setting["seeds"])
+        judges = (transcriber, embedder, quality, emotion)
+        if all(judge is None for judge in judges):
+            raise InputError(
+                f"{manifest}: nothing to score with, expected a transcriber, an embedder or a"
+                " predictor"
+            )
+        rows = _scored(protocol, Path(manifest), utterances, prepared, Path(out), judges, progress)
+    for row in rows:
+        if "hypothesis" in row:
+            pair = row["text"], row["hypothesis"], row["language"]
+            row["public_errors"], row["public_words"] = public_errors(protocol.words, *pair)
+    summary = summarise(rows, seed=seed) | public_summary(protocol, rows, seed)
+    versions = judge_versions(transcriber, embedder, quality)
+    if emotion is not None:
+        versions["emotion_embedder"] = f"{emotion.name} ({emotion.version})"
+    described = {"name": protocol.name, "metric": protocol.metric, "source": protocol.source}
+    described |= {
+        "read_as": protocol.reading,
+        "prepared": setting,
+        "published_by": dict(protocol.judges),
+    }
+    described["judged_as_published"] = {
+        role: role in versions and same_model(versions[role].split(" (")[0], name)
+        for role, name in protocol.judges.items()
+    }
+    publish_scores(
+        out, rows, {"metrics": summary, "judges": versions, "seed": seed, "protocol": described}
+    )
+    return rows, summary
+
+
+def public_summary(protocol: Protocol, rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """public_wer and the protocol's other metrics: NAME, NAME_low, NAME_high (95 %), NAME_n;
+    without rows left out.
+    """
+    summary: dict[str, float] = {}
+
+    def add(name: str, counted: list[Mapping], values: list[float], weights: list[float]) -> None:
+        interval = text_interval(values, counted, weights, seed)
+        summary.update({name: sum(values) / sum(weights), f"{name}_n": len(counted)})
+        summary.update({f"{name}_low": interval.low, f"{name}_high": interval.high})
+
+    counted = [row for row in rows if "public_errors" in row]
+    if counted:
+        errors, words = ([row[key] for row in counted] for key in ("public_errors", "public_words"))
+        if protocol.mean == "utterances":
+            errors, words = [e / w for e, w in zip(errors, words, strict=True)], [1.0] * len(words)
+        add("public_wer", counted, errors, words)
+    for name, key in protocol.public.items():
+        counted = [row for row in rows if row.get(key) is not None]
+        if counted:
+            add(name, counted, [row[key] for row in counted], [1.0] * len(counted))
+    return summary
+
+
+def read_prepared(prepared: Path) -> tuple[dict, dict[str, dict]]:
+    """(protocol.json, {id: line of trials.jsonl}) of a folder that `prepare_protocol` finished."""
+    path = prepared / "protocol.json"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file, expected a folder of: llasa protocol NAME DIR {prepared}"
+        )
+    setting = parse_object(path.read_text(encoding="utf-8"), str(path))
+    for key in ("protocol", "seeds"):
+        if key not in setting:
+            raise InputError(
+                f"{path}: the key {key!r} is missing, expected a file of llasa protocol"
+            )
+    return setting, {row["id"]: row for row in read_rows(prepared / "trials.jsonl")}
+
+
+def _matched(manifest: str | Path, trials: Mapping[str, dict], seeds: int) -> list[dict]:
+    """The manifest's utterances with the trial each one speaks; text and language are the
+    trial's.
+    """
+    utterances = read_utterances(manifest)
+    spoken = {utterance["id"] for utterance in utterances}
+    wanted = {id_: id_ for id_ in trials}
+    if not spoken <= wanted.keys() and seeds > 1:
+        wanted = {f"{id_}.s{seed}": id_ for id_ in trials for seed in range(seeds)}
+    for utterance in utterances:
+        if utterance["id"] not in wanted:
+            raise InputError(
+                f"{manifest}: utterance {utterance['id']!r} is no trial of the protocol"
+            )
+        text_id = wanted[utterance["id"]]
+        trial = trials[text_id]
+        utterance |= {key: trial[key] for key in ("text", "speaker", "language")}
+        utterance |= {"trial": trial} | ({CLUSTER: text_id} if len(wanted) > len(trials) else {})
+    if missing := [id_ for id_ in wanted if id_ not in spoken]:
+        raise InputError(
+            f"{manifest}: trial {missing[0]!r} was not spoken ({len(missing)} of {len(wanted)} are"
+            " missing)"
+        )
+    return utterances
+
+
+def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> list[dict]:
+    transcriber, embedder, quality, emotion = judges
+    refuse_verifiers(manifest, utterances, embedder, emotion)
+    # A recording, and its round trip, hold the beginning that a continuation lacks.
+    whole = (prepared / "references.jsonl", prepared / "resynthesis" / "manifest.jsonl")
+    is_whole = manifest.resolve() in [path.resolve() for path in whole]
+    own = []  # files without the prompt
+    seconds = {}
+    for utterance in utterances:
+        own.append(utterance["file"])
+        if utterance["trial"].get("joined"):
+            prompt = load_audio(
+                prepared
+                / utterance["trial"].get("resynthesized_prompt", utterance["trial"]["prompt"])
+            )
+            wave, path = load_audio(utterance["file"]), f"{utterance['id']}.wav"
+            if is_whole:
+                wave = wave[len(prompt) :]
+                own[-1] = _written(out / "continuations" / path, wave)
+            else:
+                utterance["file"] = _written(out / "joined" / path, np.concatenate([prompt, wave]))
+            seconds[utterance["id"]] = round(len(wave) / SAMPLE_RATE, DIGITS)
+    references = reference_manifest(prepared) if embedder is not None else None
+    originals = prepared / "references.jsonl" if protocol.needs_codec else None
+    centred = embedder if references is not None or originals is not None else None
+    rows = score_utterances(
+        manifest,
+        utterances,
+        transcriber,
+        centred,
+        quality,
+        references,
+        originals,
+        progress=progress,
+    )
+    for row in rows:
+        row["seconds"] = seconds.get(row["id"], row["seconds"])
+    trials = [utterance["trial"] for utterance in utterances]
+    if "similarity_to_prompt" in protocol.public.values() and embedder is not None:
+        _score_prompts(rows, own, trials, prepared, embedder, progress)
+    if "emotion_similarity" in protocol.public.values() and emotion is not None:
+        _score_emotion(rows, own, trials, prepared, emotion, progress)
+    return rows
+
+
+def _written(path: Path, wave: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, wave, SAMPLE_RATE)
+    return path
+
+
+def _score_prompts(rows, files, trials, prepared, embedder, progress) -> None:
+    spoken = _embeddings(files, embedder, "spoken", progress)
+    prompts = _embeddings(
+        [prepared / trial["prompt"] for trial in trials], embedder, "prompts", progress
+    )
+    score_similarity(rows, spoken, prompts, "similarity_to_prompt")
+    if all("resynthesized_prompt" in trial for trial in trials):
+        again = [prepared / trial["resynthesized_prompt"] for trial in trials]
+        resynthesized = _embeddings(again, embedder, "prompts after the codec", progress)
+        score_similarity(rows, spoken, resynthesized, "similarity_to_resynthesized_prompt")
+
+
+def _score_emotion(rows, files, trials, prepared, emotion, progress) -> None:
+    spoken = _embeddings(files, emotion, "spoken", progress)
+    prompts = _embeddings(
+        [prepared / trial["prompt"] for trial in trials], emotion, "prompts", progress
+    )
+    score_similarity(rows, spoken, prompts, "emotion_similarity")
+    for row, trial in zip(rows, trials, strict=True):
+        row["emotion"] = trial.get("emotion", "")
+
+
+def _embeddings(
+    files: Sequence[Path], embedder: SpeakerEmbedder, what: str, progress: bool
+) -> np.ndarray:
+    """Embeddings (N, D) of files; each distinct file is embedded once."""
+    distinct = list(dict.fromkeys(files))
+    found = np.concatenate(
+        [
+            embedder.embed([load_audio(file) for file in block], SAMPLE_RATE)
+            for block in blocks_of(distinct, what, progress)
+        ]
+    )
+    place = {file: number for number, file in enumerate(distinct)}
+    return found[[place[file] for file in files]]
+
+
+def _recognised(path: Path, trials: Mapping[str, dict]) -> list[dict]:
+    """Rows of recognised texts, lines FILE<tab>TEXT whose file name without suffix is the id of a
+    trial.
+    """
+    expected = "lines of a file and its text between a tab, as llasa transcribe prints them"
+    heard: dict[str, str] = {}
+    for number, line in text_lines(path, expected):
+        file, tab, text = line.partition("\t")
+        id_ = Path(file).stem
+        if not tab or id_ not in trials:
+            raise InputError(
+                f"{path}:{number}: {line[:60]!r} names no recording of the protocol, expected"
+                f" {expected}"
+            )
+        if id_ in heard:
+            raise InputError(
+                f"{path}:{number}: {id_!r} is there twice, expected one line a recording"
+            )
+        heard[id_] = text.strip()
+    if missing := [id_ for id_ in trials if id_ not in heard]:
+        raise InputError(
+            f"{path}: trial {missing[0]!r} was not recognised ({len(missing)} of {len(trials)} are"
+            " missing)"
+        )
+    rows = []
+    for id_, trial in trials.items():
+        row = {key: trial[key] for key in ("id", "speaker", "language", "text", "seconds")}
+        count_words(row, heard[id_])
+        rows.append(row)
+    return rows

@@ -1,0 +1,131 @@
+"""A blinded page on which a rater scores systems 1 to 3: OUT/page (give it to raters) and
+OUT/key.json (keep it).
+
+On the page nothing names a system: clips are files of meaningless names in alphabetical order, and
+what a rater hears in which order follows from seed, rater and sentence. The page's hash covers
+texts, rubric and every clip's samples.
+"""
+
+import hashlib
+import html
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llasa_core.errors import InputError
+from llasa_core.evaluation.rating.sentences import LEVELS, Sentence
+from llasa_core.evaluation.rating.template import PAGE
+from llasa_core.files import publish
+from llasa_core.manifest import Utterance, read_manifest
+
+SCHEMA = 1
+
+
+def named_manifests(sources: Sequence[str]) -> dict[str, Path]:
+    """{system: manifest} of "NAME=MANIFEST", or of "MANIFEST", called like its folder. InputError
+    for a name twice.
+    """
+    named: dict[str, Path] = {}
+    for source in sources:
+        name, equals, path = source.partition("=")
+        path = Path(path if equals else source)
+        name = name if equals else path.resolve().parent.name
+        if not name or name in named:
+            raise InputError(
+                f"{source}: the system is called {name!r}, expected a name of its own"
+                " (NAME=MANIFEST)"
+            )
+        named[name] = path
+    return named
+
+
+def rating_page(
+    out: str | Path,
+    sentences: Sequence[Sentence],
+    systems: Mapping[str, str | Path],
+    title: str = "Text understanding",
+    seed: int = 0,
+) -> dict[str, str | int]:
+    """Write OUT/page/index.html with its clips in OUT/page/clips, and OUT/key.json; returns hash
+    and counts.
+
+    systems: {name: manifest with id, audio and text} that speak every sentence. Raises InputError
+    for no system, a sentence that one lacks or speaks with another text, a clip that is not there,
+    and an OUT that holds another page.
+    """
+    out = Path(out)
+    if not systems or not sentences:
+        raise InputError("rating page: expected at least one system and one sentence")
+    spoken = {name: _spoken(path, sentences) for name, path in systems.items()}
+    items: dict[str, dict[str, str]] = {}
+    clips: dict[str, Path] = {}
+    listed = []
+    for sentence in sentences:
+        codes = []
+        for name, utterances in spoken.items():
+            file = Path(utterances[sentence.id].audio)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            code = hashlib.sha256(f"{seed}/{sentence.id}/{name}/{digest}".encode()).hexdigest()[:12]
+            items[code] = {"system": name, "sentence": sentence.id}
+            clips[code] = file
+            codes.append({"item": code, "clip": f"clips/{code}{file.suffix.lower()}"})
+        codes.sort(key=lambda clip: clip["item"])
+        listed.append({**vars(sentence), "clips": codes})
+    shown = {"title": title, "seed": seed, "levels": LEVELS, "sentences": listed}
+    page = hashlib.sha256(
+        json.dumps(shown, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()[:16]
+    key = {
+        "schema": SCHEMA,
+        "page": page,
+        "seed": seed,
+        "items": items,
+        "sentences": [vars(one) for one in sentences],
+    }
+    if (out / "key.json").is_file() and _page_of(out / "key.json") != page:
+        raise InputError(
+            f"{out / 'key.json'}: belongs to another page, whose scores need it; choose another"
+            " folder"
+        )
+    if (out / "page").exists() and not (out / "key.json").is_file():
+        raise InputError(
+            f"{out / 'page'}: is there without a key.json, expected a folder for rating pages"
+        )
+    (out / "page" / "clips").mkdir(parents=True, exist_ok=True)
+    publish(
+        out / "key.json",
+        (json.dumps(key, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(),
+    )
+    for code, file in clips.items():
+        shutil.copyfile(file, out / "page" / "clips" / f"{code}{file.suffix.lower()}")
+    data = json.dumps({"page": page, **shown}, ensure_ascii=False).replace("<", "\\u003c")
+    text = re.sub(
+        "@(TITLE|DATA)@", lambda found: {"TITLE": html.escape(title), "DATA": data}[found[1]], PAGE
+    )
+    publish(out / "page" / "index.html", text.encode())
+    return {"page": page, "systems": len(systems), "sentences": len(sentences), "clips": len(clips)}
+
+
+def _spoken(path: str | Path, sentences: Sequence[Sentence]) -> dict[str, Utterance]:
+    utterances = {utterance.id: utterance for utterance in read_manifest(path)}
+    for sentence in sentences:
+        utterance = utterances.get(sentence.id)
+        if utterance is None:
+            raise InputError(f"{path}: no utterance {sentence.id!r}, expected every test sentence")
+        if utterance.text != sentence.text:
+            raise InputError(
+                f"{path}: {sentence.id!r} speaks {utterance.text!r}, expected {sentence.text!r}"
+            )
+        if not Path(utterance.audio).is_file():
+            raise InputError(f"{path}: audio file {utterance.audio} of {sentence.id!r} is missing")
+    return utterances
+
+
+def _page_of(path: Path) -> str | None:
+    try:
+        key = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}), expected the key of a rating page") from None
+    return key.get("page") if isinstance(key, dict) else None

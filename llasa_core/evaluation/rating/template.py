@@ -1,0 +1,168 @@
+"""The rating page itself: HTML, style and script in one text, with @TITLE@ and @DATA@ left open for
+`rating`.
+
+It asks no network and no server, keeps progress in localStorage under page and rater, and never
+learns a system's name. The order is Fisher and Yates over mulberry32, seeded with FNV-1a of seed,
+rater and sentence: always the same.
+"""
+
+PAGE = r"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>@TITLE@</title>
+<style>
+body { font: 18px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1.25rem; color: #1b1b1b }
+h1 { font-size: 1.4rem } [hidden] { display: none }
+#text { font-size: 1.5rem; line-height: 1.35; margin: 1rem 0 } #expected { margin: 0 0 1.5rem }
+#category, #progress, .keys, #status { color: #555 } #status { min-height: 1.5em }
+button, input { font: inherit; padding: .5rem .9rem } ol { list-style: none; padding: 0 }
+#levels button { display: block; width: 100%; text-align: left; margin: .4rem 0; border: 1px solid #999;
+  background: none; color: inherit }
+#levels button[aria-pressed="true"] { background: #1b1b1b; color: #fff }
+button:focus-visible { outline: 3px solid #2a6fdb }
+kbd { border: 1px solid #999; border-radius: 4px; padding: 0 .35rem } audio { width: 100% }
+</style></head><body><main>
+<h1>@TITLE@</h1>
+<form id="start">
+<p>You will hear each sentence from every system, in an order that is yours alone. Judge only whether what the line
+below the sentence asks for can be heard; sound quality in itself is not the question. Scores stay in this browser until
+you save them as a file.</p>
+<p><label>Your name or number
+<input id="rater" autocomplete="off" required pattern="[A-Za-z0-9][A-Za-z0-9._\-]{0,39}"></label>
+<button>Begin</button></p>
+<p class="keys">Letters, digits, dot, dash and underscore. The same name goes on where it stopped.</p>
+</form>
+<section id="rating" hidden>
+<p id="progress"></p><p id="category"></p><p id="text" dir="auto"></p><p id="expected" dir="auto"></p>
+<audio id="clip" controls preload="auto"></audio>
+<div id="levels" role="group" aria-label="Score"></div>
+<p id="status" role="status"></p>
+<p class="keys"><kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> score and go on, <kbd>space</kbd> play again,
+<kbd>←</kbd> <kbd>→</kbd> move, <kbd>N</kbd> next without a score</p>
+<p><button id="save" type="button">Save scores as a file</button></p>
+</section>
+</main>
+<script type="application/json" id="data">@DATA@</script>
+<script>
+"use strict";
+const page = JSON.parse(document.getElementById("data").textContent);
+const part = (id) => document.getElementById(id);
+
+const random = (text) => {
+  let state = 0x811c9dc5;
+  for (const unit of new TextEncoder().encode(text)) state = Math.imul(state ^ unit, 0x01000193);
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+};
+const shuffled = (values, seed) => {
+  const drawn = random(seed), order = [...values];
+  for (let last = order.length - 1; last > 0; last--) {
+    const other = Math.floor(drawn() * (last + 1));
+    [order[last], order[other]] = [order[other], order[last]];
+  }
+  return order;
+};
+const orderFor = (rater) => shuffled(page.sentences, `${page.seed}/${rater}`).flatMap((sentence) =>
+  shuffled(sentence.clips, `${page.seed}/${rater}/${sentence.id}`).map((clip, place) => ({ sentence, clip, place })));
+
+let rater = "", order = [], scores = {}, at = 0;
+const played = new Set();
+const place = () => `llasa-rating/${page.page}/${rater}`;
+
+const recall = () => {
+  try { return JSON.parse(localStorage.getItem(place())) ?? {}; } catch { return {}; }
+};
+const keep = () => {
+  try { localStorage.setItem(place(), JSON.stringify({ scores, at })); } catch {
+    part("status").textContent = "This browser keeps no progress: save the file before you close the page.";
+  }
+};
+const open = (name) => {
+  rater = name;
+  order = orderFor(rater);
+  const known = recall(), items = new Set(order.map(({ clip }) => clip.item));
+  const whole = ([item, level]) => items.has(item) && level in page.levels;
+  scores = Object.fromEntries(Object.entries(known.scores ?? {}).filter(whole));
+  at = Math.min(Math.max(known.at ?? 0, 0), order.length - 1);
+  part("start").hidden = true;
+  part("rating").hidden = false;
+  show();
+};
+const play = () => {
+  const clip = part("clip");
+  clip.currentTime = 0;
+  clip.play()?.catch(() => { part("status").textContent = "Press space to play."; });
+};
+const show = () => {
+  const { sentence, clip, place: nth } = order[at];
+  const done = Object.keys(scores).length;
+  part("progress").textContent = `${at + 1} of ${order.length}, ${done} scored`;
+  part("category").textContent = `${sentence.category} · sample ${nth + 1} of ${sentence.clips.length}`;
+  part("text").textContent = sentence.text;
+  part("text").lang = sentence.language;
+  part("expected").textContent = `To be heard: ${sentence.expected}`;
+  part("expected").lang = sentence.language;
+  part("clip").src = clip.clip;
+  part("status").textContent = done === order.length ? "All scored. Save the scores as a file." : "";
+  for (const button of part("levels").children) {
+    button.setAttribute("aria-pressed", String(scores[clip.item] === +button.value));
+  }
+  play();
+};
+const move = (to) => {
+  at = Math.min(Math.max(to, 0), order.length - 1);
+  keep();
+  show();
+};
+const unscored = () => {
+  const left = [...order.keys()].filter((index) => !(order[index].clip.item in scores));
+  return left.find((index) => index > at) ?? left[0] ?? at;
+};
+const score = (level) => {
+  const { item } = order[at].clip;
+  if (!played.has(item)) {
+    part("status").textContent = "Listen first: press space to play.";
+    return;
+  }
+  scores[item] = level;
+  keep();
+  if (Object.keys(scores).length === order.length || at === order.length - 1) show(); else move(at + 1);
+};
+const exported = () => ({
+  schema: 1, page: page.page, rater, complete: Object.keys(scores).length === order.length,
+  scores: order.filter(({ clip }) => clip.item in scores).map(({ clip, place: nth }) =>
+    ({ item: clip.item, score: scores[clip.item], place: nth })),
+});
+const save = () => {
+  const missing = order.length - Object.keys(scores).length;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(exported(), null, 1) + "\n"], { type: "application/json" }));
+  link.download = `scores-${page.page}-${rater}.json`;
+  link.click();
+  part("status").textContent = missing ? `Saved, but ${missing} have no score yet.` : "Saved.";
+};
+
+for (const [level, meaning] of Object.entries(page.levels)) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.value = level;
+  button.textContent = `${level}  ${meaning}`;
+  button.addEventListener("click", () => { button.blur(); score(+level); });
+  part("levels").append(button);
+}
+part("clip").addEventListener("play", () => { played.add(order[at].clip.item); });
+part("start").addEventListener("submit", (event) => { event.preventDefault(); open(part("rater").value.trim()); });
+part("save").addEventListener("click", () => { part("save").blur(); save(); });
+document.addEventListener("keydown", (event) => {
+  if (part("rating").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
+  const act = { " ": play, ArrowRight: () => move(at + 1), ArrowLeft: () => move(at - 1), n: () => move(unscored()) };
+  for (const level of Object.keys(page.levels)) act[level] = () => score(+level);
+  if (!Object.hasOwn(act, event.key)) return;
+  event.preventDefault();
+  act[event.key]();
+});
+</script></body></html>
+"""

@@ -1,0 +1,357 @@
+"""Score a manifest of wavs with the judges: one row an utterance in out/utterances.jsonl, averages
+in out/summary.json.
+
+Every average is recomputed from the rows alone (`summarise`), so a figure or a test never copies a
+number. A missing wav is an error before anything is scored; both files are published by rename once
+all rows exist.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core import metrics
+from llasa_core.audio import load_audio
+from llasa_core.errors import InputError
+from llasa_core.evaluation.summary import DIGITS, summarise
+from llasa_core.files import publish, read_rows
+from llasa_core.intervals import CLUSTER
+from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+from llasa_core.manifest import read_manifest
+
+BLOCK = 16  # utterances a call of a judge: one step of the progress bar
+
+
+@dataclass(frozen=True)
+class SpeakerReferences:
+    """Embeddings (N, D) of original recordings with their ids and speakers, made once for several
+    systems.
+    """
+
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    embeddings: np.ndarray
+
+    def count(self, speaker: str, without: str = "") -> int:
+        """Recordings of a speaker, the one with the id `without` left out."""
+        return sum(
+            s == speaker and i != without for i, s in zip(self.ids, self.speakers, strict=True)
+        )
+
+    def centroids(self, without: str = "") -> dict[str, np.ndarray]:
+        """Unit-length centroid (D,) of each speaker; the recording with the id `without` is left
+        out.
+        """
+        kept = [i for i, id_ in enumerate(self.ids) if id_ != without]
+        return metrics.speaker_centroids(self.embeddings[kept], [self.speakers[i] for i in kept])
+
+
+def evaluate_manifest(
+    manifest: str | Path,
+    out: str | Path,
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+    references: str | Path | SpeakerReferences | None = None,
+    reference_audio: str | Path | Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[dict], dict[str, float]]:
+    """Score every utterance of a manifest -> (rows, summary), as in out/utterances.jsonl and
+    out/summary.json.
+
+    manifest: JSON lines with id, audio, text, and where known speaker, language, ended (false = cut
+    at the limit). references: manifest of originals (or `embed_references` of it) for the cosine to
+    the centroid of the own speaker's
+        recordings and for the nearest centroid; a recording with the utterance's own id is left
+        out, so originals are scored by the same protocol.
+    reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ,
+        STOI and (with an embedder) the cosine of each utterance to its own original, the similarity
+        of codec papers.
+    Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text,
+    a non-finite score, and a judge that chose the speech as the verifier of a search (key
+    `verifiers` of the manifest's lines).
+    """
+    utterances = read_utterances(manifest)
+    if transcriber is None and embedder is None and quality is None and reference_audio is None:
+        raise InputError(
+            f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor"
+        )
+    if references is not None and embedder is None:
+        raise InputError("references belong together with a speaker embedder, got only one of them")
+    if embedder is not None and references is None and reference_audio is None:
+        raise InputError(
+            "a speaker embedder and references or reference audio belong together, got only one of"
+            " them"
+        )
+    rows = score_utterances(
+        manifest,
+        utterances,
+        transcriber,
+        embedder,
+        quality,
+        references,
+        reference_audio,
+        seed,
+        progress,
+    )
+    summary = summarise(rows, seed=seed)
+    report = {
+        "metrics": summary,
+        "judges": judge_versions(transcriber, embedder, quality),
+        "seed": seed,
+    }
+    publish_scores(out, rows, report)
+    return rows, summary
+
+
+def score_utterances(
+    manifest: str | Path,
+    utterances: list[dict],
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+    references: str | Path | SpeakerReferences | None = None,
+    reference_audio: str | Path | Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[dict]:
+    """Scored rows of utterances as `read_utterances` gives them; `manifest` names them in messages.
+    Writes nothing.
+    """
+    refuse_verifiers(manifest, utterances, transcriber, embedder, quality)
+    originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
+    if transcriber is not None:
+        for utterance in utterances:
+            metrics.word_errors(utterance["text"], "", utterance["language"])
+    if references is not None and not isinstance(references, SpeakerReferences):
+        references = embed_references(references, embedder, seed=seed, progress=progress)
+    if references is not None:
+        for utterance in utterances:
+            if not references.count(utterance["speaker"], without=utterance["id"]):
+                raise InputError(
+                    f"{manifest}: utterance {utterance['id']!r} by {utterance['speaker']!r} has no"
+                    " reference recording of that speaker besides itself, expected at least one"
+                )
+    rows = []
+    for block in blocks_of(utterances, "utterances", progress):
+        waves = [load_audio(utterance["file"]) for utterance in block]
+        scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
+        if transcriber is not None:
+            _score_words(scored, waves, transcriber)
+        embeddings = None if embedder is None else embedder.embed(waves, SAMPLE_RATE)
+        if references is not None:
+            _score_speakers(scored, embeddings, references)
+        if quality is not None:
+            for row, value in zip(scored, quality.score(waves, SAMPLE_RATE), strict=True):
+                row["quality"] = _finite(value, row, "quality")
+        if originals:
+            before = [load_audio(originals[row["id"]]) for row in scored]
+            for row, wave, original in zip(scored, waves, before, strict=True):
+                _score_resynthesis(row, wave, original)
+            if embedder is not None:
+                score_similarity(
+                    scored,
+                    embeddings,
+                    embedder.embed(before, SAMPLE_RATE),
+                    "similarity_to_original",
+                )
+        rows.extend(scored)
+    return rows
+
+
+def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) -> None:
+    """Writes OUT/utterances.jsonl and OUT/summary.json, each whole."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    publish(out / "utterances.jsonl", lines.encode())
+    publish(
+        out / "summary.json",
+        (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
+    )
+
+
+def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], *judges: object) -> None:
+    """InputError where one of the judges is named among the `verifiers` that a search chose an
+    utterance with.
+    """
+    names = {judge.name for judge in judges if judge is not None}
+    for utterance in utterances:
+        if both := sorted(names & set(utterance.get("verifiers", ()))):
+            raise InputError(
+                f"{manifest}: {both[0]} chose {utterance['id']!r} as a verifier of the search and"
+                " cannot judge it too, expected another model"
+            )
+
+
+def judge_versions(
+    transcriber: Transcriber | None = None,
+    embedder: SpeakerEmbedder | None = None,
+    quality: QualityPredictor | None = None,
+) -> dict[str, str]:
+    """{role: "name (library and weights)"} of the judges in use: what stands beside the numbers in
+    a result.
+    """
+    roles = {"transcriber": transcriber, "speaker_embedder": embedder, "quality_predictor": quality}
+    return {
+        role: f"{judge.name} ({judge.version})"
+        for role, judge in roles.items()
+        if judge is not None
+    }
+
+
+def embed_references(
+    manifest: str | Path,
+    embedder: SpeakerEmbedder,
+    per_speaker: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+) -> SpeakerReferences:
+    """Embed at most `per_speaker` recordings, drawn by seed, of each speaker of a manifest of
+    originals.
+    """
+    by_speaker: dict[str, list[dict]] = {}
+    for utterance in read_utterances(manifest):
+        by_speaker.setdefault(utterance["speaker"], []).append(utterance)
+    rng = np.random.default_rng(seed)
+    chosen = [
+        group[i]
+        for _, group in sorted(by_speaker.items())
+        for i in sorted(rng.permutation(len(group))[:per_speaker].tolist())
+    ]
+    embeddings = [
+        embedder.embed([load_audio(utterance["file"]) for utterance in block], SAMPLE_RATE)
+        for block in blocks_of(chosen, "references", progress)
+    ]
+    return SpeakerReferences(
+        tuple(utterance["id"] for utterance in chosen),
+        tuple(utterance["speaker"] for utterance in chosen),
+        np.concatenate(embeddings),
+    )
+
+
+def read_utterances(path: str | Path) -> list[dict]:
+    """What a manifest says of each utterance: id, audio (as written), text, speaker, language, file
+    (that exists) and perhaps ended, verifiers, text_id. InputError for a missing wav and for a
+    manifest of none."""
+    utterances = []
+    for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
+        if not utterance.audio.is_file():
+            raise InputError(
+                f"{path}: audio file {utterance.audio} of utterance {utterance.id!r} is missing"
+            )
+        described = {
+            "id": utterance.id,
+            "audio": row["audio"],
+            "text": utterance.text,
+            "file": utterance.audio,
+        }
+        described |= {"speaker": utterance.speaker, "language": utterance.language}
+        if isinstance(row.get("ended"), bool):
+            described["ended"] = row["ended"]
+        described |= {key: row[key] for key in ("verifiers", CLUSTER) if row.get(key)}
+        utterances.append(described)
+    if not utterances:
+        raise InputError(f"{path}: no utterances, expected at least one")
+    return utterances
+
+
+def _reference_files(
+    source: str | Path | Mapping[str, str | Path], utterances: list[dict]
+) -> dict[str, Path]:
+    if isinstance(source, Mapping):
+        files = {id_: Path(file) for id_, file in source.items()}
+    else:
+        files = {row["id"]: row["file"] for row in read_utterances(source)}
+    for utterance in utterances:
+        file = files.get(utterance["id"])
+        if file is None or not file.is_file():
+            raise InputError(
+                f"utterance {utterance['id']!r} has no reference audio, expected a file, got {file}"
+            )
+    return files
+
+
+def _described(utterance: dict, wave: np.ndarray) -> dict:
+    row = {
+        key: utterance[key]
+        for key in ("id", "audio", "speaker", "language", "text", CLUSTER)
+        if key in utterance
+    }
+    row["seconds"] = round(len(wave) / SAMPLE_RATE, DIGITS)
+    if "ended" in utterance:
+        row["ended"] = utterance["ended"]
+    return row
+
+
+def _score_words(rows: list[dict], waves: list[np.ndarray], transcriber: Transcriber) -> None:
+    for language in sorted({row["language"] for row in rows}):
+        chosen = [i for i, row in enumerate(rows) if row["language"] == language]
+        heard = transcriber.transcribe([waves[i] for i in chosen], SAMPLE_RATE, language)
+        for i, hypothesis in zip(chosen, heard, strict=True):
+            count_words(rows[i], hypothesis)
+
+
+def count_words(row: dict, hypothesis: str) -> None:
+    """Writes what was heard and its errors into a row with text and language."""
+    pair = (row["text"], hypothesis, row["language"])
+    row["hypothesis"] = hypothesis
+    row["errors"], row["words"] = metrics.word_errors(*pair)
+    row["digit_errors"], row["digit_words"] = metrics.word_errors(*pair, spoken_digits=True)
+    row["character_errors"], row["characters"] = metrics.character_errors(*pair)
+
+
+def _score_speakers(
+    rows: list[dict], embeddings: np.ndarray, references: SpeakerReferences
+) -> None:
+    for row, embedding in zip(rows, embeddings, strict=True):
+        centroids = references.centroids(without=row["id"])
+        own = metrics.speaker_similarity(embedding, centroids[row["speaker"]])
+        row["similarity"] = _finite(own, row, "similarity")
+        if len(centroids) > 1:
+            row["nearest_speaker"] = metrics.nearest_speaker(embedding, centroids)
+
+
+def score_similarity(
+    rows: Sequence[dict], embeddings: np.ndarray, others: np.ndarray, key: str
+) -> None:
+    """Writes the cosine of each row's embedding (N, D) with the other one (N, D) under `key`."""
+    for row, value in zip(rows, metrics.speaker_similarity(embeddings, others), strict=True):
+        row[key] = _finite(value, row, key)
+
+
+def _score_resynthesis(row: dict, wave: np.ndarray, original: np.ndarray) -> None:
+    """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech for the
+    measure.
+    """
+    from llasa_core.judges import quality
+
+    for key, measure in (
+        ("pesq_wb", quality.pesq_wideband),
+        ("pesq_nb", quality.pesq_narrowband),
+        ("stoi", quality.stoi),
+    ):
+        try:
+            row[key] = _finite(measure(original, wave, SAMPLE_RATE), row, key)
+        except quality.TooLittleSpeechError:
+            row[key] = None
+
+
+def _finite(value: float, row: dict, key: str) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{row['audio']}: {key} is {value}, expected a finite number")
+    return round(float(value), DIGITS)
+
+
+def blocks_of(utterances: list[dict], what: str, progress: bool):
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(utterances), desc=what, unit="utt", disable=not progress) as bar:
+        for start in range(0, len(utterances), BLOCK):
+            yield utterances[start : start + BLOCK]
+            bar.update(len(utterances[start : start + BLOCK]))

@@ -1,0 +1,136 @@
+"""Averages of scored utterances with their intervals, recomputed from the rows alone: no models, no
+files.
+
+Several seeds of one text are no independent utterances: where rows name a `text_id`, texts are
+resampled, not rows.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from llasa_core import intervals, metrics
+from llasa_core.errors import InputError
+from llasa_core.intervals import CLUSTER
+
+ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
+
+DIGITS = 6  # decimals kept of a score, the same in the rows and in what is computed from them
+
+
+def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """Flat metrics of scored rows: NAME, NAME_low, NAME_high (95 %) and NAME_n; a metric without
+    rows is left out.
+
+    corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity,
+    similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances.
+    nearest_speaker_share, never_ended_share, ended_at_once_share: `share_interval`. Where rows name
+    a `text_id`, the bootstrap resamples texts with all their seeds, and NAME_texts stands beside
+    NAME_n. Also utterances, texts (where they are named), seconds (of audio), pesq_wb_unscored,
+    pesq_nb_unscored and stoi_unscored. Raises InputError when there are no rows.
+    """
+    if not rows:
+        raise InputError("no scored utterances, expected at least one")
+    summary: dict[str, float] = {
+        "utterances": len(rows),
+        "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
+    }
+
+    named = any(CLUSTER in row for row in rows)
+    if named:
+        summary["texts"] = len(set(texts_of(rows)))
+
+    def add(
+        name: str, value: float, interval: intervals.Interval, counted: Sequence[Mapping]
+    ) -> None:
+        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high})
+        summary[f"{name}_n"] = len(counted)
+        if named:
+            summary[f"{name}_texts"] = len(set(texts_of(counted)))
+
+    for name, errors_key, words_key in (
+        ("corpus_wer", "errors", "words"),
+        ("corpus_wer_spoken_digits", "digit_errors", "digit_words"),
+        ("corpus_cer", "character_errors", "characters"),
+    ):
+        counted = [row for row in rows if errors_key in row]
+        if counted:
+            errors, words = (
+                [row[errors_key] for row in counted],
+                [row[words_key] for row in counted],
+            )
+            interval = text_interval(errors, counted, words, seed)
+            add(name, metrics.corpus_wer(errors, words), interval, counted)
+            if name == "corpus_wer":
+                rates = np.asarray(errors) / np.asarray(words)
+                interval = text_interval(rates, counted, seed=seed)
+                add(
+                    "mean_utterance_wer",
+                    metrics.mean_utterance_wer(errors, words),
+                    interval,
+                    counted,
+                )
+    for name, key in (
+        ("speaker_similarity", "similarity"),
+        ("similarity_to_original", "similarity_to_original"),
+        ("quality", "quality"),
+        ("pesq_wb", "pesq_wb"),
+        ("pesq_nb", "pesq_nb"),
+        ("stoi", "stoi"),
+    ):
+        counted = [row for row in rows if row.get(key) is not None]
+        values = [row[key] for row in counted]
+        if values:
+            add(name, float(np.mean(values)), text_interval(values, counted, seed=seed), counted)
+        unscored = sum(key in row and row[key] is None for row in rows)
+        if key in ("pesq_wb", "pesq_nb", "stoi") and (values or unscored):
+            summary[f"{name}_unscored"] = unscored
+    outcomes = {
+        "nearest_speaker_share": (
+            "nearest_speaker",
+            lambda row: row["nearest_speaker"] == row["speaker"],
+        ),
+        "never_ended_share": ("ended", lambda row: not row["ended"]),
+        "ended_at_once_share": ("ended", lambda row: row["seconds"] < ENDED_AT_ONCE_SECONDS),
+    }
+    for name, (key, outcome) in outcomes.items():
+        if counted := [row for row in rows if key in row]:
+            hits = [outcome(row) for row in counted]
+            add(name, sum(hits) / len(hits), share_interval(hits, counted, seed), counted)
+    return summary
+
+
+def texts_of(rows: Sequence[Mapping]) -> list:
+    """The text that each row speaks: its `text_id`; a row without one is its own text."""
+    return [row.get(CLUSTER, number) for number, row in enumerate(rows)]
+
+
+def share_interval(
+    hits: Sequence[bool], rows: Sequence[Mapping], seed: int = 0
+) -> intervals.Interval:
+    """Interval of the share of hits: Wilson where every row speaks a text of its own, else the
+    bootstrap over texts.
+
+    A bootstrap of no hits, or of hits alone, has no width: then Wilson with as many trials as there
+    are texts, as if all seeds of a text came out alike.
+    """
+    hit, texts = sum(hits), len(set(texts_of(rows)))
+    if texts == len(rows):
+        return intervals.wilson_interval(hit, len(rows))
+    if hit in (0, len(rows)):
+        return intervals.wilson_interval(texts if hit else 0, texts)
+    return text_interval([float(one) for one in hits], rows, seed=seed)
+
+
+def text_interval(
+    values: Sequence[float],
+    rows: Sequence[Mapping],
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> intervals.Interval:
+    """`metrics.bootstrap_interval` over the texts that rows speak (`texts_of`)."""
+    texts = texts_of(rows)
+    weights = np.ones(len(texts)) if weights is None else weights
+    return intervals.bootstrap_interval(
+        intervals.cluster_sums(values, texts), intervals.cluster_sums(weights, texts), seed=seed
+    )

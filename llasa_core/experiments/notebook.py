@@ -1,0 +1,262 @@
+"""One run in a process of its own: execute a notebook with papermill, then publish run.ipynb and
+result.json.
+
+Started by experiments.run_experiment with the order as JSON. Standard input is a lifeline: when it
+closes, this process ends and takes the kernel with it. Standard output carries one line, the reason
+of a failure. The lock is a flock, so the lock file of a killed run blocks nobody. The kernel is
+this interpreter, whatever kernels the user has installed.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from llasa_core.files import write_json
+
+NOTEBOOK_LIMIT = 256_000  # bytes of an executed copy
+
+LOCK_PATIENCE = 10.0  # seconds that a dying predecessor gets
+
+
+class RunFailure(Exception):
+    """The notebook did not come to its end; the message is one line."""
+
+
+def main(argv: list[str]) -> int:
+    report = os.fdopen(os.dup(1), "w")  # the pipe to the parent; children get the log instead
+    os.dup2(2, 1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        execute(json.loads(argv[0]))
+    except RunFailure as failure:
+        print(failure, file=report, flush=True)
+        return 1
+    return 0
+
+
+def end_with_parent() -> None:
+    """Wait until the parent is gone, then kill every descendant and this process."""
+    import psutil  # a dependency of ipykernel
+
+    while os.read(0, 1024):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(130)
+
+
+def execute(order: dict[str, Any]) -> None:
+    """Run the notebook of an order and write result.json; RunFailure with the reason otherwise."""
+    run_dir, work = Path(order["run_dir"]), order["work"]
+    lock = open(f"{work}.lock", "w")  # noqa: SIM115, held until this process ends
+    for _ in range(int(LOCK_PATIENCE / 0.2)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            time.sleep(0.2)
+    else:
+        raise RunFailure("another process is executing this run")
+    (run_dir / "result.json").unlink(missing_ok=True)
+    (run_dir / "metrics.json").unlink(missing_ok=True)
+    if order["again"]:
+        shutil.rmtree(order["artifacts_dir"], ignore_errors=True)
+    for folder in (run_dir, Path(order["artifacts_dir"])):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    origin = provenance()
+    started = time.monotonic()
+    notebook = run_papermill(
+        order["notebook"], f"{work}.ipynb", order["params"] | order["injected"]
+    )
+    origin["seconds"] = round(time.monotonic() - started, 1)
+    try:
+        recorded = json.loads((run_dir / "metrics.json").read_text())
+    except FileNotFoundError as error:
+        raise RunFailure("the notebook ended without calling experiments.record") from error
+    copy = run_dir / f".run.ipynb.{os.getpid()}"
+    copy.write_text(limited_notebook(notebook, Path.cwd()), encoding="utf-8")
+    os.replace(copy, run_dir / "run.ipynb")
+    result = {
+        "schema": 1,
+        "experiment": order["experiment"],
+        "run": order["run"],
+        "notebook": order["notebook"],
+        "params": order["params"],
+        **recorded,
+        "provenance": origin,
+    }
+    write_json(run_dir / "result.json", result)
+    (run_dir / "metrics.json").unlink()
+    Path(f"{work}.ipynb").unlink(missing_ok=True)
+
+
+def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Execute `notebook` into the file `executed` in the working folder; returns the executed
+    notebook.
+
+    Its output goes to this process's standard error as it appears. Raises RunFailure with cell and
+    error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = Path(folder, "kernels", "python3")
+        kernel.mkdir(parents=True)
+        argv = [
+            sys.executable,
+            "-Xfrozen_modules=off",
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+        ]
+        (kernel / "kernel.json").write_text(
+            json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
+        )
+        os.environ["JUPYTER_PATH"] = (
+            folder  # searched before the user's and the environment's kernels
+        )
+        os.environ["IPYTHONDIR"] = str(Path(folder, "ipython"))  # no start-up files of the user's
+        os.environ["JUPYTER_PLATFORM_DIRS"] = "1"  # papermill's import warns otherwise
+        os.environ.setdefault("TQDM_MININTERVAL", "2")
+        import papermill
+        from nbclient.exceptions import DeadKernelError
+
+        def announce(cell: Any, cell_index: int) -> None:
+            if cell.cell_type == "code":
+                print(
+                    f"\n[cell {max(1, cell_index)}/{cells}] {cell.source.strip()[:80]!r}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        cells = len(
+            json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
+        )  # the injected cell, second, keeps numbers from 1 equal
+        try:
+            result = papermill.execute_notebook(
+                notebook,
+                executed,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                start_timeout=600,  # seconds; a busy machine is not a failure
+                stdout_file=sys.stderr,
+                stderr_file=sys.stderr,
+                on_cell_start=announce,
+            )
+        except papermill.PapermillExecutionError as error:
+            print("\n".join(strip_colours(line) for line in error.traceback), file=sys.stderr)
+            raise RunFailure(
+                f"cell {error.cell_index}: {error.ename}: {one_line(error.evalue)}"
+            ) from error
+        except (DeadKernelError, RuntimeError) as error:
+            raise RunFailure(f"the kernel ended: {one_line(str(error))}") from error
+    for index, cell in enumerate(result.cells):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":  # papermill lets SystemExit(0) pass
+                raise RunFailure(f"cell {index}: {output.ename}: {one_line(output.evalue)}")
+    return result
+
+
+def limited_notebook(notebook: dict[str, Any], root: Path, limit: int = NOTEBOOK_LIMIT) -> str:
+    """JSON text of an executed notebook: progress bars reduced to their last state, local paths
+    made relative, and the largest outputs replaced by a line until the text has at most `limit`
+    bytes."""
+    import nbformat
+
+    notebook = nbformat.from_dict(json.loads(json.dumps(notebook)))
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                lines = output.text.replace("\r\n", "\n").split("\n")
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+
+    def text() -> str:
+        written = nbformat.writes(notebook) + "\n"
+        for local in (str(root), sys.prefix):  # the environment may stand outside the repository
+            written = written.replace(f"{local}/", "").replace(local, ".")
+        return written.replace(str(Path.home()), "~")
+
+    while len(text().encode()) > limit:
+        outputs = [
+            (cell.outputs, index)
+            for cell in notebook.cells
+            for index in range(len(cell.get("outputs", ())))
+        ]
+        if not outputs:
+            break
+        holder, index = max(outputs, key=lambda entry: len(json.dumps(entry[0][entry[1]])))
+        size = len(json.dumps(holder[index]))
+        if size < 200:
+            break
+        note = f"[output of {size} bytes left out]\n"
+        holder[index] = nbformat.v4.new_output("stream", name="stdout", text=note)
+    return text()
+
+
+def provenance() -> dict[str, Any]:
+    """What a result depends on besides its parameters: code, interpreter, packages, machine."""
+
+    def command(*argv: str) -> str:
+        try:
+            return subprocess.run(
+                argv, capture_output=True, text=True, check=False, timeout=30
+            ).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+
+    packages = {}
+    for requirement in importlib.metadata.requires("llasa-core") or ():
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower()
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    sha = command("git", "rev-parse", "HEAD") or None
+    return {
+        "git_sha": sha,
+        "git_dirty": bool(command("git", "status", "--porcelain", "--", ".", ":!results"))
+        if sha
+        else None,
+        "python": platform.python_version(),
+        "packages": packages,
+        "cpu": f"{os.cpu_count()} x {cpu_model()}",
+        "gpu": command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").replace(
+            "\n", ", "
+        )
+        or None,
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name, as the operating system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def strip_colours(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def one_line(text: str) -> str:
+    return " ".join(strip_colours(text).split())[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

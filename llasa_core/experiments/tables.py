@@ -1,0 +1,163 @@
+"""The smaller studies as tables, a row a system, read from finished runs: search, codecs,
+recognition, model sizes.
+
+Averages are recomputed from the scored utterances. Costs of a search, the bits of a codec and the
+fit of the law are what their runs recorded.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from llasa_core import metrics
+from llasa_core.errors import InputError
+from llasa_core.evaluation.recognition import compare_losses
+from llasa_core.evaluation.summary import summarise
+from llasa_core.experiments.results import Result
+from llasa_core.intervals import compare_systems
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; an empty cell becomes a dash, save in the first column."""
+    lines = [
+        header,
+        ["---"] * len(header),
+        *([row[0], *(cell or "–" for cell in row[1:])] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def with_interval(
+    row: Mapping[str, float], metric: str, factor: float = 1, decimals: int = 2
+) -> str:
+    """`12.3 [11.0, 13.5]` of a row with METRIC, METRIC_low and METRIC_high; empty where the row has
+    no such metric.
+    """
+    values = [factor * row.get(f"{metric}{end}", math.nan) for end in ("", "_low", "_high")]
+    if not math.isfinite(values[0]):
+        return ""
+    value, low, high = (f"{number:z.{decimals}f}" for number in values)
+    return f"{value} [{low}, {high}]"
+
+
+GUIDED = {
+    "partial-prm": "partial PRM by voice + ORM",
+    "prm": "PRM by voice",
+}  # arms that were run by themselves
+
+DIRECTIONS = {
+    "recognition": "recognises",
+    "speech": "speaks",
+    "both": "both directions",
+}  # models of notebook 70
+
+
+def search_arms(result: Result) -> pd.DataFrame:
+    """A row an arm of a study of search, by candidates: system, strategy, n (candidates), what the
+    run recorded of it.
+
+    corpus_wer and similarity by held-out judges, verifier_wer and verifier_similarity by the models
+    that searched, tokens and cpu_seconds an utterance; each with _low, _high and _n.
+    """
+    params = result.params
+    arms = {name: (arm["strategy"], arm["n"]) for name, arm in params["arms"].items()}
+    sizes = {"partial-prm": params["candidates"], "prm": params["prm"][0] * params["prm"][1]}
+    arms |= {name: (strategy, sizes[name]) for name, strategy in GUIDED.items()}
+    rows = []
+    for name, (strategy, n) in arms.items():
+        prefix = f"{name}_"
+        own = {
+            key.removeprefix(prefix): value
+            for key, value in result.metrics.items()
+            if key.startswith(prefix)
+        }
+        if "corpus_wer" in own:
+            rows.append({"system": name, "strategy": strategy, "n": n, **own})
+    return (
+        pd.DataFrame(rows).sort_values("n", kind="stable", ignore_index=True)
+        if rows
+        else pd.DataFrame()
+    )
+
+
+def paired_arms(
+    result: Result, names: Sequence[str], base: str = "plain"
+) -> dict[str, dict[str, float]]:
+    """{arm: `compare_systems` of it minus `base`} for arms that searched the same requests."""
+    rows = {
+        name: result.rows(name)
+        for name in (base, *names)
+        if (result.folder / f"{name}.jsonl").is_file()
+    }
+    ids = {name: {row["id"] for row in kept} for name, kept in rows.items()}
+    return {
+        name: compare_systems(rows[base], rows[name], names=(base, name))
+        for name in names
+        if name in rows and base in rows and ids[name] == ids[base]
+    }
+
+
+def codec_scores(result: Result) -> pd.DataFrame:
+    """A row a codec of a codec table, recordings first: system, `summarise`, bits_per_second where
+    it has one.
+    """
+    names = ["recordings", *(Path(name).name for name in result.params["codecs"])]
+    rows = []
+    for name in names:
+        if f"{name}_utterances" in result.artifacts:
+            ends = ("", "_low", "_high", "_n")
+            keys = [
+                f"bits_per_second{end}"
+                for end in ends
+                if f"{name}_bits_per_second{end}" in result.metrics
+            ]
+            bits = {key: result.metrics[f"{name}_{key}"] for key in keys}
+            rows.append({"system": name, **summarise(result.rows(name)), **bits})
+    return pd.DataFrame(rows)
+
+
+def codecs_not_run(result: Result) -> list[str]:
+    """Codecs that the run could not load."""
+    names = [Path(name).name for name in result.params["codecs"]]
+    return [name for name in names if result.metrics.get(f"{name}_not_run")]
+
+
+def recognition_scores(result: Result) -> pd.DataFrame:
+    """A row a model of a study of recognition: system, and where it has that direction
+
+    corpus_wer of what it heard, bits_per_second of held-out speech; each with _low, _high, _n. And
+    steps, tokens.
+    """
+    rows = []
+    for name, tasks in sorted(
+        result.params["models"].items(), key=lambda item: [*DIRECTIONS, item[0]].index(item[0])
+    ):
+        row = {
+            "system": name,
+            **{key: result.metrics[f"{name}_{key}"] for key in ("steps", "tokens")},
+        }
+        if "asr" in tasks:
+            row |= summarise(result.rows(name))
+        if "tts" in tasks:
+            spoken = result.rows(f"{name}_held_out")
+            bits, interval = metrics.bits_per_second(spoken)
+            row |= {"bits_per_second": bits, "bits_per_second_low": interval.low}
+            row |= {"bits_per_second_high": interval.high, "bits_per_second_n": len(spoken)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def joint_minus_single(result: Result) -> dict[str, float]:
+    """The model of both directions minus those of one, paired: `compare_systems` and
+    `compare_losses`.
+    """
+    models = result.params["models"]
+    if not {"recognition", "speech", "both"} <= set(models):
+        raise InputError(
+            f"{result.folder}: models {', '.join(models)}, expected recognition, speech and both"
+        )
+    return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
+        result.rows("speech_held_out"), result.rows("both_held_out")
+    )

@@ -1,0 +1,295 @@
+"""Files by path or URL: local ones by the operating system, others (s3://, gs://, memory://, ..) by
+fsspec.
+
+Nothing is fetched before it is read. A URL whose protocol needs a package that is not installed is
+bad input.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llasa_core.errors import InputError
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(://|::)")
+
+
+def is_url(path) -> bool:
+    """Whether a path is a URL (`file://` too)."""
+    return isinstance(path, str) and _URL.match(path) is not None
+
+
+def open_binary(path: str | Path) -> BinaryIO:
+    """A file, open to be read and sought in. FileNotFoundError or another OSError if it cannot be
+    had.
+    """
+    if not is_url(path):
+        return open(path, "rb")
+    with _errors(path):
+        system, place = filesystem(path)
+        return system.open(place, "rb")
+
+
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """The content of a file. OSError if it cannot be read, InputError if it has more than `most`
+    bytes.
+    """
+    with open_binary(path) as file, _errors(path):
+        data = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise InputError(f"{path}: more than {most} bytes, expected a smaller file")
+    return data
+
+
+def filesystem(url: str):
+    """(fsspec filesystem, path in it) of a URL. InputError if the protocol is unknown or its
+    package is missing.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: {' '.join(str(error).split())[:160]}") from None
+
+
+def expand(pattern: str | Path) -> list[str]:
+    """The files that a path, URL or glob pattern (*, ?, [..], {a..b} as in shards-{000..127}.tar)
+    names, sorted.
+    """
+    names = [name for one in _braces(str(pattern)) for name in _matches(one)]
+    if not names:
+        raise InputError(f"{pattern}: no such file or folder, and no file of that pattern")
+    return names
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a file; OSError if it is not there."""
+    if not is_url(path):
+        return Path(path).stat().st_size
+    with _errors(path):
+        system, place = filesystem(path)
+        return int(system.info(place)["size"] or 0)
+
+
+def listing(folder: str | Path, suffix: str) -> list[str]:
+    """Files of a folder with that suffix, sorted; none where it is no folder."""
+    if not is_url(folder):
+        return sorted(str(path) for path in Path(folder).glob(f"*{suffix}") if path.is_file())
+    with _errors(folder):
+        system, place = filesystem(folder)
+        return sorted(
+            system.unstrip_protocol(name) for name in system.glob(f"{place.rstrip('/')}/*{suffix}")
+        )
+
+
+def join(folder: str | Path, name: str) -> str | Path:
+    """A file of a folder that is a path or a URL."""
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
+
+
+def _matches(name: str) -> list[str]:
+    if not re.search(r"[*?\[]", name):
+        return [name]
+    if is_url(name):
+        with _errors(name):
+            system, place = filesystem(name)
+            return sorted(system.unstrip_protocol(found) for found in system.glob(place))
+    return sorted(glob.glob(name, recursive=True))
+
+
+def _braces(pattern: str) -> list[str]:
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not found:
+        return [pattern]
+    first, last = found[1], found[2]
+    numbers = range(int(first), int(last) + 1)
+    if len(numbers) > 10**6:
+        raise InputError(f"{pattern}: names {len(numbers)} files, expected a million at most")
+    rest = _braces(pattern[found.end() :])
+    return [
+        f"{pattern[: found.start()]}{number:0{len(first)}d}{tail}"
+        for number in numbers
+        for tail in rest
+    ]
+
+
+class _errors:
+    """What filesystems raise of their own (botocore, aiohttp, ..) becomes an OSError; it names the
+    URL.
+    """
+
+    def __init__(self, url):
+        self.url = url
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if (
+            error is None
+            or isinstance(error, OSError | InputError)
+            or not isinstance(error, Exception)
+        ):
+            return False
+        raise OSError(
+            f"{self.url}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        ) from error
+
+
+def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
+    """Numbers (from 1) and text of the lines that are not blank. InputError if there is no such
+    UTF-8 file.
+    """
+    try:
+        with open_binary(path) as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"{path}:{number}: byte {error.start} is no UTF-8, expected {what}"
+                    ) from None
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected {what}") from None
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in its folder and rename it, so that it is whole or not
+    there.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise full_disk(error, path) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def full_disk(error: OSError, path: Path) -> Exception:
+    """InputError in place of an error that says the disk is full; any other error as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return InputError(
+            f"{path}: no space left on the disk; what is finished is kept, free some and run again"
+        )
+    return error
+
+
+def sha256(path: Path) -> str:
+    """Of a local file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def brief(error: Exception) -> str:
+    """One line of at most 120 characters."""
+    return " ".join(str(error).split())[:120]
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object without NaN; InputError otherwise."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected a JSON object") from None
+    except ValueError as error:  # bad UTF-8 and bad JSON are both ValueErrors
+        raise InputError(
+            f"{path}: not JSON ({error}), expected an object of finite numbers"
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"the constant {constant}")
+
+
+def path_sha256(path: Path) -> str:
+    """sha256 of a file; of a folder, over the sorted lines `name sha256` of its files."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = [f"{file.relative_to(path).as_posix()} {path_sha256(file)}\n" for file in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Sorted keys, no NaN, by temporary file and rename."""
+    publish(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely; a key given twice is an error, which plain YAML lets pass."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key_node, _ in node.value:
+                key = str(key_node.value)
+                if key in seen:
+                    raise InputError(
+                        f"{path}: line {key_node.start_mark.line + 1}: `{key}` is given twice"
+                    )
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: expected a mapping of keys")
+    return settings
+
+
+def read_rows(path: str | Path) -> list[dict]:
+    """The scored rows of an utterances.jsonl; InputError names the file and the line that is no
+    JSON object.
+    """
+    rows = []
+    for number, line in text_lines(path, "scored utterances as JSON lines"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}:{number}: not JSON ({error.msg}), expected one object a line"
+            ) from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: a JSON {type(row).__name__}, expected an object")
+        rows.append(row)
+    return rows
+
+
+def parse_object(line: str, where: str) -> dict:
+    """One JSON object; `where` (file and line) opens the message of the InputError."""
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg})") from None
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: expected a JSON object, got {type(item).__name__}")
+    return item

@@ -1,0 +1,186 @@
+"""A study of search strategies: what each one chooses, what it costs, and what held-out judges say
+of it.
+
+One best-of-N search holds every smaller one: its first n candidates, chosen by some of its
+verifiers. An arm of the study is {"n": candidates, "by": verifiers in the order in which they
+decide}; without verifiers it is plain sampling. Several seeds of one text are no independent
+utterances: intervals are bootstrapped over texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from llasa_core import intervals
+from llasa_core.errors import InputError
+from llasa_core.files import publish, read_rows
+from llasa_core.intervals import CLUSTER
+from llasa_core.manifest import Request
+from llasa_core.search.cost import attended_keys, generation_flops
+from llasa_core.search.strategy import Rule
+from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.sampling import Sampling, candidate_seed
+from llasa_core.synthesis.synthesizer import Synthesizer
+
+
+def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
+    """One request an utterance and seed; its id is ID.sSEED. `speaker` stays, since verifiers ask
+    for it.
+    """
+    return [
+        Request(
+            f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed, language=item.language
+        )
+        for seed in seeds
+        for item in utterances
+    ]
+
+
+def nested_choice(line: Mapping, n: int, by: Sequence[str]) -> int:
+    """Which of the first n candidates of a best-of-N line the verifiers `by` choose, the first of
+    them deciding.
+    """
+    if n > len(line["tokens"]):
+        raise InputError(f"{line['id']}: {len(line['tokens'])} candidates, expected at least {n}")
+    if missing := [name for name in by if name not in line["scores"]]:
+        raise InputError(
+            f"{line['id']}: no scores by {missing[0]!r}, there are {', '.join(line['scores'])}"
+        )
+    return Rule().best(np.array([line["scores"][name][:n] for name in by]).T, by) if by else 0
+
+
+def speak_choices(
+    synthesizer: Synthesizer,
+    wanted: Sequence[tuple[Request, Mapping]],
+    lines: Mapping[str, Mapping],
+    out: str | Path,
+    sampling: Sampling,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Speak every candidate that some arm chose, once; returns a manifest to evaluate, ids
+    REQUEST.cCANDIDATE.
+
+    wanted: requests with the arms they are asked for; lines: of a best-of-N search, by request id.
+    Candidates are spoken again from their seeds, as when they were searched; their lines carry the
+    verifiers, to be refused as judges.
+    """
+    again = {}
+    for request, arm in wanted:
+        index = nested_choice(lines[request.id], arm["n"], arm["by"])
+        seed = candidate_seed(request.seed, index)
+        again[f"{request.id}.c{index}"] = replace(request, id=f"{request.id}.c{index}", seed=seed)
+    path = synthesize_manifest(synthesizer, list(again.values()), out, sampling, progress)
+    origin = {name: name.rpartition(".c")[0] for name in again}
+    spoken = [row | {"verifiers": lines[origin[row["id"]]]["verifiers"]} for row in read_rows(path)]
+    publish(
+        Path(out, "choices.jsonl"),
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in spoken).encode(),
+    )
+    return Path(out, "choices.jsonl")
+
+
+def nested_rows(
+    synthesizer: Synthesizer, arm: Mapping, lines: Sequence[Mapping], judged: Mapping[str, Mapping]
+) -> list[dict]:
+    """Rows of one arm of a best-of-N search; judged: scored utterances of `speak_choices`, by id.
+
+    Tokens and FLOPs are exact. CPU seconds are the line's own, generation shared out by tokens and
+    verification by candidates; verifiers that are not the arm's are not counted. Lines written
+    before the cost named its verifiers hold the seconds of all together: an arm with any of them is
+    then charged with all.
+    """
+    flops = generation_flops(synthesizer.model.config, synthesizer.speech_answers)
+    rows = []
+    for line in lines:
+        index, tokens, cost = (
+            nested_choice(line, arm["n"], arm["by"]),
+            line["tokens"][: arm["n"]],
+            line["cost"],
+        )
+        prompt, share = cost["prompt_tokens"], sum(tokens) / sum(line["tokens"])
+        by = cost.get("verifier_cpu_by") or {}
+        listening = (
+            sum(by[name] for name in arm["by"])
+            if by
+            else cost["verifier_cpu_seconds"] * bool(arm["by"])
+        )
+        heard = arm["n"] / len(line["tokens"])
+        attended = sum(attended_keys(prompt, drawn) for drawn in tokens)
+        seconds = share * (cost["cpu_seconds"] - cost["verifier_cpu_seconds"]) + heard * listening
+        spent = {
+            "tokens": sum(tokens),
+            "flops": flops(prompt - 1, sum(tokens), attended),
+            "cpu_seconds": seconds,
+        }
+        rows.append(_row(line, index, judged[f"{line['id']}.c{index}"], spent))
+    return rows
+
+
+def guided_rows(lines: Sequence[Mapping], judged: Mapping[str, Mapping]) -> list[dict]:
+    """Rows of a strategy that was run by itself; judged: the scored utterances of its manifest, by
+    id.
+    """
+    rows = []
+    for line in lines:
+        cost = line["cost"]
+        spent = {
+            "tokens": cost["generated_tokens"],
+            "flops": cost["model_flops"],
+            "cpu_seconds": cost["cpu_seconds"],
+        }
+        rows.append(_row(line, line["chosen"], judged[line["id"]], spent))
+    return rows
+
+
+def _row(line: Mapping, index: int, judged: Mapping, spent: Mapping[str, float]) -> dict:
+    """errors and similarity by the judges, verifier_errors and verifier_similarity by those that
+    searched.
+    """
+    row = {"id": line["id"], CLUSTER: line["id"].rpartition(".s")[0], "candidate": index}
+    row |= {
+        key: judged[key]
+        for key in ("seconds", "errors", "words", "similarity", "ended")
+        if key in judged
+    }
+    if "words" in line["scores"]:
+        row["verifier_errors"] = round(-line["scores"]["words"][index] * judged["words"])
+    if "voice" in line["scores"]:
+        row["verifier_similarity"] = round(line["scores"]["voice"][index], 6)
+    return row | {key: round(value, 6) for key, value in spent.items()}
+
+
+def arm_scores(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
+    """Averages of one arm with 95 % intervals over texts, in the keys of `evaluate.summarise`.
+
+    corpus_wer and similarity by the judges; verifier_wer and verifier_similarity where its
+    verifiers heard it all; tokens, flops and cpu_seconds an utterance; utterances and texts.
+    """
+    if not rows:
+        raise InputError("no scored utterances, expected at least one")
+    texts = [row[CLUSTER] for row in rows]
+
+    def sums(values: list[float]) -> list[float]:
+        return intervals.cluster_sums(values, texts).tolist()
+
+    result: dict[str, float] = {"utterances": len(rows), "texts": len(set(texts))}
+    for name, key, weight in (
+        ("corpus_wer", "errors", "words"),
+        ("similarity", "similarity", None),
+        ("verifier_wer", "verifier_errors", "words"),
+        ("verifier_similarity", "verifier_similarity", None),
+        ("tokens", "tokens", None),
+        ("flops", "flops", None),
+        ("cpu_seconds", "cpu_seconds", None),
+    ):
+        if all(key in row for row in rows):
+            values = sums([row[key] for row in rows])
+            weights = sums([row[weight] if weight else 1.0 for row in rows])
+            low, high = intervals.bootstrap_interval(values, weights, seed=seed)
+            result |= {name: sum(values) / sum(weights), f"{name}_low": low, f"{name}_high": high}
+            result[f"{name}_n"] = len(rows)
+    return result

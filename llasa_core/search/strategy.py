@@ -1,0 +1,140 @@
+"""What a search is told and what it answers: verifier, strategy, rule of choice and chosen candidate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llasa_core.errors import InputError
+from llasa_core.manifest import Request
+from llasa_core.search.cost import Cost
+from llasa_core.synthesis.guards import Spoken
+
+Verifier = Callable[[np.ndarray, Request], float]
+
+STRATEGIES = ("best-of-n", "prm", "partial-prm")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How candidates are made.
+
+    best-of-n: `candidates` whole utterances by plain sampling. prm: beam search over prefixes.
+    Every `step_codes` codes each of `beams` beams is continued `expansions` times and the verifier
+    `guide` keeps the best `beams` of all; until all have ended. partial-prm: prm for the first
+    `prefix_seconds`, then `candidates` whole utterances sampled from the beams. What is finished is
+    scored by `final` verifiers (none named: for prm the guide, else all) and chosen by a Rule.
+    context_codes: partial audio is decoded from so many codes before the new ones, and the rest of
+    a wave is kept from the step before; 0 decodes each prefix whole, which costs little at 2 s and
+    does not depend on the steps. Paper: 25 codes, 16 expansions, 16 beams, 2 s.
+    """
+
+    name: str = "best-of-n"
+    candidates: int = 16
+    beams: int = 4
+    expansions: int = 4
+    step_codes: int = 25
+    prefix_seconds: float = 2.0
+    context_codes: int = 0
+    guide: str = "voice"
+    final: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in STRATEGIES:
+            raise InputError(f"strategy {self.name!r} is unknown, expected {', '.join(STRATEGIES)}")
+        for field, least in (
+            ("candidates", 1),
+            ("beams", 1),
+            ("expansions", 1),
+            ("step_codes", 1),
+            ("context_codes", 0),
+        ):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(
+                    f"{self.name}: {field} must be an integer of at least {least}, got {value!r}"
+                )
+        if not self.prefix_seconds > 0:
+            raise InputError(
+                f"{self.name}: prefix_seconds must be above 0, got {self.prefix_seconds!r}"
+            )
+
+    @property
+    def guided(self) -> bool:
+        """Whether partial audio is scored."""
+        return self.name != "best-of-n"
+
+    def finals(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The verifiers that score whole utterances, of those that there are."""
+        return self.final or ((self.guide,) if self.name == "prm" else tuple(names))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How scores (N, V) decide: "sum" adds the verifiers, each times its weight (1 if not given);
+    "first" takes the best by the first verifier, and the others, in order, only break ties (the
+    paper's unions, words first)."""
+
+    name: str = "first"
+    weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ("first", "sum"):
+            raise InputError(f"rule {self.name!r} is unknown, expected first or sum")
+        if self.weights and self.name != "sum":
+            raise InputError("weights belong to the rule sum")
+
+    def best(self, scores: np.ndarray, names: Sequence[str]) -> int:
+        """Row of the best candidate; of equal ones the lower number, so the order of finishing does
+        not matter.
+        """
+        keys = scores
+        if self.name == "sum":
+            keys = scores @ np.array([[(self.weights or {}).get(name, 1.0)] for name in names])
+        return max(range(len(keys)), key=lambda row: (*keys[row], -row))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The chosen candidate of one request.
+
+    scores: float64 (N, V) of all whole candidates, columns in the order of `verifiers`; tokens:
+    (N,) drawn for each, END included; seeds: of the candidates of best-of-n, so that any of them
+    can be spoken again; () after a guided search, whose candidates share their beginnings. request:
+    as it was given; spoken.request has the chosen seed.
+    """
+
+    request: Request
+    spoken: Spoken
+    index: int
+    verifiers: tuple[str, ...]
+    scores: np.ndarray
+    tokens: tuple[int, ...]
+    seeds: tuple[int, ...]
+    cost: Cost
+
+
+def scored(
+    wave: np.ndarray,
+    request: Request,
+    names: Sequence[str],
+    verifiers: Mapping[str, Verifier],
+    cost: Cost,
+    number: int,
+) -> list[float]:
+    """Scores of one wave by the named verifiers, whose time is added to the cost; InputError for
+    one not finite.
+    """
+    values = []
+    for name in names:
+        with cost.verifying(name):
+            values.append(float(verifiers[name](wave, request)))
+        if not math.isfinite(values[-1]):
+            raise InputError(
+                f"verifier {name}: scored candidate {number} of {request.id} {values[-1]}"
+            )
+    cost.scored += len(values)
+    return values

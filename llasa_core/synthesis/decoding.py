@@ -1,0 +1,416 @@
+"""The one sampling loop over a plain Llama: many rows, one KV cache, finished rows replaced from
+the queue.
+
+Slots 0..live-1 of the preallocated cache are in use; a finished row is overwritten by the last live
+one, so every step works on dense views. Rows are written at their own lengths (no left padding); a
+boolean mask (S, capacity) says which keys exist, so padding of a prefill and tokens hidden on
+purpose are never seen. Only the rows of lm_head that may be answered are multiplied: one contiguous
+view of the weight, no copy. The trap: sums round differently in another batch, and one draw in
+100,000 falls between; such a draw is decided by the row alone (float32 only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llasa_core.errors import InputError
+from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, row_noise
+
+ROUNDING = (
+    5e-6  # of the largest logit: ten times what was seen between a batch and a row alone in float32
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The ids that may come out: `first <= id < stop`, or `end`, which closes the row. `end` is
+    outside the range.
+    """
+
+    first: int
+    stop: int
+    end: int
+
+    @property
+    def head(self) -> slice:
+        """The contiguous rows of lm_head that hold every answer."""
+        return slice(min(self.first, self.end), max(self.stop, self.end + 1))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row answered: `ids` int64 (L,) without the end token.
+
+    reason: "end", or "length" where the limit was reached. log_prob: natural log of the product of
+    the probabilities of the tokens drawn (END included) in the model's own distribution over the
+    allowed tokens: temperature 1, before top_k and top_p. steps: tokens drawn, END included.
+    """
+
+    ids: np.ndarray
+    reason: str
+    log_prob: float
+    steps: int
+
+
+class SlotCache:
+    """Keys and values of every layer, (S, heads, capacity, width) each; what a Llama needs of a
+    cache is `update`.
+    """
+
+    def __init__(self, model: torch.nn.Module, slots: int, capacity: int) -> None:
+        config = model.config
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
+        shape = (slots, config.num_key_value_heads, capacity, width)
+        weight = model.get_output_embeddings().weight
+
+        def room() -> list[torch.Tensor]:
+            return [
+                torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+                for _ in range(config.num_hidden_layers)
+            ]
+
+        self.keys, self.values = room(), room()
+        self.target: torch.Tensor | None = None  # prefill: the slot of each prompt
+        self.live = self.seen = 0  # step: rows in use, keys to attend to
+        self.at: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # step: slot and position that each row writes
+        )
+
+    def prefill(self, target: torch.Tensor) -> None:
+        """The next forward pass is a prefill: slot `target[i]` takes the keys of prompt `i`."""
+        self.target, self.at = target, None
+
+    def step(self, live: int, at: tuple[torch.Tensor, torch.Tensor], seen: int) -> None:
+        """The next forward pass adds one token to each of the first `live` slots and attends to
+        `seen` positions.
+        """
+        self.live, self.at, self.seen = live, at, seen
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Called by the attention of each layer with key and value (B, heads, T, width)."""
+        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
+            if self.at is None:
+                store[self.target, :, : new.shape[2]] = new
+            else:
+                store[self.at[0], :, self.at[1]] = new[:, :, 0]
+        if self.at is None:
+            return key, value
+        return (
+            self.keys[layer][: self.live, :, : self.seen],
+            self.values[layer][: self.live, :, : self.seen],
+        )
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of slot `source` over slot `target`."""
+        for store in (*self.keys, *self.values):
+            store[target, :, :length] = store[source, :, :length]
+
+    def gather(self, source: torch.Tensor, length: int) -> None:
+        """Slots 0..len(source)-1 become copies of the first `length` positions of the slots
+        `source`.
+        """
+        for store in (*self.keys, *self.values):
+            store[: len(source), :, :length] = store[source, :, :length]
+
+
+def decode(
+    model: torch.nn.Module,
+    prompts: Sequence[np.ndarray],
+    limits: Sequence[int],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    answers: Answers,
+    slots: int = 32,
+    hidden: Sequence[Sequence[int]] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """Continue every prompt; yields (index of the prompt, its Row) as rows finish, in no particular
+    order.
+
+    prompts: int (T,) each. limits: the most tokens each may answer. hidden: positions of each
+    prompt that no token may attend to (positions of the others stay as they are). A prompt that is
+    in the cache already is not computed again: rows of equal prompts that start together share one
+    prefill, later ones copy it from a row that still runs. Raises InputError where lists differ in
+    length, an id is outside the model, or prompt and limit exceed the context.
+    """
+    check_rows(model, prompts, limits, seeds, answers, hidden)
+    if not prompts:
+        return
+    with generating(model):
+        yield from Loop(model, prompts, limits, seeds, sampling, answers, slots, hidden).run()
+
+
+@contextmanager
+def generating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in the state that a `Loop` needs, and afterwards as it was."""
+    implementation, training = model.config._attn_implementation, model.training
+    if (
+        implementation != "sdpa"
+    ):  # others read a boolean mask of four dimensions differently, or not at all
+        model.set_attn_implementation("sdpa")
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        if implementation != "sdpa":
+            model.set_attn_implementation(implementation)
+
+
+def check_rows(model, prompts, limits, seeds, answers, hidden) -> None:
+    """InputError for what `decode` cannot continue."""
+    if (
+        not len(prompts)
+        == len(limits)
+        == len(seeds)
+        == len(hidden if hidden is not None else prompts)
+    ):
+        raise InputError(
+            f"generation: {len(prompts)} prompts, {len(limits)} limits, {len(seeds)} seeds:"
+            " expected equal"
+        )
+    rows = model.get_output_embeddings().weight.shape[0]
+    if answers.head.stop > rows:
+        raise InputError(
+            f"generation: the vocabulary needs {answers.head.stop} ids, the model has {rows}"
+        )
+    context = model.config.max_position_embeddings
+    for index, (prompt, limit, seed) in enumerate(zip(prompts, limits, seeds, strict=True)):
+        if np.ndim(prompt) != 1 or len(prompt) == 0 or np.min(prompt) < 0 or np.max(prompt) >= rows:
+            raise InputError(
+                f"generation: prompt {index} must be a non-empty row of ids below {rows}"
+            )
+        if limit < 1 or len(prompt) + limit > context:
+            raise InputError(
+                f"generation: prompt {index} has {len(prompt)} tokens and may answer {limit}:"
+                f" expected at least 1 and together at most the context of {context}"
+            )
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise InputError(
+                f"generation: seed {seed!r} of prompt {index} must be an integer of at least 0"
+            )
+
+
+class Loop:
+    """State of one generation; every array has the slot as its first axis.
+
+    prefilled: prompt tokens computed; recomputed: draws that a row decided alone.
+    """
+
+    def __init__(self, model, prompts, limits, seeds, sampling, answers, slots, hidden) -> None:
+        self.model, self.body = model, model.get_decoder()
+        self.prompts = [np.ascontiguousarray(prompt, dtype=np.int32) for prompt in prompts]
+        self.limits, self.seeds, self.sampling, self.answers = limits, seeds, sampling, answers
+        self.hidden = hidden if hidden is not None else [()] * len(prompts)
+        self.slots = min(slots, len(prompts))
+        self.refill_at = max(
+            1, self.slots // 4
+        )  # a prefill for each single free slot would cost more than it gains
+        self.weight = model.get_output_embeddings().weight[answers.head]  # (V, H)
+        self.device = self.weight.device
+        self.end = answers.end - answers.head.start
+        allowed = torch.zeros(self.weight.shape[0], dtype=torch.bool, device=self.device)
+        allowed[answers.first - answers.head.start : answers.stop - answers.head.start] = True
+        allowed[self.end] = True
+        self.forbidden = (~allowed).nonzero().squeeze(-1)
+        # Longest first, so that the last rows to run are short ones; equal prompts next to each
+        # other.
+        first_of: dict[bytes, int] = {}
+        key = [first_of.setdefault(prompt.tobytes(), i) for i, prompt in enumerate(self.prompts)]
+        self.same = key
+        self.queue = sorted(
+            range(len(prompts)), key=lambda i: (-limits[i], key[i], i), reverse=True
+        )
+
+        capacity = max(
+            len(prompt) + limit for prompt, limit in zip(self.prompts, limits, strict=True)
+        )
+        longest = max(limits)
+        self.cache = SlotCache(model, self.slots, capacity)
+        self.live = self.prefilled = self.recomputed = 0
+        self.error = ROUNDING if self.weight.dtype == torch.float32 else 0.0
+        self.request, self.length, self.steps, self.limit = (
+            np.zeros(self.slots, np.int64) for _ in range(4)
+        )
+        self.token = torch.zeros(self.slots, dtype=torch.long, device=self.device)
+        self.log_prob = torch.zeros(self.slots, dtype=torch.float64, device=self.device)
+        self.output = torch.zeros(self.slots, longest, dtype=torch.long, device=self.device)
+        self.uniform = torch.zeros(self.slots, longest, dtype=torch.float64, device=self.device)
+        self.visible = torch.zeros(self.slots, capacity, dtype=torch.bool, device=self.device)
+
+    def run(self) -> Iterator[tuple[int, Row]]:
+        while self.live or self.queue:
+            if self.queue and (self.live == 0 or self.slots - self.live >= self.refill_at):
+                self.admit()
+            yield from self.release(self.step())
+
+    @torch.inference_mode()
+    def admit(self) -> None:
+        """Fill the free slots; all of each prompt but its last token, which the next step feeds,
+        goes to the cache.
+        """
+        count = min(self.slots - self.live, len(self.queue))
+        indices = [self.queue.pop() for _ in range(count)]
+        slots = slice(self.live, self.live + count)
+        self.visible[slots] = False
+        running = {self.same[int(self.request[slot])]: slot for slot in range(self.live)}
+        wanted = dict.fromkeys(self.same[index] for index in indices)
+        if fresh := [key for key in wanted if key not in running]:
+            self._prefill(fresh, indices, running)
+        for slot, index in enumerate(indices, start=self.live):
+            origin, length = running[self.same[index]], len(self.prompts[index]) - 1
+            if origin != slot and length:
+                self.cache.move(origin, slot, length)
+                self.visible[slot, :length] = self.visible[origin, :length]
+        for slot, index in enumerate(indices, start=self.live):
+            limit = self.limits[index]
+            self.request[slot], self.limit[slot], self.steps[slot] = index, limit, 0
+            self.length[slot] = len(self.prompts[index]) - 1
+            self.token[slot] = int(self.prompts[index][-1])
+            noise = row_noise(int(self.seeds[index]), self.prompts[index], limit)
+            self.uniform[slot, :limit] = torch.from_numpy(noise).to(self.device)
+        self.log_prob[slots] = 0
+        self.live += count
+
+    def _prefill(self, fresh: list[int], indices: list[int], running: dict[int, int]) -> None:
+        """Compute the prompts `fresh`, each into the first slot that will hold it, which is noted
+        in `running`.
+        """
+        for slot, index in reversed(list(enumerate(indices, start=self.live))):
+            if self.same[index] in fresh:
+                running[self.same[index]] = slot
+        lengths = np.array([len(self.prompts[key]) - 1 for key in fresh])
+        width = int(lengths.max())
+        self.prefilled += int(lengths.sum())
+        if not width:
+            return
+        ids = np.zeros((len(fresh), width), np.int64)
+        seen = np.zeros((len(fresh), width), bool)
+        for row, key in enumerate(fresh):
+            ids[row, : lengths[row]] = self.prompts[key][:-1]
+            seen[row, : lengths[row]] = True
+            seen[row, [position for position in self.hidden[key] if position < lengths[row]]] = (
+                False
+            )
+        shown = torch.from_numpy(seen).to(self.device)
+        target = torch.tensor([running[key] for key in fresh], device=self.device)
+        self.visible[target, :width] = shown
+        self.cache.prefill(target)
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+        # A padded query sees at least itself: a row without any key would be NaN in some kernels.
+        itself = torch.eye(width, dtype=torch.bool, device=self.device)
+        self.body(
+            input_ids=torch.from_numpy(ids).to(self.device),
+            attention_mask=(causal & shown[:, None, None, :]) | itself,
+            position_ids=torch.arange(width, device=self.device).expand(len(fresh), -1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+    @torch.inference_mode()
+    def step(self) -> np.ndarray:
+        """One token for every live slot; returns the slots (ascending) that are finished by it."""
+        live, rows = self.live, torch.arange(self.live, device=self.device)
+        position = torch.from_numpy(self.length[:live]).to(self.device)
+        seen = int(self.length[:live].max()) + 1
+        self.visible[rows, position] = True
+        self.cache.step(live, (rows, position), seen)
+        state = self.body(
+            input_ids=self.token[:live, None],
+            attention_mask=self.visible[:live, None, None, :seen],
+            position_ids=position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]  # (B, H)
+        logits = self._allowed(state, self.steps[:live])  # (B, V)
+        now = torch.from_numpy(self.steps[:live]).to(self.device)
+        uniform = self.uniform[rows, now]
+        column, doubt = draw_with_doubt(logits, uniform, self.sampling, self.error)
+        for slot in doubt.nonzero().flatten().tolist() if self.error else ():
+            column[slot] = self._alone(slot, uniform[slot : slot + 1])
+        peak, drawn = logits.amax(dim=-1), logits[rows, column]
+        mass = (
+            logits.sub_(peak.unsqueeze(-1)).exp_().sum(dim=-1)
+        )  # in place: these are the widest tensors there are
+        self.log_prob[:live] += (drawn - peak - mass.log()).double()
+        self.token[:live] = column + self.answers.head.start
+        self.output[rows, now] = self.token[:live]
+        self.length[:live] += 1
+        self.steps[:live] += 1
+        ended = (column == self.end).cpu().numpy()
+        return np.flatnonzero(ended | (self.steps[:live] >= self.limit[:live]))
+
+    def _allowed(self, state: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
+        """Logits float32 (B, V) of states (B, H), -inf for what may not be answered after `steps`
+        (B,) tokens.
+        """
+        logits = torch.nn.functional.linear(state, self.weight).float()
+        logits.index_fill_(1, self.forbidden, -torch.inf)
+        early = steps < self.sampling.min_codes
+        if early.any():
+            logits[torch.from_numpy(early).to(self.device), self.end] = -torch.inf
+        return logits
+
+    def _alone(self, slot: int, uniform: torch.Tensor) -> torch.Tensor:
+        """The column (1,) that a row draws when nothing but its own tokens is computed, without a
+        cache.
+        """
+        index, steps = int(self.request[slot]), int(self.steps[slot])
+        prompt = torch.from_numpy(self.prompts[index].astype(np.int64)).to(self.device)
+        ids = torch.cat([prompt, self.output[slot, :steps]])
+        length = len(ids)
+        mask = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        mask[:, [position for position in self.hidden[index] if position < len(prompt) - 1]] = False
+        mask |= torch.eye(length, dtype=torch.bool, device=self.device)
+        state = self.body(
+            input_ids=ids[None], attention_mask=mask[None, None], use_cache=False
+        ).last_hidden_state[:, -1]
+        self.recomputed += 1
+        return draw(self._allowed(state, self.steps[slot : slot + 1]), uniform, self.sampling)
+
+    @torch.inference_mode()
+    def release(self, finished: np.ndarray) -> list[tuple[int, Row]]:
+        """Take the finished rows out and close the gaps with the last live rows."""
+        done = []
+        for slot in finished.tolist():
+            ids = self.output[slot, : self.steps[slot]].cpu().numpy().copy()
+            ended = bool(ids[-1] == self.answers.end)
+            row = Row(
+                ids[:-1] if ended else ids,
+                "end" if ended else "length",
+                float(self.log_prob[slot]),
+                len(ids),
+            )
+            done.append((int(self.request[slot]), row))
+        for slot in finished[::-1].tolist():
+            self.live -= 1
+            if slot != self.live:
+                self.cache.move(self.live, slot, int(self.length[self.live]))
+                for state in (self.request, self.length, self.steps, self.limit):
+                    state[slot] = state[self.live]
+                for state in (self.token, self.log_prob, self.output, self.uniform, self.visible):
+                    state[slot] = state[self.live]
+        return done
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Codes int32 (L,) of one utterance; `reason` is "end", or "length" where the limit stopped it.
+
+    log_prob: natural log of the probability of the tokens, END included, under the model at
+    temperature 1 restricted to codes and END. steps: tokens generated, END included.
+    """
+
+    codes: np.ndarray
+    ended: bool
+    reason: str
+    log_prob: float
+    steps: int

@@ -1,0 +1,222 @@
+"""Texts of any length: cut at sentences, spoken piece by piece in one voice, joined with the pauses
+they should have.
+
+The voice is carried along: a voice prompt or a known speaker tag goes to every piece; without
+either the first piece becomes the prompt of the others. Pieces are requests of their own in
+OUT/pieces, so a stopped run goes on; they are joined from disk, one in memory at a time. What
+silence a piece has at its ends is measured and counted into the pause.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llasa_core.audio import load_audio
+from llasa_core.errors import InputError
+from llasa_core.files import parse_object, publish
+from llasa_core.manifest import Request, refuse_repeated
+from llasa_core.prompts import Voice
+from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.guards import FRAME_SECONDS, Guards, sounding_frames
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.streaming import SpeechFile, SpeechStream, Window
+from llasa_core.synthesis.text import CHARACTERS, Piece, pieces_of_request
+
+if TYPE_CHECKING:
+    from llasa_core.synthesis.guards import Spoken
+    from llasa_core.synthesis.synthesizer import Synthesizer
+
+
+LONGEST_EDGE = 0.25  # seconds of silence that a piece may keep at an end without being cut
+
+
+def speak_long(
+    synthesizer: Synthesizer,
+    requests: Sequence[Request],
+    out: str | Path,
+    sampling: Sampling | None = None,
+    guards: Guards | None = None,
+    characters: int = CHARACTERS,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in
+    OUT/pieces.
+
+    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces
+    (count); with guards also attempts (of all pieces) and failed ({piece: reasons}). Stopped and
+    started again it goes on. `progress` is called with the number of pieces just finished. Returns
+    the manifest's path; raises InputError as `synthesize_manifest`.
+    """
+    out, sampling = Path(out), sampling or Sampling()
+    cut = {request.id: pieces_of_request(request, characters) for request in requests}
+    refuse_repeated(requests)
+    if (out / "manifest.jsonl").exists() and not (out / "pieces").is_dir():
+        raise InputError(
+            f"{out / 'manifest.jsonl'}: not written by the synthesis of long texts; choose another"
+            " folder"
+        )
+    heads = [
+        _piece(one, 0, cut[one.id])
+        for one in requests
+        if len(cut[one.id]) > 1 and _carries(synthesizer, one)
+    ]
+    voices: dict[str, Voice] = {}
+    if heads:
+        path = synthesize_manifest(
+            synthesizer,
+            heads,
+            out / "pieces" / "first",
+            sampling,
+            progress,
+            guards,
+            keep_codes=True,
+        )
+        for head, line in zip(heads, _lines(path), strict=True):
+            voices[head.id] = Voice(head.text, np.array(line["code_list"], np.int32))
+    rest = []
+    for request in requests:
+        first = _piece(request, 0, cut[request.id])
+        carried = replace(request, voice=voices.get(first.id, request.voice))
+        rest += [] if first.id in voices else [first]
+        rest += [
+            _piece(carried, number, cut[request.id]) for number in range(1, len(cut[request.id]))
+        ]
+    path = synthesize_manifest(
+        synthesizer, rest, out / "pieces" / "rest", sampling, progress, guards
+    )
+    spoken = {line["id"]: ("rest", line) for line in _lines(path)}
+    if heads:
+        spoken |= {
+            line["id"]: ("first", line)
+            for line in _lines(out / "pieces" / "first" / "manifest.jsonl")
+        }
+    (out / "wavs").mkdir(parents=True, exist_ok=True)
+    rate, lines = synthesizer.codec.sample_rate, []
+    for request in requests:
+        parts = [spoken[_name(request, number)] for number in range(len(cut[request.id]))]
+        audio = f"wavs/{request.id}.wav"
+        temporary = out / "wavs" / f"{request.id}.part"
+        waves = (
+            load_audio(out / "pieces" / folder / line["audio"], rate) for folder, line in parts
+        )
+        with SpeechFile(temporary, rate) as file:
+            file.write_all(joined(waves, [piece.pause for piece in cut[request.id]], rate))
+            seconds = file.seconds
+        os.replace(temporary, out / audio)
+        rows = [line for _, line in parts]
+        line = {
+            "id": request.id,
+            "audio": audio,
+            "text": request.text,
+            "speaker": request.speaker or "",
+        }
+        line |= {
+            "seed": request.seed,
+            "language": request.language,
+            "codes": sum(row["codes"] for row in rows),
+        }
+        line |= {
+            "ended": all(row["ended"] for row in rows),
+            "seconds": round(seconds, 4),
+            "pieces": len(rows),
+        }
+        if guards is not None:
+            line["attempts"] = sum(row["attempts"] for row in rows)
+            line["failed"] = {row["id"]: row["failed"] for row in rows if row["failed"]}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    publish(out / "manifest.jsonl", "".join(lines).encode())
+    return out / "manifest.jsonl"
+
+
+def stream_long(
+    synthesizer: Synthesizer,
+    request: Request,
+    sampling: Sampling | None = None,
+    window: Window | None = None,
+    guards: Guards | None = None,
+    characters: int = CHARACTERS,
+    told: Callable[[Spoken], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Waves (n,) of a text of any length while it is sampled, pauses between; `told` hears of every
+    finished piece.
+    """
+    pieces, rate = pieces_of_request(request, characters), synthesizer.codec.sample_rate
+    carried, silent = request, 0.0  # seconds of silence at the end of what has been given out
+    for number, piece in enumerate(pieces):
+        stream = SpeechStream(
+            synthesizer, _piece(carried, number, pieces), sampling, window, guards
+        )
+        opened = number == 0
+        for wave in stream:
+            if not opened and len(wave):
+                opened = True
+                wanted = pieces[number - 1].pause - silent - edges(wave, rate)[0]
+                yield np.zeros(max(0, round(wanted * rate)), np.float32)
+            if len(wave):
+                silent = edges(wave, rate)[1]
+            yield wave
+        if told is not None:
+            told(stream.spoken)
+        if number == 0 and _carries(synthesizer, request) and len(stream.spoken.generated.codes):
+            carried = replace(request, voice=Voice(piece.text, stream.spoken.generated.codes))
+
+
+def joined(waves: Iterator[np.ndarray], pauses: Sequence[float], rate: int) -> Iterator[np.ndarray]:
+    """Waves with `pauses[i]` seconds of silence between the sound of i and of i + 1, none before
+    and after the whole.
+
+    The silence that two waves have at their ends counts; more than the pause is cut, down to
+    LONGEST_EDGE each.
+    """
+    before: tuple[np.ndarray, float] | None = (
+        None  # the wave that waits for its pause, and the silence at its end
+    )
+    for wave, pause in zip(waves, [0.0, *pauses], strict=False):
+        start, end = edges(wave, rate)
+        if before is not None:
+            kept, missing = [], pause
+            for silence in (before[1], start):
+                kept.append(min(silence, max(LONGEST_EDGE, pause / 2)))
+                missing -= kept[-1]
+            yield before[0][: len(before[0]) - round((before[1] - kept[0]) * rate)]
+            yield np.zeros(max(0, round(missing * rate)), np.float32)
+            wave = wave[round((start - kept[1]) * rate) :]
+        before = (wave, end)
+    if before is not None:
+        yield before[0]
+
+
+def edges(wave: np.ndarray, rate: int) -> tuple[float, float]:
+    """Seconds of silence at both ends of a wave, in frames of 20 ms that lie QUIET dB below its
+    loud ones; an inaudible wave counts as sound, so that nothing of it is cut."""
+    sounding = sounding_frames(wave, rate)
+    sound = np.flatnonzero(sounding)
+    if not len(sound):
+        return 0.0, 0.0
+    return float(sound[0] * FRAME_SECONDS), float((len(sounding) - 1 - sound[-1]) * FRAME_SECONDS)
+
+
+def _carries(synthesizer: Synthesizer, request: Request) -> bool:
+    """Whether the first piece becomes the voice of the others: nothing else says whose voice it
+    is.
+    """
+    return request.voice is None and synthesizer.tag(request) is None
+
+
+def _name(request: Request, number: int) -> str:
+    return f"{request.id}.{number:04d}"
+
+
+def _piece(request: Request, number: int, pieces: Sequence[Piece]) -> Request:
+    return replace(request, id=_name(request, number), text=pieces[number].text)
+
+
+def _lines(path: Path) -> list[dict]:
+    return [parse_object(line, f"{path}") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,374 @@
+"""Settings of a training run: typed, checked when read, and tolerant of the public config.json
+keys.
+
+A JSON file with an unknown key, or a value of another type than the field's, raises InputError;
+public keys are translated, each with a note in `TrainConfig.notes`. Defaults are the paper's (arXiv
+2502.04128, section 3).
+
+Settings of a training run that name something of this machine or this model, checked before any
+data is opened.
+
+The trap avoided: a package or a layer that is not there, noticed as a library's traceback after
+hours of encoding.
+"""
+
+import difflib
+import importlib.util
+import json
+import math
+import os
+import typing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+from transformers.training_args import OptimizerNames
+
+from llasa_core.errors import InputError, describe_type, fits
+from llasa_core.model import SIZES, model_config
+from llasa_core.text_tokenizers import DEFAULT_DATE
+from llasa_core.training.lora import lora_settings
+
+RENAMED = {
+    "llm_model_name_or_path": "model",
+    "tokenizer_name_or_path": "tokenizer",
+    "data_path": "codes",
+    "num_train_epochs": "epochs",
+    "learning_rate": "peak_lr",
+    "adam_beta2": "beta2",
+    "max_grad_norm": "clip",
+    "model_max_length": "context",
+    "logging_steps": "log_steps",
+    "per_device_train_batch_size": "rows_per_device",
+    "gradient_checkpointing": "activation_checkpointing",
+    "dataloader_num_workers": "workers",
+}
+
+IGNORED = {
+    "cache_dir": "the hub's own cache folder is used",
+    "per_device_eval_batch_size": "evaluation uses rows_per_device",
+    "evaluation_strategy": "eval_steps alone decides (0 = never)",
+    "eval_strategy": "eval_steps alone decides (0 = never)",
+    "save_strategy": "save_steps alone decides (0 = never)",
+    "lr_scheduler_type": (
+        "the schedule is linear warm-up, then cosine to final_lr_ratio of the peak"
+    ),
+    "dataloader_prefetch_factor": "torch's own is used",
+    "remove_unused_columns": "rows hold only what the model reads",
+    "run_name": "the output folder names the run",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Paths are relative to the working folder."""
+
+    model: str  # size name (model.SIZES), checkpoint folder or hub id
+    codes: list[Any]  # codes folders, or objects with the keys of DataEntry
+    output_dir: str
+    tokenizer: str | None = None  # folder or hub id; default: the model's own
+    eval_codes: list[Any] | None = None  # held-out codes folders, same form
+    max_steps: int | None = None  # optimizer steps; or:
+    epochs: float | None = None
+    context: int = 2048  # tokens in a packed row
+    # longer utterances are dropped and counted; "truncate": cut as the public code cuts them
+    overlong: str = "drop"
+    cache: str | None = (
+        None  # folder where codes are unpacked once and mapped: for corpora larger than memory
+    )
+    workers: int = 0  # processes that assemble batches; the order of the data does not depend on it
+    tokens_per_step: int = 2**21  # row capacity of one optimizer step over all processes
+    rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
+    gradient_accumulation_steps: int | None = None  # public key: with it, tokens_per_step follows
+    peak_lr: float = 5e-5
+    warmup_ratio: float = 0.03
+    final_lr_ratio: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.95
+    clip: float = 1.0
+    # Hugging Face's name; "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes)
+    optim: str = "adamw_torch_fused"
+    bf16: bool = True  # autocast; master weights stay fp32
+    seed: int = 0
+    date: str = DEFAULT_DATE  # date line of the chat template
+    mask_eot: bool = (
+        False  # hide the template's <|eot_id|> from attention: the public code's loss, exactly
+    )
+    speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
+    code_noise: float = (
+        0.0  # probability that an input code is replaced by a random one; labels stay (paper: 0)
+    )
+    save_steps: int = 0  # 0 = only the final model
+    save_total_limit: int = 2
+    eval_steps: int = 0  # 0 = only at the end
+    eval_utterances: int = 1000  # at most so many of each held-out dataset
+    log_steps: int = 10
+    save_dtype: str = "float32"  # or "bfloat16"
+    activation_checkpointing: bool = False
+    fsdp: bool = (
+        False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
+    )
+    deepspeed: str | dict[str, Any] | None = (
+        None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
+    )
+    zero_init_residual: bool = (
+        False  # size names: attention and feed-forward start silent (model.build_model)
+    )
+    init_noise: float | None = (
+        None  # of new rows around the old ones' mean (public: 0); default 1 if tied, else 0.1
+    )
+    lora: dict[str, Any] | None = (
+        None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
+    )
+    threads: int | None = None  # CPU threads; default: torch's
+    report_to: str = (
+        "tensorboard"  # below output_dir/runs; "none", "wandb" or another of Hugging Face's
+    )
+    resume: bool = False  # continue from the newest whole checkpoint in output_dir
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name, hint in hints.items():
+            if not fits(getattr(self, name), hint):
+                raise InputError(
+                    f"config: `{name}` is {getattr(self, name)!r}, expected {describe_type(hint)}"
+                )
+        for name in ("context", "tokens_per_step", "log_steps"):
+            self._demand(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_steps", "rows_per_device", "gradient_accumulation_steps", "threads"):
+            self._demand(
+                name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1"
+            )
+        for name in ("warmup_ratio", "final_lr_ratio", "beta2", "code_noise", "speaker_tags"):
+            self._demand(name, 0 <= getattr(self, name) <= 1, "0 to 1")
+        for name in ("peak_lr", "clip"):
+            self._demand(name, getattr(self, name) > 0, "above 0")
+        for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
+            self._demand(
+                name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0"
+            )
+        self._demand("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1")
+        if self.lora is not None:
+            lora_settings(self.lora)
+        self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
+        if self.fsdp and self.deepspeed is not None:
+            raise InputError(
+                "config: `fsdp` and `deepspeed` are two ways to shard, expected one of them"
+            )
+        self._demand(
+            "save_dtype", self.save_dtype in ("float32", "bfloat16"), '"float32" or "bfloat16"'
+        )
+        self._demand("codes", bool(self.codes), "at least one codes folder")
+        if (self.max_steps is None) == (self.epochs is None):
+            raise InputError("config: expected exactly one of `max_steps` and `epochs`")
+        self._demand("epochs", self.epochs is None or self.epochs > 0, "above 0")
+        for name in ("codes", "eval_codes"):
+            for entry in getattr(self, name) or []:
+                read_entry(name, entry)
+
+    def _demand(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"config: `{name}` is {getattr(self, name)!r}, expected {expected}")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "TrainConfig":
+        """Read a JSON file; InputError names the file and the key."""
+        try:
+            values = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected a JSON object of settings")
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Translate public keys, refuse unknown ones, check types."""
+        known = {field.name for field in fields(cls)} - {"notes"}
+        settings: dict[str, Any] = {}
+        notes = []
+        for key, value in values.items():
+            target = RENAMED.get(key, key)
+            if key in IGNORED:
+                notes.append(f"`{key}` has no effect: {IGNORED[key]}")
+                continue
+            if target not in known:
+                near = difflib.get_close_matches(key, sorted(known | set(RENAMED)), n=3, cutoff=0.5)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise InputError(f"config: unknown key `{key}`{hint}")
+            if target in settings:
+                raise InputError(f"config: `{key}` and `{target}` set the same thing")
+            if target != key:
+                notes.append(f"`{key}` is read as `{target}`")
+            if target in ("codes", "eval_codes") and isinstance(value, (str, dict)):
+                value = [value]
+            settings[target] = value
+        missing = [name for name in ("model", "codes", "output_dir") if name not in settings]
+        if missing:
+            raise InputError(f"config: `{missing[0]}` is missing")
+        return cls(**settings, notes=tuple(notes))
+
+    def rows(self, world_size: int = 1) -> tuple[int, int, int]:
+        """(rows of one optimizer step, rows of one forward pass, forward passes a step and
+        process).
+
+        Raises InputError where the step does not divide into rows and processes.
+        """
+        if self.gradient_accumulation_steps is not None:
+            per_device = self.rows_per_device or 1
+            return (
+                per_device * self.gradient_accumulation_steps * world_size,
+                per_device,
+                self.gradient_accumulation_steps,
+            )
+        rows, rest = divmod(self.tokens_per_step, self.context * world_size)
+        if rest or not rows:
+            raise InputError(
+                f"config: `tokens_per_step` is {self.tokens_per_step}, expected a multiple of"
+                f" context x processes = {self.context} x {world_size}"
+            )
+        per_device = self.rows_per_device
+        if per_device is None:
+            most = max(1, 16_384 // self.context)
+            per_device = max(n for n in range(1, min(rows, most) + 1) if rows % n == 0)
+        if rows % per_device:
+            raise InputError(
+                f"config: `rows_per_device` is {per_device}, expected a divisor of {rows} rows a"
+                " process"
+            )
+        return rows * world_size, per_device, rows // per_device
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """One item of `codes` or `eval_codes`: a folder, or an object with these keys."""
+
+    # codes folder; a manifest (.jsonl) with `codec`; conversations (.jsonl) with task "chat"
+    path: str
+    weight: float = 1.0  # passes over it in an epoch
+    share: float | None = None  # in place of a weight: its share of an epoch's tokens
+    task: str = "tts"  # "asr": recognition; "chat": text conversations
+    codec: str | None = (
+        # the path is a manifest of audio, to be encoded once with this codec (codecs.load_codec)
+        None
+    )
+
+
+def read_entry(name: str, entry: Any) -> DataEntry:
+    """One item of `codes` as a DataEntry; InputError names the key."""
+    if isinstance(entry, str):
+        return DataEntry(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), (str, os.PathLike)):
+        raise InputError(
+            f"config: `{name}` holds {entry!r}, expected a folder or an object with a `path`"
+        )
+    known = [field.name for field in fields(DataEntry)]
+    unknown = set(entry) - set(known)
+    if unknown:
+        raise InputError(
+            f"config: `{name}` has an unknown key `{min(unknown)}`, expected {', '.join(known)}"
+        )
+    if {"weight", "share"} <= set(entry):
+        raise InputError(
+            f"config: weight and share of {entry['path']} in `{name}` exclude each other"
+        )
+    made = DataEntry(**{**entry, "path": str(entry["path"])})
+    for key, most in (("weight", math.inf), ("share", 1.0)):
+        value = getattr(made, key)
+        if key in entry and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < most
+        ):
+            expected = "a number above 0" if key == "weight" else "a number between 0 and 1"
+            raise InputError(f"config: {key} {value!r} in `{name}`, expected {expected}")
+    if made.task not in ("tts", "asr", "chat"):
+        raise InputError(f"config: task {made.task!r} in `{name}`, expected tts, asr or chat")
+    if made.codec is not None and (not isinstance(made.codec, str) or made.task == "chat"):
+        raise InputError(
+            f"config: codec {made.codec!r} in `{name}`, expected a codec's name, and no chat"
+        )
+    return made
+
+
+PACKAGES = {  # part of an optimizer's name: the package it stands in
+    "galore": "galore_torch",
+    "apollo": "apollo_torch",
+    "lomo": "lomo_optim",
+    "grokadamw": "grokadamw",
+    "schedule_free": "schedulefree",
+    "stable_adamw": "optimi",
+    "anyprecision": "torchdistx",
+    "torch_4bit": "torchao",
+    "torch_8bit": "torchao",
+    "npu": "torch_npu",
+    "xla": "torch_xla",
+    "ademamix": "bitsandbytes",
+    "lion": "bitsandbytes",
+    "paged": "bitsandbytes",
+    "bnb": "bitsandbytes",
+    "8bit": "bitsandbytes",
+}
+
+
+def check_settings(config: TrainConfig) -> None:
+    """InputError for an `optim`, a `report_to` or a `lora` that cannot be had here."""
+    names = sorted(OptimizerNames)
+    if config.optim not in names:
+        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(names)}")
+    package = next((package for part, package in PACKAGES.items() if part in config.optim), None)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise InputError(
+            f"config: `optim` is {config.optim!r}, which needs the package {package}, not installed"
+            " here"
+        )
+    known = ["none", "all", *INTEGRATION_TO_CALLBACK]
+    if config.report_to not in known:
+        raise InputError(
+            f"config: `report_to` is {config.report_to!r}, expected one of {', '.join(known)}"
+        )
+    here = ["none", "all", *get_available_reporting_integrations()]
+    if config.report_to not in (*here, "flyte"):  # whose package transformers cannot tell
+        raise InputError(
+            f"config: `report_to` is {config.report_to!r}, not installed here, expected"
+            f" {', '.join(here)}"
+        )
+    if config.lora is not None:
+        _check_lora(config)
+
+
+def _check_lora(config: TrainConfig) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("config: `lora` needs the package peft: pip install 'llasa-core[lora]'")
+    modules = lora_settings(config.lora)["target_modules"]
+    if "target_modules" not in config.lora or isinstance(
+        modules, str
+    ):  # ours are Llama's; a pattern is peft's to read
+        return
+    try:
+        shape = (
+            model_config(config.model, 300)
+            if config.model in SIZES
+            else AutoConfig.from_pretrained(config.model)
+        )
+    except (OSError, ValueError):
+        return  # loading the model says what is wrong with it
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape)
+    found = [name for name, _ in model.named_modules() if name]
+    for module in modules:
+        if not any(f".{name}".endswith(f".{module}") for name in found):
+            layers = sorted({name.rpartition(".")[2] for name in found if name.endswith("proj")})
+            raise InputError(
+                f"config: `lora` has target_modules {module!r}, expected of {', '.join(layers)}"
+            )

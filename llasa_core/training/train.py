@@ -1,0 +1,366 @@
+"""Training, end to end: codes datasets and a model in, an ordinary Hugging Face checkpoint folder
+out.
+
+`python -m llasa_core.train config.json`, alone or under torchrun. The final folder is published
+file by file from a temporary one, llasa.json last: where it stands, the run is whole.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from llasa_core.data.packing import PackedRows
+from llasa_core.device import check_folder
+from llasa_core.errors import DivergedError, InputError, guarded
+from llasa_core.files import publish
+from llasa_core.model import (
+    SIZES,
+    build_model,
+    load_model,
+    parameter_count,
+    resize_vocabulary,
+    use_packed_attention,
+)
+from llasa_core.training.config import TrainConfig, check_settings
+from llasa_core.training.data import TrainingData, open_data
+from llasa_core.training.lora import _add_lora
+from llasa_core.training.loss import use_head_loss
+from llasa_core.training.parallel import engine_arguments, leave, whole_state
+from llasa_core.training.resume import begin, resumable, run_settings
+from llasa_core.training.trainer import PackedTrainer, RunLog, StepBatches
+
+DIVERGED = "diverged.json"  # in output_dir: at which step the loss stopped being finite
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
+    """Train and write `output_dir`: an ordinary checkpoint with its tokenizer, train_log.jsonl and
+    llasa.json (last).
+
+    Returns flat metrics: final_loss (mean of the last log line), eval_loss and eval_bits_per_second
+    where held-out codes are given, steps, tokens, seconds, tokens_per_second, parameters,
+    dropped_overlong and eval_dropped_overlong, fill. Raises InputError on settings or data that do
+    not fit together, or are not those of the run that it resumes, and DivergedError where the loss
+    is not finite.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    for note in config.notes:
+        logger.info("%s", note)
+    per_step, per_device, passes = config.rows(world)
+    check_settings(config)
+    engine = engine_arguments(config, world)
+    output = check_folder(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+
+    data = open_data(config, rank, world, per_device)
+    rows, held_out = data.rows, data.held_out
+    max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
+    sharded = (
+        config.fsdp or config.deepspeed is not None
+    )  # such a state is only read into a run that goes on
+    settings = run_settings(config, data.digests, per_step, max_steps)
+    checkpoint, start = (
+        resumable(output, settings, max_steps - sharded) if config.resume else (None, 0)
+    )
+    model = _model(config, data)
+    counts = parameter_count(model)
+    if config.lora is not None:
+        model = _add_lora(model, config.lora, config.seed)
+
+    on_cpu = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=max_steps,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=passes,
+        learning_rate=config.peak_lr,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.beta2,
+        max_grad_norm=config.clip,
+        optim=config.optim,
+        seed=config.seed,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and world > 1 else None,
+        ddp_find_unused_parameters=False,
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 1,
+        save_total_limit=config.save_total_limit,
+        eval_strategy="no",
+        ignore_data_skip=True,
+        report_to=config.report_to,
+        disable_tqdm=not progress,
+        dataloader_num_workers=config.workers,
+        **engine,
+    )
+    log = RunLog(output / "train_log.jsonl", rows, per_step, held_out, config, start)
+    trainer = PackedTrainer(
+        model=model,
+        args=arguments,
+        callbacks=[log],
+        batches=StepBatches(rows, config, data.vocabulary, rank, world, start),
+        tokenizer=data.tokenizer,
+        settings=settings,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if rank == 0:
+        begin(output, settings, start, config.resume)
+    with _progress_bars(progress):
+        if start < max_steps:
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            except DivergedError as error:
+                note = {"diverged": 1, "diverged_at_step": error.step, "steps": max_steps}
+                note |= {
+                    "tokens": rows.tokens_before((error.step - 1) * per_step),
+                    "parameters": counts["total"],
+                }
+                publish(
+                    output / DIVERGED,
+                    json.dumps(note | {"parameters_body": counts["body"]}).encode(),
+                )
+                raise
+            finally:
+                _close_bar(trainer)
+        else:  # the run had reached its last step before it ended
+            trainer._load_from_checkpoint(checkpoint)
+
+    tokens, seconds = rows.tokens_before(max_steps * per_step), log.seconds()
+    if held_out and not log.last_eval:
+        log.last_eval = held_out.measure(trainer.model)
+    losses = [line["loss"] for line in log.lines if "loss" in line]
+    metrics = {
+        **log.last_eval,
+        **({"final_loss": losses[-1]} if losses else {}),
+        "steps": max_steps,
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(
+            max(0, tokens - rows.tokens_before(start * per_step)) / (seconds - log.earlier), 1
+        ),
+        "parameters": counts["total"],
+        "parameters_body": counts["body"],
+        "dropped_overlong": rows.dropped_overlong,
+        **({"eval_dropped_overlong": held_out.dropped_overlong} if held_out else {}),
+        "truncated": data.truncated,
+        "fill": rows.fill(),
+    }
+    state = whole_state(trainer, config)
+    if trainer.is_world_process_zero():
+        card = {**data.codec}
+        card |= {"date": config.date, "mask_eot": config.mask_eot, "speakers": data.speakers}
+        card |= {
+            "speaker_tags": float(config.speaker_tags),
+            "training": asdict(config),
+            "metrics": metrics,
+        }
+        card["engine"] = {"wrapper": getattr(trainer, "wrapper", None), "processes": world}
+        if state is not None:
+            model = _whole_model(config, data, state)
+        with _progress_bars(progress):
+            _publish(
+                trainer.model if state is None else model, data.tokenizer, config, output, card
+            )
+    return metrics
+
+
+def launch(
+    config: TrainConfig, processes: int = 1, keep_diverged: bool = False
+) -> dict[str, float]:
+    """`train` in this process, or by torchrun in `processes` local ones that share every step;
+    returns its metrics.
+
+    The settings go to `output_dir/train_config.json`. Raises InputError if a process fails, after
+    its own message. keep_diverged: a loss that is not finite is an outcome, not an error. No model
+    is written, and the metrics are diverged (1), diverged_at_step, steps (planned), tokens (before
+    that step), parameters and parameters_body.
+    """
+    output = check_folder(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / DIVERGED).unlink(missing_ok=True)
+    try:
+        return _launch(config, output, processes)
+    except (DivergedError, InputError):
+        if not (keep_diverged and (output / DIVERGED).is_file()):
+            raise
+        return json.loads((output / DIVERGED).read_text())
+
+
+def _launch(config: TrainConfig, output: Path, processes: int) -> dict[str, float]:
+    if processes == 1:
+        return train(config, progress=True)
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if name != "notes" and value is not None
+    }
+    path = output / "train_config.json"
+    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+    ]
+    threads = {"OMP_NUM_THREADS": str(config.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
+    status = subprocess.run(
+        [*command, "-m", "llasa_core.training.train", str(path)], env={**os.environ, **threads}
+    ).returncode
+    if status:
+        raise InputError(f"{path}: training in {processes} processes ended with status {status}")
+    return json.loads((output / "llasa.json").read_text())["metrics"]
+
+
+@contextlib.contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Without `shown`, the libraries underneath draw no bars either."""
+    before = transformers_logging.is_progress_bar_enabled()
+    if not shown:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
+
+
+def _close_bar(trainer: PackedTrainer) -> None:
+    """End the bar of a run that ended before its last step, so that it stands above the message."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+            callback.training_bar.close()
+
+
+def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
+    tokenizer, vocabulary = data.tokenizer, data.vocabulary
+    if config.model in SIZES:
+        zero = config.zero_init_residual
+        model = build_model(
+            config.model, vocabulary.size, config.context, config.seed, zero_init_residual=zero
+        )
+        model.config.bos_token_id, model.config.eos_token_id = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+        )
+    else:
+        model = load_model(config.model)
+        if model.config.vocab_size == vocabulary.text_size:
+            resize_vocabulary(model, vocabulary.size, config.init_noise, config.seed)
+        if model.config.vocab_size != vocabulary.size:
+            raise InputError(
+                f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
+                f"the tokenizer of {vocabulary.size}"
+            )
+    return use_head_loss(use_packed_attention(model))
+
+
+def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:
+    """The model of `config` with the weights of `state`, outside the engine that trained it."""
+    model = _model(config, data)
+    if config.lora is not None:
+        model = _add_lora(model, config.lora, config.seed)
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
+    tied = (
+        {"lm_head.weight", "base_model.model.lm_head.weight"}
+        if model.config.tie_word_embeddings
+        else set()
+    )
+    if unexpected or set(missing) - tied:
+        raise RuntimeError(
+            f"the trained weights do not fit the model: {[*missing, *unexpected][:3]}"
+        )
+    model.tie_weights()
+    return model
+
+
+def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
+    whole, part = divmod(epochs, 1.0)
+    count = sum(rows.rows_in_epoch(epoch) for epoch in range(int(whole)))
+    if part:
+        count += part * rows.rows_in_epoch(int(whole))
+    return max(1, math.ceil(count / per_step))
+
+
+def _publish(
+    model: Any, tokenizer: Any, config: TrainConfig, output: Path, card: dict[str, Any]
+) -> None:
+    """Write the final folder through a temporary one; llasa.json comes last."""
+    temporary = output / ".final.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    if config.lora is not None:
+        model.save_pretrained(temporary / "adapter")
+        model = model.merge_and_unload()
+    model.to(getattr(torch, config.save_dtype)).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
+    shutil.rmtree(output / "adapter", ignore_errors=True)
+    for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
+        os.replace(entry, output / entry.name)
+    temporary.rmdir()
+
+
+def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
+    """Copy a finished checkpoint of `train` into `folder` (empty: leave it where it is).
+
+    Returns what a result records: weights, config and tokenizer, each with its file.
+    """
+    output, folder = Path(output), Path(folder or output)
+    if folder != output:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+        for name in [
+            *files,
+            "chat_template.jinja",
+            "llasa.json",
+        ]:  # llasa.json last: it is what "whole" means
+            shutil.copyfile(output / name, folder / name)
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    return {name: folder / file for name, file in names.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m llasa_core.training.train config.json`, alone or under torchrun."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print("usage: python -m llasa_core.training.train config.json")
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+    def handle() -> None:
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # the libraries' own lines; standard output is the metrics alone
+            metrics = train(TrainConfig.from_json(arguments[0]), progress=sys.stderr.isatty())
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(metrics, indent=2, sort_keys=True))
+        leave()
+
+    return guarded(handle)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""The Hugging Face Trainer over packed rows: our loss, our data order, our schedule, and
+train_log.jsonl.
+
+Which rows step n reads depends on the seed and n alone, so a resumed run and a run on more
+processes read the same data. Checkpoints are the Trainer's; their optimizer state is read with
+weights_only, and no pickled settings are kept.
+"""
+
+import functools
+import itertools
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import Trainer, TrainerCallback
+
+from llasa_core.data.packing import PackedRows, code_noise, collate
+from llasa_core.errors import DivergedError
+from llasa_core.training import resume
+from llasa_core.training.config import TrainConfig
+from llasa_core.training.loss import HeldOut, labelled_loss
+from llasa_core.training.parallel import check_wrapper, compute_in_bf16, shard_on_cpu
+
+logger = logging.getLogger(__name__)
+
+
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """Learning rate of step 0 .. steps - 1 as a share of the peak: linear warm-up, then cosine to
+    final_lr_ratio.
+
+    The first step is not wasted at 0: warm-up over w steps goes 1/w, 2/w .. 1, and the last step
+    has final_lr_ratio.
+    """
+    warm = math.ceil(config.warmup_ratio * steps)
+    if step < warm:
+        return (step + 1) / warm
+    progress = min(1.0, (step + 1 - warm) / max(1, steps - warm))
+    return (
+        config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
+    )
+
+
+class StepBatches(IterableDataset):
+    """The micro-batches of one process from step `start` on: rows of step n are n * rows .. (n + 1)
+    * rows - 1.
+    """
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        config: TrainConfig,
+        vocabulary: Any,
+        rank: int,
+        world: int,
+        start: int,
+    ):
+        self.rows, self.config, self.vocabulary = rows, config, vocabulary
+        self.rank, self.world, self.start = rank, world, start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        per_step, per_device, passes = self.config.rows(self.world)
+        worker = get_worker_info()
+        turn, turns = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for step in itertools.count(self.start):
+            first = step * per_step + self.rank * per_device * passes
+            for part in range(passes):
+                if ((step - self.start) * passes + part) % turns != turn:
+                    continue  # another worker's; the loader asks them in turn
+                numbers = range(first + part * per_device, first + (part + 1) * per_device)
+                examples = [example for number in numbers for example in self.rows.examples(number)]
+                distort = None
+                if self.config.code_noise:
+                    generator = np.random.default_rng([self.config.seed, 2, numbers[0]])
+                    distort = code_noise(self.vocabulary, self.config.code_noise, generator)
+                yield collate(examples, distort, self.config.mask_eot)
+
+    def utterances(self, step: int) -> list[str]:
+        """The ids of the utterances that this process reads in a step (0 is the first)."""
+        per_step, per_device, passes = self.config.rows(self.world)
+        share = per_device * passes
+        first = step * per_step + self.rank * share
+        return [
+            name for number in range(first, first + share) for name in self.rows.identifiers(number)
+        ]
+
+
+class PackedTrainer(Trainer):
+    """HF Trainer with our loss and our data order; its checkpoints keep no pickled arguments."""
+
+    def __init__(
+        self,
+        *args: Any,
+        batches: StepBatches,
+        tokenizer: Any,
+        settings: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        self.batches, self.tokenizer, self.settings = batches, tokenizer, settings
+        super().__init__(*args, train_dataset=batches, **kwargs)
+        self.model_accepts_loss_kwargs = (
+            True  # num_items_in_batch: labelled tokens of the global batch
+        )
+        self.loss_is_scaled_for_ga = True
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self)
+        if self.is_fsdp_enabled and self.batches.config.bf16:
+            compute_in_bf16(self)
+
+    def get_train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            self.batches, batch_size=None, num_workers=self.args.dataloader_num_workers
+        )
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        config = self.batches.config
+        factor = functools.partial(lr_factor, steps=num_training_steps, config=config)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self.wrapper = check_wrapper(self.batches.config, self.model_wrapped, self.batches.world)
+        return prepared
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        with torch.autocast(
+            self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16
+        ):
+            total, count = labelled_loss(model, inputs)
+        if not torch.isfinite(total):
+            step = self.state.global_step
+            utterances = " ".join(self.batches.utterances(step))
+            raise DivergedError(
+                f"the loss is {total.item()} at step {step + 1}, lower peak_lr; read: {utterances}",
+                step + 1,
+            )
+        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+        return loss * self.accelerator.num_processes  # DDP averages gradients over processes
+
+    def _save_checkpoint(self, model, trial):
+        if self.args.should_save:
+            resume.mark_checkpoint(
+                Path(self.args.output_dir, f"checkpoint-{self.state.global_step}"), self.settings
+            )
+        super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            # the engine's own state holds the weights, the final folder comes from
+            # engines.whole_state
+            return
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir, "training_args.bin").unlink(missing_ok=True)
+            self.tokenizer.save_pretrained(output_dir)
+
+
+class RunLog(TrainerCallback):
+    """train_log.jsonl: a line every log_steps (loss, lr, grad_norm, tokens, seconds) and one for
+    each evaluation.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        rows: PackedRows,
+        per_step: int,
+        held_out: HeldOut | None,
+        config: TrainConfig,
+        start: int,
+    ):
+        self.path, self.rows, self.per_step, self.held_out, self.config = (
+            path,
+            rows,
+            per_step,
+            held_out,
+            config,
+        )
+        self.last_eval: dict[str, float] = {}
+        self.paused = 0.0  # seconds spent on evaluation
+        kept = []
+        if start and path.is_file():
+            kept = [
+                line
+                for line in map(json.loads, path.read_text().splitlines())
+                if line["step"] <= start
+            ]
+        self.earlier = max((line["seconds"] for line in kept), default=0.0)
+        self.lines = kept
+        self.begin = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Training seconds so far, earlier parts of a resumed run included, evaluation left out."""
+        return self.earlier + time.perf_counter() - self.begin - self.paused
+
+    def write(self, state: Any, values: dict[str, float]) -> None:
+        line = {
+            "step": state.global_step,
+            "tokens": self.rows.tokens_before(state.global_step * self.per_step),
+            "seconds": round(self.seconds(), 3),
+            **values,
+        }
+        self.lines.append(line)
+        if state.is_world_process_zero:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+            logger.info("%s", line)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            temporary = self.path.with_suffix(".part")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            os.replace(temporary, self.path)
+        self.begin = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            values = {
+                "loss": logs["loss"],
+                "lr": logs["learning_rate"],
+                "grad_norm": logs["grad_norm"],
+            }
+            self.write(state, {name: float(value) for name, value in values.items()})
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        due = self.config.eval_steps and state.global_step % self.config.eval_steps == 0
+        if self.held_out and (due or state.global_step == state.max_steps):
+            begin = time.perf_counter()
+            self.last_eval = self.held_out.measure(model)
+            self.paused += time.perf_counter() - begin
+            self.write(state, self.last_eval)
