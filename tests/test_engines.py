@@ -62,7 +62,7 @@ def torchrun(config, folder, processes=2):
         "--standalone",
         f"--nproc_per_node={processes}",
     ]
-    command += ["-m", "llasa_core.training.train", str(folder / "config.json")]
+    command += ["-m", "llasa_core.train", str(folder / "config.json")]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
     done = subprocess.run(command, env=environment, timeout=500, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr

@@ -66,21 +66,6 @@ def test_notebook_has_no_outputs(path):
 
 
 @notebook
-def test_notebook_defines_nothing_and_is_short(path):
-    sources = [
-        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
-    ]
-    lines = [
-        line
-        for source in sources
-        for line in source.splitlines()
-        if line.strip() and line.strip()[0] != "#"
-    ]
-    assert len(lines) <= 120
-    assert [line for line in lines if re.match(r"\s*(async\s+)?(def|class)\s|\s*[!%]", line)] == []
-
-
-@notebook
 def test_notebook_has_one_parameters_cell_that_writes_to_scratch(path):
     parameters = notebook_parameters(path)
     assert parameters["run_dir"].startswith("artifacts/scratch")

@@ -190,7 +190,7 @@ def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     changes = {"max_steps": 12, "save_steps": 3}
     train(settings(workshop, tmp_path / "whole", **changes))
     config = settings(workshop, tmp_path / "killed", **changes, resume=True)
-    command = [sys.executable, "-m", "llasa_core.training.train", write_config(tmp_path, config)]
+    command = [sys.executable, "-m", "llasa_core.train", write_config(tmp_path, config)]
     kills = 0
     for reached in (2, 5, 8):  # steps of the log at which the process dies
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -1,15 +1,33 @@
-"""What each subcommand of `llasa` does with its parsed options; returns the exit status (None: 0).
+"""What the commands share: argument types, the subcommand parser, bars and counts.
 
-Imports stand inside the handlers: a command pays only for what it uses. Results go to standard
-output, progress and messages to standard error.
+Results go to standard output, progress and messages to standard error.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from llasa_core.errors import InputError
+
+Commands = argparse._SubParsersAction  # what `add_subparsers` returns
+Handler = Callable[[argparse.Namespace], int | None]  # returns the exit status (None: 0)
+
+
+def add_command(
+    commands: Commands, name: str, summary: str, example: str, handler: Handler | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a new subcommand that `handler` carries out."""
+    added = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.set_defaults(handler=handler)
+    return added
 
 
 def add_slurm_option(parser: argparse.ArgumentParser, summary: str) -> None:

@@ -1,22 +1,40 @@
-"""Commands on corpora and codes: prepare, encode, import-memmap, export-memmap, data report and filter."""
+"""Commands on corpora and codes: prepare, encode, import-memmap, export-memmap, data report and
+filter.
+"""
 
-import argparse
 import itertools
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from llasa_core.cli.common import print_counts, progress_bar, require
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    add_slurm_option,
+    count,
+    positive,
+    print_counts,
+    progress_bar,
+    require,
+    whole,
+)
 from llasa_core.errors import InputError
 
 
-def add_data_commands(parser: argparse.ArgumentParser) -> None:
-    """`data report` and `data filter`."""
-    which = parser.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
+def add_data(commands: Commands) -> None:
+    """The options of `llasa data`."""
+    add = add_command(
+        commands,
+        "data",
+        "report on a codes dataset, or filter it",
+        "llasa data report artifacts/codes/train -o artifacts/report\n         llasa data filter"
+        " artifacts/codes/train artifacts/codes/clean --max-seconds 20 --language en",
+    )
+    which = add.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
     add = which.add_parser(
         "report", help="hours, lengths, code usage, rates, duplicates, with figures"
     )
-    add.set_defaults(handler="data_report")
+    add.set_defaults(handler=data_report)
     add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
     add.add_argument(
         "-o", "--out", required=True, metavar="DIR", help="folder for report.json and index.html"
@@ -24,7 +42,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     add = which.add_parser(
         "filter", help="leave out utterances by length, rate, language or scores, each counted"
     )
-    add.set_defaults(handler="data_filter")
+    add.set_defaults(handler=data_filter)
     add.add_argument("codes", metavar="CODES", help="folder or URL of a codes dataset")
     add.add_argument("out", metavar="OUT", help="folder of the filtered codes dataset")
     for name in (
@@ -48,6 +66,37 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
         metavar="JSONL",
         help="utterances.jsonl of `llasa evaluate` over these recordings",
     )
+
+
+def add_prepare(commands: Commands) -> None:
+    """The options of `llasa prepare`."""
+    add = add_command(
+        commands,
+        "prepare",
+        "make manifests and 16 kHz audio from a corpus, with everything unfit dropped and counted",
+        "llasa prepare LJSpeech-1.1 artifacts/ljspeech --layout ljspeech\n"
+        "         llasa prepare builtin artifacts/builtin --hours 2",
+        prepare,
+    )
+    add.add_argument(
+        "source", metavar="SOURCE", help="corpus folder, manifest, hub dataset, or the word builtin"
+    )
+    add.add_argument(
+        "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"
+    )
+    add.add_argument(
+        "--layout", default="auto", choices=("auto", "ljspeech", "libritts", "jsonl", "hf")
+    )
+    add.add_argument("--speaker", help="speaker name for a corpus that names none")
+    add.add_argument("--language", help="language code, in place of the corpus's own")
+    add.add_argument("--hours", type=positive, help="builtin: hours of speech (default 1)")
+    add.add_argument(
+        "--utterances", type=count, help="builtin: number of utterances, in place of --hours"
+    )
+    add.add_argument(
+        "--seed", type=whole, default=0, help="builtin: seed of sentences and voices (default 0)"
+    )
+    add.add_argument("--jobs", type=count, default=1, help="processes (default 1)")
 
 
 def prepare(options: Namespace) -> None:
@@ -85,6 +134,53 @@ def prepare(options: Namespace) -> None:
         with progress_bar(None, "utterance") as bar:
             report = prepare.prepare(whole, options.out, jobs=options.jobs, progress=bar.update)
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
+
+
+def add_encode(commands: Commands) -> None:
+    """The options of `llasa encode`."""
+    add = add_command(
+        commands,
+        "encode",
+        "turn the audio of a manifest into a codes dataset",
+        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards"
+        " 8 --shard 0\n         llasa encode 's3://corpus/{000..511}.tar' artifacts/codes/corpus"
+        " --codec xcodec2 --device cuda",
+        encode,
+    )
+    add.add_argument(
+        "manifest",
+        metavar="MANIFEST",
+        help="JSON lines with id, audio and text; or .tar or .parquet files with audio",
+    )
+    add.add_argument(
+        "out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on"
+    )
+    add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
+    add.add_argument(
+        "--shards", type=count, default=1, help="processes that share the work (default 1)"
+    )
+    add.add_argument("--shard", type=whole, default=0, help="number of this one, from 0")
+    add_slurm_option(add, "a Slurm job for each shard")
+    add.add_argument(
+        "--workers", type=whole, default=2, help="processes that read and decode audio (default 2)"
+    )
+    add.add_argument(
+        "--rows-per-part",
+        type=count,
+        default=1000,
+        help="utterances of a manifest in a part (default 1000)",
+    )
+    add.add_argument(
+        "--bf16",
+        action="store_true",
+        help="faster on a GPU; changes codes, and meta.json says how many",
+    )
+    add.add_argument(
+        "--segment-asr",
+        metavar="ASR",
+        help="cut long recordings at silence, their text as ASR hears it",
+    )
+    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
 
 
 def encode(options: Namespace) -> int | None:
@@ -129,6 +225,29 @@ def encode(options: Namespace) -> int | None:
         print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
 
 
+def add_import_memmap(commands: Commands) -> None:
+    """The options of `llasa import-memmap`."""
+    add = add_command(
+        commands,
+        "import-memmap",
+        "read the public training format (rows of 2048 ids) into a codes dataset",
+        "llasa import-memmap libriheavy artifacts/codes/libriheavy",
+        import_memmap,
+    )
+    add.add_argument(
+        "source", metavar="DIR", help="folder with {train,val}_input_ids.memmap and their shapes"
+    )
+    add.add_argument("out", metavar="OUT", help="folder of the codes dataset")
+    add.add_argument(
+        "--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)"
+    )
+    add.add_argument(
+        "--codec",
+        default="xcodec2",
+        help="name of the codec that made the codes (default %(default)s)",
+    )
+
+
 def import_memmap(options: Namespace) -> None:
     """Print meta.json of each split."""
     from llasa_core.data import memmap
@@ -140,6 +259,22 @@ def import_memmap(options: Namespace) -> None:
             options.source, options.out, tokenizer, options.codec, progress=bar.update
         )
     print_counts(metas)
+
+
+def add_export_memmap(commands: Commands) -> None:
+    """The options of `llasa export-memmap`."""
+    add = add_command(
+        commands,
+        "export-memmap",
+        "write a codes dataset in the public training format",
+        "llasa export-memmap artifacts/codes/libriheavy rows",
+        export_memmap,
+    )
+    add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
+    add.add_argument("out", metavar="DIR", help="folder for the rows")
+    add.add_argument(
+        "--tokenizer", help="folder or hub id of the merged tokenizer (default: the released one)"
+    )
 
 
 def export_memmap(options: Namespace) -> None:

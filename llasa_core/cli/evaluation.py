@@ -9,8 +9,63 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from llasa_core.cli.common import print_counts, require
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    count,
+    print_counts,
+    require,
+    whole,
+)
 from llasa_core.errors import InputError
+from llasa_core.evaluation.protocols import PROTOCOLS, help_text
+
+
+def add_evaluate(commands: Commands) -> None:
+    """The options of `llasa evaluate`."""
+    add = add_command(
+        commands,
+        "evaluate",
+        "score a manifest of wavs: words, voice, quality, with intervals",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references"
+        " artifacts/builtin/test.jsonl\n         llasa evaluate artifacts/spoken/manifest.jsonl"
+        " artifacts/scores --protocol artifacts/seed-en",
+        evaluate,
+    )
+    add.add_argument(
+        "manifest", metavar="MANIFEST", help="JSON lines with id, audio, text and speaker"
+    )
+    add.add_argument("out", metavar="OUT", help="folder for utterances.jsonl and summary.json")
+    add.add_argument(
+        "--asr",
+        default="whisper-tiny.en",
+        help="Whisper name or folder, or none (default %(default)s)",
+    )
+    add.add_argument(
+        "--speaker",
+        default="wespeaker",
+        help="wespeaker, resemblyzer, wavlm or none; needs --references",
+    )
+    add.add_argument(
+        "--quality", default="distillmos", help="distillmos or none (default %(default)s)"
+    )
+    add.add_argument(
+        "--references", help="manifest of originals, for the similarity to each speaker"
+    )
+    add.add_argument(
+        "--protocol",
+        metavar="PREPARED",
+        help="folder of llasa protocol: its public metric beside ours",
+    )
+    add.add_argument(
+        "--emotion",
+        default="none",
+        help="protocol: emotion2vec_plus_large or a folder (default none)",
+    )
+    add.add_argument(
+        "--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI"
+    )
+    add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
 
 
 def evaluate(options: Namespace) -> None:
@@ -81,6 +136,37 @@ def evaluate_protocol(options: Namespace) -> None:
     print_counts(summary)
 
 
+def add_protocol(commands: Commands) -> None:
+    """The options of `llasa protocol`."""
+    add = add_command(
+        commands,
+        "protocol",
+        "turn a public benchmark's folder into requests to synthesize and manifests to score by",
+        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n        "
+        " llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl -o"
+        " artifacts/spoken\n         llasa evaluate artifacts/spoken/manifest.jsonl"
+        f" artifacts/scores --protocol artifacts/seed-en\n\nprotocols:\n{help_text()}",
+        protocol,
+    )
+    add.add_argument("name", metavar="NAME", choices=tuple(PROTOCOLS), help=", ".join(PROTOCOLS))
+    add.add_argument("folder", metavar="DIR", help="the benchmark as it is distributed")
+    add.add_argument(
+        "out",
+        metavar="OUT",
+        help="folder for requests.jsonl, references.jsonl, trials.jsonl, protocol.json",
+    )
+    add.add_argument(
+        "--codec", help="codec for prompts (sim-r) and references after a round trip; default none"
+    )
+    add.add_argument(
+        "--seeds", type=count, default=1, help="how often each text is asked for (default 1)"
+    )
+    add.add_argument(
+        "--limit", type=whole, default=0, help="texts taken, spread evenly; 0 (default) takes all"
+    )
+    add.add_argument("--device", default="cpu", help="of the codec: cpu or cuda (default cpu)")
+
+
 def protocol(options: Namespace) -> None:
     """Print what protocol.json says."""
     from llasa_core.codecs import load_codec
@@ -101,6 +187,27 @@ def protocol(options: Namespace) -> None:
     )
 
 
+def add_compare(commands: Commands) -> None:
+    """The options of `llasa compare`."""
+    add = add_command(
+        commands,
+        "compare",
+        "compare two systems on the same utterances: paired differences, intervals, two tests",
+        "llasa compare artifacts/plain/utterances.jsonl artifacts/searched/utterances.jsonl",
+        compare,
+    )
+    add.add_argument("a", metavar="A", help="utterances.jsonl of llasa evaluate")
+    add.add_argument("b", metavar="B", help="the same of the other system, over the same ids")
+    add.add_argument(
+        "-o",
+        "--out",
+        dest="file",
+        metavar="FILE",
+        help="JSON file that receives the comparison too",
+    )
+    add.add_argument("--seed", type=whole, default=0, help="seed of the resampling (default 0)")
+
+
 def compare(options: Namespace) -> None:
     """Print the differences, b minus a."""
     from llasa_core.files import publish, read_rows
@@ -111,10 +218,47 @@ def compare(options: Namespace) -> None:
     )
     if not change:
         raise InputError(f"{options.a}, {options.b}: no score that both systems have")
-    if options.out is not None:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        publish(Path(options.out), (json.dumps(change, indent=1, sort_keys=True) + "\n").encode())
+    if options.file is not None:
+        Path(options.file).parent.mkdir(parents=True, exist_ok=True)
+        publish(Path(options.file), (json.dumps(change, indent=1, sort_keys=True) + "\n").encode())
     print_counts(change)
+
+
+def add_rating_page(commands: Commands) -> None:
+    """The options of `llasa rating-page`."""
+    add = add_command(
+        commands,
+        "rating-page",
+        "write a blinded page on which raters score systems 1 to 3, by keyboard and without a"
+        " network",
+        "llasa rating-page mini=artifacts/a/manifest.jsonl tuned=artifacts/b/manifest.jsonl \\\n"
+        "             --sentences experiments/text_understanding/en.jsonl -o artifacts/rating",
+        rating_page,
+    )
+    add.add_argument(
+        "manifests",
+        metavar="MANIFEST",
+        nargs="+",
+        help="NAME=MANIFEST of speech; default name: its folder",
+    )
+    add.add_argument(
+        "--sentences",
+        action="append",
+        required=True,
+        metavar="JSONL",
+        help="what they speak; may repeat",
+    )
+    add.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="folder for page (for raters) and key.json (not)",
+    )
+    add.add_argument(
+        "--title", default="Text understanding", help="heading of the page (default %(default)s)"
+    )
+    add.add_argument("--seed", type=whole, default=0, help="seed of the orders (default 0)")
 
 
 def rating_page(options: Namespace) -> None:
@@ -125,6 +269,30 @@ def rating_page(options: Namespace) -> None:
     sentences = read_sentences(*options.sentences)
     systems = named_manifests(options.manifests)
     print_counts(rating_page(options.out, sentences, systems, options.title, options.seed))
+
+
+def add_rating_scores(commands: Commands) -> None:
+    """The options of `llasa rating-scores`."""
+    add = add_command(
+        commands,
+        "rating-scores",
+        "average the score files of raters: means with intervals by system and category, agreement",
+        "llasa rating-scores scores-*.json --key artifacts/rating/key.json -o"
+        " artifacts/rating/scores",
+        rating_scores,
+    )
+    add.add_argument(
+        "scores", metavar="SCORES", nargs="+", help="files that raters saved from the page"
+    )
+    add.add_argument("--key", required=True, metavar="JSON", help="key.json of llasa rating-page")
+    add.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="folder for utterances.jsonl and summary.json",
+    )
+    add.add_argument("--seed", type=whole, default=0, help="seed of the bootstrap (default 0)")
 
 
 def rating_scores(options: Namespace) -> None:

@@ -3,6 +3,37 @@
 import sys
 from argparse import Namespace
 
+from llasa_core.cli.common import Commands, add_command, add_slurm_option, count
+
+
+def add_run(commands: Commands) -> None:
+    """The options of `llasa run`."""
+    add = add_command(
+        commands,
+        "run",
+        "execute the runs of an experiment file that have no result yet",
+        "llasa run experiments/mini_llasa.yaml --dry-run",
+        run,
+    )
+    add.add_argument("experiment", metavar="EXPERIMENT", help="experiments/NAME.yaml")
+    add.add_argument("--dry-run", action="store_true", help="print the table of runs and stop")
+    add.add_argument(
+        "--smoke",
+        action="store_true",
+        help="use the small smoke values, write below artifacts/smoke",
+    )
+    add.add_argument("--only", default="", metavar="TEXT", help="only runs whose id contains TEXT")
+    add.add_argument("--force", action="store_true", help="run finished runs again, from nothing")
+    add.add_argument(
+        "--jobs",
+        type=count,
+        default=1,
+        help="runs at a time; they share the CPU threads (default 1)",
+    )
+    add_slurm_option(
+        add, "a Slurm job for each run; the same command again follows the jobs that are there"
+    )
+
 
 def run(options: Namespace) -> int:
     """Show the table of runs; status 1 if one failed."""

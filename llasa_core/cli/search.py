@@ -2,9 +2,97 @@
 
 from argparse import Namespace
 
-from llasa_core.cli.common import progress_bar, require
-from llasa_core.cli.synthesis import speech
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    count,
+    positive,
+    progress_bar,
+    require,
+    whole,
+)
+from llasa_core.cli.synthesis import add_speech_options, speech
 from llasa_core.errors import InputError
+
+
+def add_search(commands: Commands) -> None:
+    """The options of `llasa search`."""
+    add = add_command(
+        commands,
+        "search",
+        "speak with inference-time search: many candidates, the best by the verifiers",
+        'llasa search --model artifacts/pretrain/model --candidates 16 "Call Anna at nine." -o'
+        " artifacts/searched\n         llasa search --model artifacts/pretrain/model --strategy"
+        " partial-prm \\\n             --manifest test.jsonl --voices dev.jsonl -o"
+        " artifacts/searched",
+        search,
+    )
+    add_speech_options(add)
+    add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+    add.add_argument("--strategy", default="best-of-n", choices=("best-of-n", "prm", "partial-prm"))
+    add.add_argument(
+        "--candidates", type=count, default=8, help="whole utterances for each text (default 8)"
+    )
+    add.add_argument(
+        "--beams",
+        type=count,
+        default=4,
+        help="prm: prefixes kept at each step (default 4; paper 16)",
+    )
+    add.add_argument(
+        "--expansions",
+        type=count,
+        default=4,
+        help="prm: continuations of each (default 4; paper 16)",
+    )
+    add.add_argument(
+        "--step-codes",
+        type=count,
+        default=25,
+        help="prm: codes between two prunings (default 25, 0.5 s)",
+    )
+    add.add_argument(
+        "--prefix-seconds",
+        type=positive,
+        default=2.0,
+        help="partial-prm: guided that long (default 2)",
+    )
+    add.add_argument(
+        "--context-codes", type=whole, default=0, help="codes decoded before the new ones; 0: all"
+    )
+    add.add_argument(
+        "--guide",
+        default="voice",
+        choices=("voice", "words"),
+        help="prm: what prunes (default voice)",
+    )
+    add.add_argument(
+        "--rule",
+        default="first",
+        choices=("first", "sum"),
+        help="first: the words decide, the voice breaks ties; sum: both are added (default first)",
+    )
+    add.add_argument(
+        "--verifier-asr",
+        default="moonshine-tiny.en",
+        help=(
+            "recogniser that scores the words, or none; not the one that evaluates (default"
+            " %(default)s)"
+        ),
+    )
+    add.add_argument(
+        "--verifier-speaker",
+        help="speaker model that scores the voice, or none (default: resemblyzer where it guides)",
+    )
+    add.add_argument(
+        "--voices", metavar="MANIFEST", help="recordings of the speakers whose voices are wanted"
+    )
+    add.add_argument(
+        "--chunk-characters",
+        type=whole,
+        default=0,
+        help="search longer texts in pieces; paper: 100",
+    )
 
 
 def search(options: Namespace) -> None:

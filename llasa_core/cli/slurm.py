@@ -66,7 +66,7 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
         )  # a job always resumes, and this run begins anew
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
-    command = ("-m", "llasa_core.training.train", str(path))
+    command = ("-m", "llasa_core.train", str(path))
     stem = str(path.parent / "train")
     return Task(
         "train",

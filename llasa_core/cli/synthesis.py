@@ -6,7 +6,13 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.cli.common import progress_bar, require, whole
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    progress_bar,
+    require,
+    whole,
+)
 from llasa_core.errors import InputError
 
 
@@ -41,6 +47,21 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
         "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+
+
+def add_transcribe(commands: Commands) -> None:
+    """The options of `llasa transcribe`."""
+    add = add_command(
+        commands,
+        "transcribe",
+        "recognise speech with a model trained in that direction",
+        "llasa transcribe --model artifacts/asr/model recording.wav",
+        transcribe,
+    )
+    add.add_argument("--model", required=True, help="checkpoint folder or hub id")
+    add.add_argument("--codec", help="codec name or folder (default: the one the checkpoint names)")
+    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add.add_argument("wavs", metavar="WAV", nargs="+", help="audio files of any rate")
 
 
 def transcribe(options: Namespace) -> None:
@@ -114,6 +135,51 @@ def speech(options: Namespace) -> tuple:
     return synthesizer, requests, sampling
 
 
+def add_synthesize(commands: Commands) -> None:
+    """The options of `llasa synthesize`."""
+    add = add_command(
+        commands,
+        "synthesize",
+        "speak a text, or every line of a manifest, into wav files",
+        'llasa synthesize --model artifacts/pretrain/model "Call Anna at nine." -o'
+        " artifacts/spoken",
+        synthesize,
+    )
+    add_speech_options(add)
+    add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
+    add.add_argument(
+        "--attempts",
+        type=whole,
+        default=5,
+        help="samples at most until one passes the guards; 0: no guards (default 5)",
+    )
+    add.add_argument(
+        "--guards",
+        metavar="JSON",
+        help="bounds of a good utterance (default: those of the checkpoint)",
+    )
+    add.add_argument(
+        "--chunk-characters",
+        type=whole,
+        default=200,
+        help="longer texts are spoken in sentences; 0: never (default 200)",
+    )
+    add.add_argument(
+        "--normalise", action="store_true", help="write numbers and abbreviations out (English)"
+    )
+    add.add_argument(
+        "--engine",
+        choices=("torch", "vllm"),
+        default="torch",
+        help="what generates (default torch)",
+    )
+    add.add_argument(
+        "--stream",
+        action="store_true",
+        help="write TEXT to OUT, a WAV file or - for raw 16-bit samples, as it is spoken",
+    )
+
+
 def synthesize(options: Namespace) -> None:
     """Speak a text or a manifest: short texts side by side, long ones in sentences, or a stream."""
     from llasa_core.synthesis.batch import synthesize_manifest
@@ -175,6 +241,21 @@ def stream_to_file(synthesizer, request, out, sampling, guards, characters) -> N
         print(f"{file.seconds:.2f} s at {file.sample_rate} Hz, 16 bit, mono", file=sys.stderr)
     if out != "-":
         print(out)
+
+
+def add_learn_guards(commands: Commands) -> None:
+    """The options of `llasa learn-guards`."""
+    add = add_command(
+        commands,
+        "learn-guards",
+        "learn from a codes dataset how long, how repetitive and how monotonous speech may be",
+        "llasa learn-guards artifacts/codes/train artifacts/pretrain/model",
+        learn_guards,
+    )
+    add.add_argument("codes", metavar="CODES", help="folder of a codes dataset")
+    add.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="model folder that receives guards.json"
+    )
 
 
 def learn_guards(options: Namespace) -> None:

@@ -3,7 +3,25 @@
 import sys
 from argparse import Namespace
 
-from llasa_core.cli.common import print_counts, read_json
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    add_slurm_option,
+    print_counts,
+    read_json,
+)
+
+
+def add_check(commands: Commands) -> None:
+    """The options of `llasa check`."""
+    add = add_command(
+        commands,
+        "check",
+        "compare a tokenizer or checkpoint with the released layout",
+        "llasa check HKUSTAudio/Llasa-1B",
+        check,
+    )
+    add.add_argument("checkpoint", metavar="CHECKPOINT_OR_TOKENIZER", help="folder or hub id")
 
 
 def check(options: Namespace) -> int:
@@ -20,6 +38,23 @@ def check(options: Namespace) -> int:
     if not differences:
         print(f"{options.checkpoint}: the released layout, {len(tokenizer)} ids")
     return 1 if differences else 0
+
+
+def add_train(commands: Commands) -> None:
+    """The options of `llasa train`."""
+    add = add_command(
+        commands,
+        "train",
+        "train a model as a JSON file says (several GPUs: torchrun -m llasa_core.train)",
+        "llasa train config.json",
+        train,
+    )
+    add.add_argument(
+        "config", metavar="CONFIG", help="JSON settings; the public config.json keys are accepted"
+    )
+    add_slurm_option(
+        add, "train in a Slurm job, on all its nodes; requeued, it goes on from its checkpoints"
+    )
 
 
 def train(options: Namespace) -> int | None:

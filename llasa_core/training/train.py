@@ -222,7 +222,7 @@ def _launch(config: TrainConfig, output: Path, processes: int) -> dict[str, floa
     ]
     threads = {"OMP_NUM_THREADS": str(config.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
     status = subprocess.run(
-        [*command, "-m", "llasa_core.training.train", str(path)], env={**os.environ, **threads}
+        [*command, "-m", "llasa_core.train", str(path)], env={**os.environ, **threads}
     ).returncode
     if status:
         raise InputError(f"{path}: training in {processes} processes ended with status {status}")
@@ -343,10 +343,10 @@ def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m llasa_core.training.train config.json`, alone or under torchrun."""
+    """`python -m llasa_core.train config.json`, alone or under torchrun."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print("usage: python -m llasa_core.training.train config.json")
+        print("usage: python -m llasa_core.train config.json")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
@@ -360,7 +360,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leave()
 
     return guarded(handle)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
