@@ -71,7 +71,9 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of an annotation; a number is finite, true and false are no numbers."""
+    """Whether a value has the type of an annotation; a number is finite, true and false are no
+    numbers.
+    """
     for option in _alternatives(hint):
         kind = typing.get_origin(option) or option
         if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

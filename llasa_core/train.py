@@ -1,4 +1,6 @@
-"""`torchrun -m llasa_core.train config.json`: the door of launchers; the training is in `training`."""
+"""`torchrun -m llasa_core.train config.json`: the door of launchers; the training is in
+`training`.
+"""
 
 from llasa_core.training.train import main
 

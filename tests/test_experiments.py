@@ -52,7 +52,8 @@ if mode == "wait":
 FINISH = """\
 if mode != "forgetful":
     Path(artifacts_dir, "model.bin").write_bytes(b"weights")
-    experiments.record(run_dir, {"loss": 1.5, "steps": seed}, {"model": Path(artifacts_dir, "model.bin")})
+    weights = Path(artifacts_dir, "model.bin")
+    experiments.record(run_dir, {"loss": 1.5, "steps": seed}, {"model": weights})
 """
 
 

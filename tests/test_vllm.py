@@ -31,7 +31,8 @@ engine = VllmEngine(asked["model"], "float32", 8)
 prompts = [np.array(prompt) for prompt in asked["prompts"]]
 rows = {}
 for name, sampling in (("greedy", Sampling(0.0)), ("hot", Sampling(1.5, 50, 0.95))):
-    found = engine.decode(prompts, asked["limits"], [1] * len(prompts), sampling, Answers(*asked["answers"]))
+    answers = Answers(*asked["answers"])
+    found = engine.decode(prompts, asked["limits"], [1] * len(prompts), sampling, answers)
     rows[name] = [[index, row.ids.tolist(), row.reason, row.steps] for index, row in found]
 json.dump(rows, open(sys.argv[2], "w"))
 """

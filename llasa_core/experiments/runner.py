@@ -1,4 +1,6 @@
-"""Runs of an experiment in processes of their own, followed to their end; each leaves result.json."""
+"""Runs of an experiment in processes of their own, followed to their end; each leaves
+result.json.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""What a search is told and what it answers: verifier, strategy, rule of choice and chosen candidate."""
+"""What a search is told and what it answers: verifier, strategy, rule of choice and chosen
+candidate.
+"""
 
 from __future__ import annotations
 

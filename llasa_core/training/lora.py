@@ -1,4 +1,6 @@
-"""LoRA of a language model: which projections it adapts, its settings and how it is added (PEFT)."""
+"""LoRA of a language model: which projections it adapts, its settings and how it is added
+(PEFT).
+"""
 
 from typing import Any
 
