@@ -1,16 +1,18 @@
-"""What stands beside a checkpoint, in its folder or on the hub: `llasa.json` says how the model was
-trained.
+"""Checkpoints: weights loaded strictly, their code never run; `llasa.json` tells the training.
 
 A hub id is no folder: its files are looked for where the weights are, or a model pushed there loses
-its settings.
+its settings. transformers fills tensors that a file lacks with random numbers and only warns; here
+that is an error.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Any
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, fits
 from llasa_core.files import parse_object
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
@@ -26,6 +28,132 @@ SETTINGS_KEYS = {
 }
 
 SETTINGS_KEYS |= {"codec_fingerprint": str, "codec_folder": str}
+
+# The largest value of a size in config.json that is believed: beyond it a file is wrong or hostile,
+# and building the model would fill the memory or never end.
+LARGEST = {
+    "vocab_size": 4_000_000,
+    "hidden_size": 65_536,
+    "intermediate_size": 1_000_000,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 1_024,
+    "num_key_value_heads": 1_024,
+    "head_dim": 8_192,
+    "max_position_embeddings": 2**28,
+}
+LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.")
+
+
+def load_strictly(kind: Any, source: str | Path, **settings: Any) -> Any:
+    """`kind.from_pretrained(source)` where every tensor of the model is read from safetensors.
+
+    kind: a model or Auto class of transformers. InputError names the tensors that are missing,
+    unexpected, of another shape or not finite, and whatever else keeps a checkpoint from being
+    loaded; code that a checkpoint brings is never run. settings: as from_pretrained takes them.
+    """
+    from transformers.utils import logging
+
+    if Path(source).is_dir():
+        check_config(Path(source))
+    else:
+        reach(str(source))
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its table of missing tensors: the error says it in one line
+    try:
+        model, report = kind.from_pretrained(
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below by name
+            trust_remote_code=False,
+            **settings,
+        )
+    except Exception as error:  # a stranger's file makes transformers fail in any way
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "custom code" in reason:
+            reason = "it brings code of its own (auto_map), which is never run"
+        elif "couldn't connect" in reason:
+            reason = "no such folder, not in the hub's cache, and the hub is out of reach"
+        raise InputError(f"{source}: cannot be loaded as a checkpoint ({reason})") from error
+    finally:
+        logging.set_verbosity(level)
+    for problem in ("missing", "unexpected", "mismatched"):
+        found = report[f"{problem}_keys"]  # of mismatched ones with both shapes
+        names = sorted(key if isinstance(key, str) else key[0] for key in found)
+        if names:
+            raise InputError(
+                f"{source}: {problem} weights: {_some(names)}, expected those of a"
+                f" {type(model).__name__} as config.json describes it"
+            )
+    broken = [name for name, tensor in model.state_dict().items() if not _finite(tensor)]
+    if broken:
+        raise InputError(f"{source}: NaN or infinite weights: {_some(broken)}")
+    return model
+
+
+def reach(hub_id: str, file: str = "config.json") -> None:
+    """InputError within ten seconds where a hub id is neither in the cache nor can be asked for.
+
+    transformers would ask again and again for minutes.
+    """
+    from huggingface_hub import constants, model_info, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or not HUB_ID.fullmatch(hub_id):
+        return  # transformers says at once what is missing
+    if isinstance(try_to_load_from_cache(hub_id, file), str):
+        return
+    try:
+        model_info(hub_id, timeout=10)
+    except Exception as error:  # of the hub client, of its HTTP client, of the system
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(
+            f"{hub_id}: no such folder, and no such model can be had from the hub ({reason})"
+        ) from error
+
+
+def check_config(folder: Path) -> dict:
+    """config.json of a checkpoint folder, its sizes checked against LARGEST and the weights' names.
+
+    Nothing is allocated. InputError names the key and what was expected.
+    """
+    path = folder / "config.json"
+    config = parse_object(path.read_text(encoding="utf-8"), str(path))
+    if config.get("quantization_config") is not None:
+        raise InputError(f"{path}: `quantization_config`: quantized weights are not read")
+    for key, largest in LARGEST.items():
+        value = config.get(key)
+        if value is not None and not (fits(value, int) and 1 <= value <= largest):
+            raise InputError(f"{path}: `{key}` is {value!r:.40}, expected 1 to {largest:,}")
+    layers = {int(found[1]) for name in weight_names(folder) if (found := LAYER.match(name))}
+    named = config.get("num_hidden_layers")
+    if named is not None and layers and max(layers) + 1 != named:
+        raise InputError(
+            f"{path}: `num_hidden_layers` is {named}, the weights hold {max(layers) + 1} layers"
+        )
+    return config
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the tensors in a folder's safetensors files, from their headers."""
+    from safetensors import SafetensorError, safe_open
+
+    names: list[str] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names.extend(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: no safetensors file ({error})") from error
+    return names
+
+
+def _finite(tensor: Any) -> bool:
+    """Whether all values are finite: their fp64 sum then is, and it is quicker than a mask."""
+    return not tensor.is_floating_point() or math.isfinite(tensor.double().sum().item())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:

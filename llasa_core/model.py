@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from llasa_core.checkpoint import load_strictly
 from llasa_core.errors import InputError
 
 # hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope
@@ -115,15 +116,9 @@ def load_model(
         raise InputError(
             f"{path_or_id}: no such folder, expected a checkpoint folder, a size name or a hub id"
         )
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path_or_id, use_safetensors=True, dtype=dtype)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path_or_id}: cannot be loaded as a checkpoint ({str(error).splitlines()[0]})"
-        ) from error
+    model = load_strictly(AutoModelForCausalLM, path_or_id, dtype=dtype)
     if tokenizer is not None and model.config.vocab_size != len(tokenizer):
         raise InputError(
             f"{path_or_id}: the model has a vocabulary of {model.config.vocab_size}, the tokenizer"

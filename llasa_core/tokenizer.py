@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llasa_core.checkpoint import reach
 from llasa_core.errors import InputError
 from llasa_core.text_tokenizers import DEFAULT_DATE, TTS_INSTRUCTION
 
@@ -273,8 +274,10 @@ def load_tokenizer(path_or_id):
         folder.is_absolute() or len(folder.parts) > 2 or str(folder).startswith(".")
     ):
         raise InputError(f"{folder}: no such folder, expected the folder of a fast tokenizer")
+    if not folder.exists():
+        reach(str(path_or_id), "tokenizer.json")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(path_or_id))
+        return PreTrainedTokenizerFast.from_pretrained(str(path_or_id), trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         what = (
             "its tokenizer cannot be read"

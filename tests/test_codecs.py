@@ -269,7 +269,7 @@ def test_xcodec2_without_all_its_weights_is_refused(xcodec2_model, tmp_path):
 
 def test_unreachable_hub_is_one_clear_line():
     with pytest.raises(
-        InputError, match=r"^HKUSTAudio/xcodec2-hf: no X-codec2 weights could be loaded"
+        InputError, match=r"^HKUSTAudio/xcodec2-hf: cannot be loaded .*the hub is out of reach"
     ) as raised:
         load_codec("xcodec2")
     assert "\n" not in str(raised.value)

@@ -30,11 +30,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActivation1d
 
+from llasa_core.checkpoint import load_strictly
 from llasa_core.codecs import Codec
 from llasa_core.errors import InputError
 
@@ -175,20 +176,7 @@ class Xcodec2Codec:
         float32 gives the published codes; bfloat16 changes some. InputError if it cannot be had or
         is another model.
         """
-        try:
-            model, loading = _load(str(name_or_path), dtype)
-        except (
-            Exception
-        ) as error:  # transformers, safetensors and the hub client raise kinds of their own
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{name_or_path}: no X-codec2 weights could be loaded ({reason})"
-            ) from None
-        if absent := sorted(loading["missing_keys"]):
-            raise InputError(
-                f"{name_or_path}: {len(absent)} weights are missing, {absent[0]} first; expected"
-                " X-codec2"
-            )
+        model = load_strictly(Xcodec2Model, str(name_or_path), dtype=dtype)
         codec = cls(model.to(device), batch_seconds)
         codec._checkpoint = str(name_or_path)
         return codec
@@ -317,19 +305,6 @@ def _file_fingerprint(path: Path) -> str:
         return path.resolve().name[:16]
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _load(name: str, dtype: torch.dtype) -> tuple[Xcodec2Model, dict]:
-    settings = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    try:
-        return Xcodec2Model.from_pretrained(name, local_files_only=True, **settings)
-    except OSError:
-        if Path(name).exists():
-            raise
-    model_info(
-        name, timeout=10
-    )  # fails at once where no hub is reachable; from_pretrained asks again for a minute
-    return Xcodec2Model.from_pretrained(name, **settings)
 
 
 def _padded(wave: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core import judges
+from llasa_core.checkpoint import load_strictly
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 
@@ -169,8 +170,8 @@ class WavLMEmbedder:
             )
         try:
             self._extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
-            self._model = transformers.WavLMForXVector.from_pretrained(source, use_safetensors=True)
-        except (OSError, ValueError) as error:
+            self._model = load_strictly(transformers.WavLMForXVector, source)
+        except OSError as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"speaker model {source!r} is neither a folder nor reachable: {reason}"

@@ -359,7 +359,7 @@ def _check_lora(config: TrainConfig) -> None:
         shape = (
             model_config(config.model, 300)
             if config.model in SIZES
-            else AutoConfig.from_pretrained(config.model)
+            else AutoConfig.from_pretrained(config.model, trust_remote_code=False)
         )
     except (OSError, ValueError):
         return  # loading the model says what is wrong with it

@@ -125,7 +125,9 @@ def training_flops(checkpoint: str | Path, tokens: int, rows: Sequence[dict]) ->
     from llasa_core.model import flops_per_token
 
     length = round(float(np.mean([row["tokens"] for row in rows])))
-    return tokens * flops_per_token(AutoConfig.from_pretrained(checkpoint), length)
+    return tokens * flops_per_token(
+        AutoConfig.from_pretrained(checkpoint, trust_remote_code=False), length
+    )
 
 
 def write_rows(path: str | Path, rows: Sequence[dict]) -> None:
