@@ -25,7 +25,7 @@ from llasa_core.evaluation.rating.scores import (
 from llasa_core.evaluation.rating.sentences import CATEGORIES, read_sentences
 from llasa_core.manifest import read_requests
 
-TRACKED = sorted((Path(__file__).parents[1] / "experiments" / "text_understanding").glob("*.jsonl"))
+TRACKED = sorted((Path(__file__).parents[2] / "experiments" / "text_understanding").glob("*.jsonl"))
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node runs the page's script")
 SENTENCES = [

@@ -1,9 +1,9 @@
 #!/bin/bash
-# A real Slurm of two nodes on this one machine, for tests/test_slurm.py and for trying `llasa ... --slurm`. As root:
+# A real Slurm of two nodes on this one machine, for tests/experiments/test_slurm.py and for trying `llasa ... --slurm`. As root:
 #   apt-get install -y slurm-wlm munge
-#   . tests/slurm_single_node.sh start      (sourced: it sets SLURM_CONF; DIR=/tmp/llasa-slurm unless set)
-#   LLASA_TEST_SLURM=1 python -m pytest tests/test_slurm.py
-#   bash tests/slurm_single_node.sh stop
+#   . tests/experiments/slurm_single_node.sh start      (sourced: it sets SLURM_CONF; DIR=/tmp/llasa-slurm unless set)
+#   LLASA_TEST_SLURM=1 python -m pytest tests/experiments/test_slurm.py
+#   bash tests/experiments/slurm_single_node.sh stop
 # Partitions: main (default) and urgent, whose jobs preempt those of main: SIGTERM, 5 s of grace, requeue.
 # No accounting (sacct fails), no cgroups: it runs inside a container.
 

@@ -1,9 +1,9 @@
 """Slurm jobs. Every test runs on a Slurm made of files (fake_slurm.py), and on a real one with
 LLASA_TEST_SLURM=1:
 
-. tests/slurm_single_node.sh start      (as root, after apt-get install slurm-wlm munge)
-LLASA_TEST_SLURM=1 python -m pytest tests/test_slurm.py
-bash tests/slurm_single_node.sh stop
+. tests/experiments/slurm_single_node.sh start      (as root, after apt-get install slurm-wlm munge)
+LLASA_TEST_SLURM=1 python -m pytest tests/experiments/test_slurm.py
+bash tests/experiments/slurm_single_node.sh stop
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def cluster(request, tmp_path, monkeypatch):
         for name in ("sbatch", "srun", "squeue", "scontrol", "scancel"):
             path = programs / name
             path.write_text(
-                f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/fake_slurm.py {name} "$@"\n'
+                f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/experiments/fake_slurm.py {name} "$@"\n'
             )
             path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")

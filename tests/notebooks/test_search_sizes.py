@@ -102,7 +102,7 @@ def model_of(size):
 
 def write_study(root):
     """What made_up_runs holds: `python -c "from test_search_sizes import *;
-    write_study('made_up_runs')"` in tests.
+    write_study('../made_up_runs')"` in tests/notebooks.
     """
     for size, arms in (("nano", NANO), ("micro", MICRO), ("tiny", TINY)):
         write_run(root, "search_sizes", size, model_of(size), arms)

@@ -17,7 +17,7 @@ from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
 from tests.test_synthesize import TEXTS, tiny_llama
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "results" / "checkpoints" / "mini-llasa"
 VLLM = os.environ.get("LLASA_TEST_VLLM")
 OTHER_SIDE = """

@@ -13,7 +13,7 @@ from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import deepspeed_settings
 from llasa_core.training.train import train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "experiments" / "train").glob("*.json"))
 
 
