@@ -48,6 +48,19 @@ def llama3_tokenizer(llama3_text_tokenizer):
     return merge_tokenizer(llama3_text_tokenizer, 65_536)
 
 
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, mini_tokenizer):
+    """Codes to train on, codes held out, and a tokenizer folder."""
+    from training_data import write_codes  # imports torch: after the environment above
+
+    folder = tmp_path_factory.mktemp("workshop")
+    mini_tokenizer.save_pretrained(folder / "tokenizer")
+    write_codes(folder / "codes", 60, seed=0, repeats=4)
+    write_codes(folder / "held_out", 12, seed=1, repeats=4)
+    write_codes(folder / "long", 5, seed=1, repeats=4, longest=600)
+    return folder
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A function: a size as mount takes it -> a folder that is a file system of that size; called

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.data.dataset import finish, part_name, write_part
 from llasa_core.tokenizer import vocabulary_of
-from tests.test_synthesize import TEXTS, tiny_llama
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,7 +37,7 @@ def corpus(mini_tokenizer, tmp_path_factory):
     codec.
     """
     folder, codec = tmp_path_factory.mktemp("corpus"), FakeCodec()
-    model = tiny_llama(vocabulary_of(mini_tokenizer))
+    model = speaking_llama(vocabulary_of(mini_tokenizer))
     model.config.max_position_embeddings = 1024
     model.save_pretrained(folder / "model")
     mini_tokenizer.save_pretrained(folder / "model")

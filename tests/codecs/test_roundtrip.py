@@ -2,27 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import tone_corpus
 
-from llasa_core.audio import load_audio, write_wav
+from llasa_core.audio import load_audio
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.codecs.roundtrip import resynthesize, select
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest, write_manifest
-
-
-def corpus(folder, count, samples=3500, ids=None):
-    """A manifest of tones."""
-    (folder / "corpus" / "wavs").mkdir(parents=True)
-    utterances = []
-    for number in range(count):
-        path = folder / "corpus" / "wavs" / f"{number}.wav"
-        write_wav(path, 0.4 * np.sin(np.arange(samples + 10 * number) * 0.05 * (number + 1)))
-        id = ids[number] if ids else f"u{number}"
-        utterances.append(
-            Utterance(id, path, f"text {number}", f"speaker {number % 2}", "en", 0.2, "test")
-        )
-    write_manifest(folder / "corpus" / "test.jsonl", utterances)
-    return folder / "corpus" / "test.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +38,7 @@ def test_empty_manifest_is_refused(tmp_path):
 
 
 def test_both_manifests_hold_the_same_utterances_and_every_wave_is_there(tmp_path):
-    manifest, codec = corpus(tmp_path, 5), FakeCodec()
+    manifest, codec = tone_corpus(tmp_path, 5), FakeCodec()
     pair = resynthesize(manifest, tmp_path / "out", codec, limit=3, progress=False)
     source = {utterance.id: utterance for utterance in read_manifest(manifest)}
     originals, decoded = read_manifest(pair.originals), read_manifest(pair.resynthesis)
@@ -73,7 +59,7 @@ def test_both_manifests_hold_the_same_utterances_and_every_wave_is_there(tmp_pat
 
 def test_round_trip_can_be_moved_with_its_corpus(tmp_path):
     pair = resynthesize(
-        corpus(tmp_path / "here", 1), tmp_path / "here" / "out", FakeCodec(), progress=False
+        tone_corpus(tmp_path / "here", 1), tmp_path / "here" / "out", FakeCodec(), progress=False
     )
     (tmp_path / "here").rename(tmp_path / "there")
     for path in pair:
@@ -86,7 +72,10 @@ def test_round_trip_can_be_moved_with_its_corpus(tmp_path):
 def test_id_that_is_no_file_name_is_refused_before_anything_is_written(tmp_path, id):
     with pytest.raises(InputError, match=r"test\.jsonl: id '.*', expected a file name"):
         resynthesize(
-            corpus(tmp_path, 2, ids=["fine", id]), tmp_path / "out", FakeCodec(), progress=False
+            tone_corpus(tmp_path, 2, ids=["fine", id]),
+            tmp_path / "out",
+            FakeCodec(),
+            progress=False,
         )
     assert not (tmp_path / "out").exists()
 
@@ -96,6 +85,6 @@ def test_wave_shorter_than_a_code_is_named(tmp_path):
         InputError, match=r"test\.jsonl: utterance 'u0' has 319 samples, less than a code"
     ):
         resynthesize(
-            corpus(tmp_path, 1, samples=319), tmp_path / "out", FakeCodec(), progress=False
+            tone_corpus(tmp_path, 1, samples=319), tmp_path / "out", FakeCodec(), progress=False
         )
     assert not (tmp_path / "out" / "manifest.jsonl").exists()

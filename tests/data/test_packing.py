@@ -1,33 +1,12 @@
 import numpy as np
-import pyarrow as pa
 import pytest
+from training_data import codes_of
 
-from llasa_core.data.dataset import SCHEMA, CodesDataset
 from llasa_core.data.examples import ExampleSource
 from llasa_core.data.packing import PackedRows, code_noise, collate, pack_lengths, packed_windows
 from llasa_core.errors import InputError
 from llasa_core.prompts import Example, Prompt
 from llasa_core.tokenizer import vocabulary_of
-
-
-def rows_of(count, speaker="kore"):
-    """Rows of a codes dataset: utterance i has 10 + i codes."""
-    return [
-        {
-            "id": f"{speaker}-{i}",
-            "text": f"We meet at the station {i}.",
-            "codes": np.arange(10 + i, dtype=np.uint16),
-            "speaker": speaker,
-            "language": "en",
-            "seconds": (10 + i) / 50,
-        }
-        for i in range(count)
-    ]
-
-
-def codes_of(count, speaker="kore"):
-    """The same, open."""
-    return CodesDataset({}, [pa.Table.from_pylist(rows_of(count, speaker), schema=SCHEMA)])
 
 
 def example(ids, labels_from, labels_to):

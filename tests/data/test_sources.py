@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
-from test_packing import codes_of, rows_of
-from test_train import settings, workshop, write_codes  # noqa: F401  (a fixture)
+from training_data import CONVERSATION, chat_file, codes_of, rows_of, settings, write_codes
 
 from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.data.dataset import SCHEMA, CodesDataset, finish, read_codes, write_part
@@ -20,19 +19,6 @@ from llasa_core.data.packing import PackedRows, collate
 from llasa_core.errors import InputError
 from llasa_core.prompts import Prompt
 from llasa_core.training.train import train
-
-CONVERSATION = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Which city is the capital of France?"},
-    {"role": "assistant", "content": "Paris."},
-    {"role": "user", "content": "And of Japan?"},
-    {"role": "assistant", "content": "Tokyo, since 1868."},
-]
-
-
-def chat_file(path, *conversations):
-    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in conversations))
-    return path
 
 
 @pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
@@ -125,7 +111,7 @@ def test_a_process_reads_no_codes_but_its_own(mini_tokenizer):
     assert len(read[0] | read[1]) == 40
 
 
-def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):  # noqa: F811
+def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):
     lines = []
     for number in range(12):
         audio = tmp_path / f"u{number}.wav"
@@ -162,7 +148,7 @@ def made_with(folder, count, seed, **codec):
     return str(folder)
 
 
-def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_path, caplog):  # noqa: F811
+def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_path, caplog):
     one = made_with(tmp_path / "one", 20, 0, codec_fingerprint="1" * 16, codec_folder="codecs/one")
     other = made_with(tmp_path / "other", 20, 1, codec_fingerprint="2" * 16)
     older = made_with(tmp_path / "older", 20, 2)
@@ -195,7 +181,7 @@ def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_
     assert f"learnt codec_fingerprint {'1' * 16}, `codes` are of {'2' * 16}" in line
 
 
-def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop, tmp_path):  # noqa: F811
+def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop, tmp_path):
     soundfile.write(tmp_path / "u.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     line = {"id": "u", "audio": "u.wav", "text": "Please bring apples."}
     (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n")
@@ -220,7 +206,7 @@ def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop
         train(settings(workshop, tmp_path / "third", **changes))
 
 
-def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):  # noqa: F811
+def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):
     chat = str(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 8))
     codes = [str(workshop / "codes"), {"path": chat, "task": "chat", "share": 0.3}]
     held_out = [str(workshop / "held_out"), {"path": chat, "task": "chat"}]
@@ -327,7 +313,7 @@ def test_codes_are_read_by_url(scheme, mini_tokenizer, tmp_path):
         read_codes("memory://nowhere")
 
 
-def test_training_reads_codes_by_url(workshop, tmp_path):  # noqa: F811
+def test_training_reads_codes_by_url(workshop, tmp_path):
     system = fsspec.filesystem("memory")
     for path in (workshop / "codes").iterdir():
         system.pipe(f"/train-{tmp_path.name}/{path.name}", path.read_bytes())

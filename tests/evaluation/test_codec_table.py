@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from test_resynthesis import corpus
+from helpers import tone_corpus
 
 from llasa_core import judges
 from llasa_core.codecs.classical import Coded, Metered, OpusCodec, load_any_codec, ogg_packets
@@ -86,7 +86,7 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
 
 
 def test_codec_is_scored_with_its_bits_beside_the_recordings(tmp_path):
-    manifest = corpus(tmp_path, 4, samples=9600)
+    manifest = tone_corpus(tmp_path, 4, samples=9600)
     judging = {
         "transcriber": judges.load_transcriber("fake"),
         "embedder": judges.load_speaker_embedder("fake"),

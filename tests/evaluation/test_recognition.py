@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from test_train import settings, write_codes
+from training_data import settings, write_codes
 
 from llasa_core.audio import write_wav
 from llasa_core.cli import main

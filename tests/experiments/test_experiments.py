@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from helpers import wait_for
+from small_study import FINISH, PARAMETERS, WORK, write_notebook
 
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
@@ -19,53 +20,6 @@ from llasa_core.experiments.progress import RunTable, plan
 from llasa_core.experiments.results import record
 from llasa_core.experiments.runner import RunState, follow, run_experiment
 from llasa_core.files import path_sha256
-
-PARAMETERS = """\
-size = "tiny"  # model size
-seed = 0
-peak_lr = 1.0e-3
-mode = "good"  # what the notebook does
-layers = [1, 2]
-extra = None
-run_dir = "artifacts/scratch/study"
-artifacts_dir = "artifacts/scratch/study"
-"""
-WORK = """\
-import os
-import sys
-import time
-from pathlib import Path
-
-from llasa_core import experiments
-
-print("threads", os.environ["OMP_NUM_THREADS"], sys.executable)
-print(Path.cwd() / "somewhere")
-if mode == "raise":
-    raise ValueError("no such\\nvoice")
-if mode == "exit":
-    sys.exit(0)
-if mode == "wait":
-    Path(artifacts_dir, "pid").write_text(str(os.getpid()))
-    while not Path("go").exists():
-        time.sleep(0.05)
-"""
-FINISH = """\
-if mode != "forgetful":
-    Path(artifacts_dir, "model.bin").write_bytes(b"weights")
-    weights = Path(artifacts_dir, "model.bin")
-    experiments.record(run_dir, {"loss": 1.5, "steps": seed}, {"model": weights})
-"""
-
-
-def write_notebook(path, *cells, tags=("parameters",)):
-    notebook = nbformat.v4.new_notebook()
-    for index, source in enumerate(cells):
-        cell = nbformat.v4.new_code_cell(source)
-        if index == 0:
-            cell.metadata["tags"] = list(tags)
-        notebook.cells.append(cell)
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, path)
 
 
 @pytest.fixture
@@ -305,15 +259,6 @@ def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_pa
     assert (
         json.loads((tmp_path / run.run_dir / "result.json").read_text())["metrics"]["loss"] == 1.5
     )
-
-
-def wait_for(condition, seconds=120.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds} s in vain")
 
 
 def alive(pid):

@@ -21,8 +21,9 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from test_experiments import FINISH, PARAMETERS, WORK, wait_for, write_notebook
-from test_train import settings, write_codes
+from helpers import wait_for
+from small_study import FINISH, PARAMETERS, WORK, write_notebook
+from training_data import settings
 
 from llasa_core import cli
 from llasa_core.cli import slurm as slurm_commands
@@ -35,6 +36,7 @@ from llasa_core.experiments.slurm_settings import SlurmSettings
 from llasa_core.training.train import train
 
 ROOT = repository_root(Path(__file__).parent)
+FAKE_SLURM = Path(__file__).with_name("fake_slurm.py")
 FILES = sorted((ROOT / "experiments" / "slurm").glob("*.yaml"))
 REAL = bool(os.environ.get("LLASA_TEST_SLURM")) and shutil.which("sinfo") is not None
 real = pytest.param(
@@ -54,21 +56,11 @@ def cluster(request, tmp_path, monkeypatch):
             folder.mkdir()
         for name in ("sbatch", "srun", "squeue", "scontrol", "scancel"):
             path = programs / name
-            path.write_text(
-                f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/experiments/fake_slurm.py {name} "$@"\n'
-            )
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE_SLURM} {name} "$@"\n')
             path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("FAKE_SLURM", str(jobs))
     return request.param
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory, mini_tokenizer):
-    folder = tmp_path_factory.mktemp("workshop")
-    mini_tokenizer.save_pretrained(folder / "tokenizer")
-    write_codes(folder / "codes", 60, seed=0, repeats=4)
-    return folder
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from test_synthesize import tiny_llama
+from tiny_models import speaking_llama
 
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
@@ -37,7 +37,7 @@ VERIFIERS = {
 @pytest.fixture(scope="module")
 def synthesizer(mini_tokenizer):
     return Synthesizer(
-        tiny_llama(vocabulary_of(mini_tokenizer), end_logit=6.0), mini_tokenizer, FakeCodec()
+        speaking_llama(vocabulary_of(mini_tokenizer), end_logit=6.0), mini_tokenizer, FakeCodec()
     )
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_decoding import ANSWERS, tiny_llama
-from test_synthesize import tiny_llama as speaking_llama
+from tiny_models import ANSWERS, speaking_llama, toy_llama
 
 from llasa_core import cli, judges
 from llasa_core.codecs.fake import FakeCodec
@@ -172,7 +171,7 @@ def test_more_search_finds_more_of_what_the_verifier_likes(synthesizer):
 
 
 def test_forked_rows_go_on_as_if_their_prefix_had_been_computed_anew():
-    model = tiny_llama(end_logit=-100.0)
+    model = toy_llama(end_logit=-100.0)
     prompts = [np.arange(9, dtype=np.int32), np.arange(5, 25, dtype=np.int32)]
     seeds = [[1, 2, 3], [4, 5, 6]]
     children = [(0, 1), (1, 1), (2, 0), (3, 5), (4, 3), (5, 5)]  # two requests of three rows
@@ -219,7 +218,7 @@ def recomputed(model, prompt, prefix, seed, limit):
 
 
 def test_fork_without_change_leaves_every_row_as_it_is_to_the_bit():
-    model = tiny_llama(end_logit=-100.0)
+    model = toy_llama(end_logit=-100.0)
     prompt = np.arange(9, dtype=np.int32)
     with generating(model):
         results = []
@@ -240,7 +239,7 @@ def test_samples_of_one_text_share_its_prompt():
     """Also those that start later, when the first ones have ended."""
     from llasa_core.synthesis.decoding import Loop
 
-    model, prompt = tiny_llama(end_logit=1.0), np.arange(20, dtype=np.int32)
+    model, prompt = toy_llama(end_logit=1.0), np.arange(20, dtype=np.int32)
     limits = [15 - i % 4 for i in range(12)]  # some row of the text always runs
     with generating(model):
         loop = Loop(model, [prompt] * 12, limits, list(range(12)), Sampling(), ANSWERS, 4, None)

@@ -1,45 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_models import ANSWERS, TEXT, toy_llama
 
 from llasa_core.errors import InputError
 from llasa_core.synthesis.decoding import Answers, Loop, decode, generating
 from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, largest, row_noise
 
-TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
-ANSWERS = Answers(first=48, stop=148, end=45)
-
-
-def tiny_llama(seed=0, end_logit=0.0):
-    """Two layers; feature 0 of the hidden state is positive whatever the tokens, and weighs
-    `end_logit` for END.
-    """
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=TEXT + 8 + CODES,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 3.0
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
-        model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[ANSWERS.end, 0] = end_logit
-    return model
-
 
 @pytest.fixture(scope="module")
 def llama():
-    return tiny_llama()
+    return toy_llama()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +50,7 @@ def without_cache(model, prompt, limit, hidden=()):
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.2, 0, 0.9), Sampling(0.0)])
 def test_a_row_is_the_same_alone_and_in_any_batch(prompts, sampling):
-    model = tiny_llama(end_logit=1.0)
+    model = toy_llama(end_logit=1.0)
     limits = [4 + 2 * i for i in range(len(prompts))]
     seeds = [i % 3 for i in range(len(prompts))]
     alone = one_by_one(model, prompts, limits, seeds, sampling)
@@ -155,7 +126,7 @@ def test_hidden_positions_are_not_attended_to_and_keep_their_place(llama, prompt
 
 
 def test_end_is_never_first_even_where_the_model_wants_nothing_else(prompts):
-    wants_end = tiny_llama(end_logit=100.0)
+    wants_end = toy_llama(end_logit=100.0)
     for _, row in decode(
         wants_end, prompts, [30] * len(prompts), [1] * len(prompts), Sampling(), ANSWERS
     ):
@@ -168,7 +139,7 @@ def test_end_is_never_first_even_where_the_model_wants_nothing_else(prompts):
 
 
 def test_limit_is_respected_and_only_allowed_ids_come_out(prompts):
-    never_ends = tiny_llama(end_logit=-100.0)
+    never_ends = toy_llama(end_logit=-100.0)
     limits = list(range(1, 15))
     for index, row in decode(
         never_ends, prompts, limits, [5] * 14, Sampling(2.0, 0, 1.0), ANSWERS, 4
@@ -200,9 +171,9 @@ def test_log_probability_is_the_models_own_over_the_allowed_tokens(llama, prompt
 
 
 def test_model_comes_back_as_it_was(prompts):
-    model = tiny_llama().train()
+    model = toy_llama().train()
     model.set_attn_implementation("eager")
-    expected = one_by_one(tiny_llama(), prompts[:1], [5], [0], Sampling())[0]
+    expected = one_by_one(toy_llama(), prompts[:1], [5], [0], Sampling())[0]
     assert (
         next(decode(model, prompts[:1], [5], [0], Sampling(), ANSWERS))[1].ids.tolist()
         == expected.ids.tolist()
@@ -312,7 +283,7 @@ def test_where_there_is_no_doubt_rounding_changes_no_draw_and_doubt_is_rare(samp
 
 
 def test_draw_in_doubt_is_decided_by_the_row_alone(prompts):
-    model, sampling = tiny_llama(end_logit=1.0), Sampling(0.8, 20)
+    model, sampling = toy_llama(end_logit=1.0), Sampling(0.8, 20)
     count = len(prompts)
 
     def decoded(chosen, slots, error):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.cli import main
 from llasa_core.codecs.fake import FakeCodec
@@ -22,7 +23,6 @@ from llasa_core.synthesis.guards import (
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
 from llasa_core.tokenizer import vocabulary_of
-from tests.test_synthesize import TEXTS, tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
 STRICT = Guards(
@@ -33,7 +33,7 @@ STRICT = Guards(
 @pytest.fixture(scope="module")
 def synthesizer(mini_tokenizer):
     return Synthesizer(
-        tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec(), slots=4
+        speaking_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec(), slots=4
     )
 
 
@@ -178,7 +178,7 @@ def test_what_never_passes_is_kept_and_says_so(synthesizer, requests, tmp_path):
 
 def test_end_at_the_first_step_is_possible_only_where_it_is_asked_for(mini_tokenizer, requests):
     wants_end = Synthesizer(
-        tiny_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec()
+        speaking_llama(vocabulary_of(mini_tokenizer), 100.0), mini_tokenizer, FakeCodec()
     )
     (public,) = wants_end.speak(requests[:1], replace(SAMPLING, min_codes=0))
     assert len(public.generated.codes) == len(public.wave) == 0 and public.generated.ended

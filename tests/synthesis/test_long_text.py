@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from tiny_models import speaking_llama
 
 from llasa_core.cli import main
 from llasa_core.codecs.fake import FakeCodec
@@ -18,7 +19,6 @@ from llasa_core.synthesis.streaming import SpeechFile, Window
 from llasa_core.synthesis.synthesizer import Synthesizer
 from llasa_core.synthesis.text import cardinal, ordinal, pieces_of_text, sentences, spoken_form
 from llasa_core.tokenizer import vocabulary_of
-from tests.test_synthesize import tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
 STORY = (
@@ -29,7 +29,7 @@ STORY = (
 
 @pytest.fixture(scope="module")
 def model(mini_tokenizer):
-    return tiny_llama(vocabulary_of(mini_tokenizer))
+    return speaking_llama(vocabulary_of(mini_tokenizer))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
@@ -16,7 +17,6 @@ from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.streaming import SpeechFile, SpeechStream, StreamDecoder, Window
 from llasa_core.synthesis.synthesizer import Synthesizer
 from llasa_core.tokenizer import vocabulary_of
-from tests.test_synthesize import TEXTS, tiny_llama
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=2.0)
 
@@ -47,7 +47,7 @@ def codes(mini):
 
 @pytest.fixture(scope="module")
 def model(mini_tokenizer):
-    return tiny_llama(vocabulary_of(mini_tokenizer), end_logit=4.0)
+    return speaking_llama(vocabulary_of(mini_tokenizer), end_logit=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_first_audio_comes_before_the_last_code_is_sampled(synthesizer):
 
 def test_attempt_that_fails_before_anything_is_heard_is_made_again(mini_tokenizer):
     synthesizer = Synthesizer(
-        tiny_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec()
+        speaking_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec()
     )
     guards, window = Guards(attempts=6, at_once=29, silence_seconds=9.0), Window(10, 20, 0, 30)
     outcomes = set()

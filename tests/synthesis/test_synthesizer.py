@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from tiny_models import TEXTS, speaking_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core import cli
@@ -34,47 +34,13 @@ from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
 from llasa_core.tokenizer import vocabulary_of
 
-TEXTS = (
-    "Call the office.",
-    "Red lamp.",
-    "Please bring four apples.",
-    "We meet Alice.",
-    "At seven.",
-    "The hall.",
-)
 VOICE = Voice("Hello there.", np.arange(20, dtype=np.int32))
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
 
 
-def tiny_llama(vocabulary, end_logit=8.0):
-    """Random weights; feature 0 of every hidden state is positive and weighs `end_logit` for
-    END.
-    """
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary.size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 3.0
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
-        model.lm_head.weight[:, 0] = 0.0
-        model.lm_head.weight[vocabulary.speech_generation_end, 0] = end_logit
-    return model
-
-
 @pytest.fixture(scope="module")
 def model(mini_tokenizer):
-    return tiny_llama(vocabulary_of(mini_tokenizer))
+    return speaking_llama(vocabulary_of(mini_tokenizer))
 
 
 @pytest.fixture(scope="module")

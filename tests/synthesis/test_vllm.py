@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
 from llasa_core.synthesis.decoding import Row
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
-from tests.test_synthesize import TEXTS, tiny_llama
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "results" / "checkpoints" / "mini-llasa"
@@ -94,7 +94,7 @@ def test_engine_takes_the_place_of_the_loop(mini_tokenizer):
                 )
 
     synthesizer = Synthesizer(
-        tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), engine=Counting()
+        speaking_llama(vocabulary), mini_tokenizer, FakeCodec(), engine=Counting()
     )
     spoken = list(synthesizer.speak([Request(f"u{i}", text) for i, text in enumerate(TEXTS[:3])]))
     assert [one.generated.codes.tolist() for one in spoken] == [
@@ -103,5 +103,9 @@ def test_engine_takes_the_place_of_the_loop(mini_tokenizer):
     assert synthesizer.settings()["engine"] == "counting"
     with pytest.raises(InputError, match="mask_eot"):
         Synthesizer(
-            tiny_llama(vocabulary), mini_tokenizer, FakeCodec(), mask_eot=True, engine=Counting()
+            speaking_llama(vocabulary),
+            mini_tokenizer,
+            FakeCodec(),
+            mask_eot=True,
+            engine=Counting(),
         )

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_train import settings, write_codes
+from training_data import settings, write_codes
 
 from llasa_core.data.packing import collate
 from llasa_core.errors import DivergedError, InputError

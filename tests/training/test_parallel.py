@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_train import losses, settings, workshop  # noqa: F401  (a fixture)
+from training_data import losses, settings
 
 from llasa_core.errors import InputError
 from llasa_core.model import build_model
@@ -74,7 +74,7 @@ def two_processes(config, folder):
 
 
 @pytest.fixture(scope="module")
-def one(workshop, tmp_path_factory):  # noqa: F811
+def one(workshop, tmp_path_factory):
     """Four steps of two accumulated rows in one process, held-out loss included."""
     folder = tmp_path_factory.mktemp("one")
     metrics = train(
@@ -83,12 +83,12 @@ def one(workshop, tmp_path_factory):  # noqa: F811
     return folder, metrics
 
 
-def held_out(workshop):  # noqa: F811
+def held_out(workshop):
     return {"eval_codes": [str(workshop / "held_out")], "tokens_per_step": 2048}
 
 
 @engines
-def test_two_processes_train_like_one(workshop, one, tmp_path, engine):  # noqa: F811
+def test_two_processes_train_like_one(workshop, one, tmp_path, engine):
     changes = {
         "max_steps": 4,
         "rows_per_device": 1,
@@ -120,7 +120,7 @@ def test_two_processes_train_like_one(workshop, one, tmp_path, engine):  # noqa:
 
 
 @engines
-def test_lora_merges_whatever_sharded_it(workshop, one, tmp_path, engine):  # noqa: F811
+def test_lora_merges_whatever_sharded_it(workshop, one, tmp_path, engine):
     changes = {"model": str(one[0]), "max_steps": 2, "rows_per_device": 1, "lora": {"r": 4}}
     train(settings(workshop, tmp_path / "one", **changes))
     two_processes(settings(workshop, tmp_path / "two", **changes, **ENGINES[engine]), tmp_path)
@@ -139,7 +139,7 @@ def test_a_wrapper_that_became_another_one_is_refused():
         check_wrapper(config, plain, world=2)
 
 
-def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):  # noqa: F811
+def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):
     with pytest.raises(InputError, match="start with torchrun"):
         train(settings(workshop, tmp_path / "run", fsdp=True))
     with pytest.raises(InputError, match="expected one of them"):
@@ -153,7 +153,7 @@ def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):  # noq
             )
 
 
-def test_bf16_fsdp_computes_in_bf16_and_learns(workshop, one, tmp_path):  # noqa: F811
+def test_bf16_fsdp_computes_in_bf16_and_learns(workshop, one, tmp_path):
     changes = {
         "max_steps": 4,
         "rows_per_device": 1,

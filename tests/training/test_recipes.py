@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_sources import CONVERSATION, chat_file
-from test_train import workshop, write_codes  # noqa: F401  (a fixture)
+from training_data import CONVERSATION, chat_file
 
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import deepspeed_settings
@@ -18,7 +17,7 @@ RECIPES = sorted((ROOT / "experiments" / "train").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_recipe_trains(path, workshop, tmp_path, monkeypatch):  # noqa: F811
+def test_the_recipe_trains(path, workshop, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = TrainConfig.from_json(path)
     assert config.rows(8)[0] * config.context == config.tokens_per_step

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import math
 import shutil
@@ -7,103 +6,16 @@ import sys
 import time
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_data import losses, settings, write_codes
 
 from llasa_core.errors import InputError
 from llasa_core.model import build_model, load_model
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.train import train
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.string()),
-        ("codes", pa.list_(pa.uint16())),
-        ("speaker", pa.string()),
-        ("language", pa.string()),
-        ("seconds", pa.float32()),
-    ]
-)
-
-
-def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest=None):
-    """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn
-    them.
-
-    `longest`: codes of the last utterance.
-    """
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(seed)
-    rows = []
-    for i in range(count):
-        length = int(generator.integers(20, 60))
-        length = longest if longest and i == count - 1 else length
-        codes = generator.integers(0, repeats or codebook_size, length)
-        rows.append(
-            {
-                "id": f"u{seed}-{i}",
-                "text": f"Please bring {i} apples.",
-                "codes": codes.tolist(),
-                "speaker": ("kore", "puck")[i % 2],
-                "language": "en",
-                "seconds": len(codes) / 50,
-            }
-        )
-    part = folder / "part-00000.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
-    total = sum(len(row["codes"]) for row in rows)
-    shard = {
-        "file": part.name,
-        "rows": count,
-        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
-    }
-    meta = {
-        "codec": "fake",
-        "codebook_size": codebook_size,
-        "frame_rate": 50.0,
-        "utterances": count,
-        "codes": total,
-    }
-    meta |= {"seconds": total / 50, "speakers": ["kore", "puck"], "shards": [shard], "dropped": {}}
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory, mini_tokenizer):
-    """Codes to train on, codes held out, and a tokenizer folder."""
-    folder = tmp_path_factory.mktemp("workshop")
-    mini_tokenizer.save_pretrained(folder / "tokenizer")
-    write_codes(folder / "codes", 60, seed=0, repeats=4)
-    write_codes(folder / "held_out", 12, seed=1, repeats=4)
-    write_codes(folder / "long", 5, seed=1, repeats=4, longest=600)
-    return folder
-
-
-def settings(workshop, output, **changes):
-    values = {
-        "model": "tiny",
-        "tokenizer": str(workshop / "tokenizer"),
-        "codes": [str(workshop / "codes")],
-        "output_dir": str(output),
-        "max_steps": 6,
-        "context": 512,
-        "tokens_per_step": 1024,
-        "peak_lr": 2e-3,
-        "bf16": False,
-        "log_steps": 1,
-        "threads": 1,
-    }
-    return TrainConfig.from_dict(values | changes)
-
-
-def losses(folder):
-    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path):
