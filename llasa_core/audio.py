@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.files import is_url, publish, read_bytes
+from llasa_core.files import brief, is_url, publish, read_bytes
 
 SAMPLE_RATE = 16_000  # Hz
 
@@ -53,7 +53,7 @@ def decode_audio(
             return nothing, "missing_audio"
         except OSError as error:  # of the network, not of the recording: nothing is dropped for it
             raise InputError(
-                f"{audio}: cannot be read ({_brief(error)}); run again to go on"
+                f"{audio}: cannot be read ({brief(error)}); run again to go on"
             ) from None
     elif not isinstance(audio, bytes) and not Path(audio).is_file():
         return nothing, "missing_audio"
@@ -73,7 +73,7 @@ def header_seconds(path: Path, where: str) -> float:
         return soundfile.info(str(path)).duration
     except (soundfile.SoundFileError, OSError) as error:
         raise InputError(
-            f"{where}: audio file {path} cannot be read ({_brief(error)[-80:]})"
+            f"{where}: audio file {path} cannot be read ({brief(error, 80)})"
         ) from None
 
 
@@ -87,7 +87,7 @@ def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndar
         try:
             source = read_bytes(source)
         except OSError as error:
-            raise InputError(f"{name}: cannot be read ({_brief(error)})") from None
+            raise InputError(f"{name}: cannot be read ({brief(error)})") from None
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise InputError(f"{name}: no such audio file")
     try:
@@ -102,7 +102,7 @@ def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndar
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name}: cannot be read as audio ({_brief(error)})") from None
+        raise InputError(f"{name}: cannot be read as audio ({brief(error)})") from None
     # libsndfile reads what is left of a WAV that was cut off and only notes it; all ones is the
     # size of a stream.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.MULTILINE)
@@ -147,10 +147,6 @@ def _resampled(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     import soxr
 
     return soxr.resample(wave, rate, sample_rate, quality="VHQ").astype(np.float32, copy=False)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[-100:]
 
 
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:

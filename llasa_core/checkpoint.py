@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError, fits
-from llasa_core.files import parse_object
+from llasa_core.files import read_object
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
 
@@ -193,13 +193,7 @@ def read_settings(path: Path) -> dict:
     """
     if not path.is_file():
         return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is no UTF-8, expected JSON that training wrote"
-        ) from None
-    settings = parse_object(text, str(path))
+    settings = read_object(path, "the JSON object that training wrote")
     if settings.get("speaker_tags") == 0:
         settings["speakers"] = []
     for key, kind in SETTINGS_KEYS.items():

@@ -1,8 +1,8 @@
 """Files by path or URL: local ones by the operating system, others (s3://, gs://, memory://, ..) by
-fsspec.
+fsspec; their JSON, JSON lines and YAML; writing by temporary file and rename.
 
 Nothing is fetched before it is read. A URL whose protocol needs a package that is not installed is
-bad input.
+bad input. What JSON may be (size, depth, digits) is decided in `parse_json` and `read_object`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llasa_core.errors import InputError
+
+MOST_JSON_BYTES = 2**30  # of a JSON file that is read whole
+
+# A JSON text in UTF-8: a lone surrogate, which JSON can name but UTF-8 cannot hold, stays \\udXXX.
+UNPAIRED = ("utf-8", "backslashreplace")
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(://|::)")
 
@@ -188,55 +193,108 @@ def full_disk(error: OSError, path: Path) -> Exception:
     return error
 
 
-def sha256(path: Path) -> str:
-    """Of a local file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def brief(error: Exception) -> str:
-    """One line of at most 120 characters."""
-    return " ".join(str(error).split())[:120]
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """A JSON object without NaN; InputError otherwise."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}, expected a JSON object") from None
-    except ValueError as error:  # bad UTF-8 and bad JSON are both ValueErrors
-        raise InputError(
-            f"{path}: not JSON ({error}), expected an object of finite numbers"
-        ) from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"the constant {constant}")
-
-
-def path_sha256(path: Path) -> str:
-    """sha256 of a file; of a folder, over the sorted lines `name sha256` of its files."""
+def sha256(path: str | Path) -> str:
+    """Of a local file; of a folder, over the sorted lines `name sha256` of its files."""
+    path = Path(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = [f"{file.relative_to(path).as_posix()} {path_sha256(file)}\n" for file in files]
+        lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Sorted keys, no NaN, by temporary file and rename."""
-    publish(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+def brief(error: Exception, most: int = 120) -> str:
+    """The message of an error as one line of about `most` characters: what is longer loses its
+    middle, as some libraries put the cause first and others last.
+    """
+    line = " ".join(str(error).split())
+    return line if len(line) <= most else f"{line[: most // 2]} .. {line[-most // 2 :]}"
+
+
+def parse_json(text: str, where: str, expected: str = "JSON", finite: bool = False) -> Any:
+    """The value of a JSON text.
+
+    InputError, which `where` (a file, or a file and line) opens and `expected` ends, for anything
+    else: also for brackets nested too deep, for a number of too many digits, and with `finite` for
+    NaN and infinities, which Python reads beyond the standard.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse if finite else None)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column" if error.lineno > 1 else "column"
+        raise InputError(
+            f"{where}: not JSON ({error.msg} at {place} {error.colno}), expected {expected}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({brief(error)}), expected {expected}") from None
+
+
+def parse_object(
+    text: str, where: str, expected: str = "a JSON object", finite: bool = False
+) -> dict[str, Any]:
+    """The JSON object of a text; errors as in `parse_json`."""
+    value = parse_json(text, where, expected, finite)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a JSON {type(value).__name__}, expected {expected}")
+    return value
+
+
+def read_object(
+    path: str | Path, expected: str = "a JSON object", finite: bool = False
+) -> dict[str, Any]:
+    """The JSON object that a file holds. InputError, which names the file and ends with `expected`,
+    where there is no such file, and otherwise as in `parse_json`.
+    """
+    try:
+        text = read_bytes(path, MOST_JSON_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is no UTF-8, expected {expected}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found, expected {expected}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}, expected {expected}") from None
+    return parse_object(text, str(path), expected, finite)
+
+
+def numbered_rows(
+    path: str | Path, expected: str = "JSON lines, one object a line"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers (from 1) and objects of a JSON-lines file, blank lines passed over; InputError
+    names file and line.
+    """
+    for number, line in text_lines(path, expected):
+        yield number, parse_object(line, f"{path}:{number}", expected)
+
+
+def read_rows(path: str | Path, expected: str = "JSON lines, one object a line") -> list[dict]:
+    """The objects of a JSON-lines file; errors as in `numbered_rows`."""
+    return [row for _, row in numbered_rows(path, expected)]
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of a JSON-lines file. ValueError for NaN, which no other program reads."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """JSON lines, by temporary file and rename, in a folder that is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish(path, "".join(map(json_line, rows)).encode(*UNPAIRED))
     return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Sorted keys, no NaN, by temporary file and rename."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path = Path(path)
+    publish(path, f"{text}\n".encode(*UNPAIRED))
+    return path
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"the constant {constant}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -264,32 +322,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a mapping of keys")
     return settings
-
-
-def read_rows(path: str | Path) -> list[dict]:
-    """The scored rows of an utterances.jsonl; InputError names the file and the line that is no
-    JSON object.
-    """
-    rows = []
-    for number, line in text_lines(path, "scored utterances as JSON lines"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}:{number}: not JSON ({error.msg}), expected one object a line"
-            ) from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: a JSON {type(row).__name__}, expected an object")
-        rows.append(row)
-    return rows
-
-
-def parse_object(line: str, where: str) -> dict:
-    """One JSON object; `where` (file and line) opens the message of the InputError."""
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg})") from None
-    if not isinstance(item, dict):
-        raise InputError(f"{where}: expected a JSON object, got {type(item).__name__}")
-    return item

@@ -28,16 +28,14 @@ from typing import TypeVar
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.files import is_url, join, parse_object, publish, text_lines
+from llasa_core.files import is_url, join, numbered_rows, write_rows
 from llasa_core.prompts import Voice
 
 T = TypeVar("T")
 
 SPLITS = ("train", "dev", "test")
 
-_EXPECTED = (
-    "expected a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
-)
+_EXPECTED = "a JSON object with id, audio, text and perhaps speaker, language, seconds, split"
 
 
 @dataclass(frozen=True)
@@ -83,16 +81,14 @@ def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
     `read_manifest`.
     """
     folder = path.rpartition("/")[0] if is_url(path) else Path(path).parent.resolve()
-    for number, line in text_lines(path, "a manifest of JSON lines"):
-        yield number, _parse(line, f"{path}:{number}", folder)
+    for number, item in numbered_rows(path, _EXPECTED):
+        yield number, _utterance(item, f"{path}:{number}", folder)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Absolute audio paths become relative to its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent.resolve()
-    publish(path, "".join(_line(utterance, folder) for utterance in utterances).encode())
+    folder = Path(path).parent.resolve()
+    write_rows(path, (_row(utterance, folder) for utterance in utterances))
 
 
 def evenly(items: Sequence[T], limit: int) -> Sequence[T]:
@@ -125,20 +121,10 @@ def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)
     return "dev" if value < test + dev else "train"
 
 
-def _parse(line: str, where: str, folder: Path | str) -> Utterance:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}), {_EXPECTED}"
-        ) from None
-    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands
-        raise InputError(f"{where}: JSON that no manifest holds, {_EXPECTED}") from None
-    if not isinstance(item, dict):
-        raise InputError(f"{where}: a JSON {type(item).__name__}, {_EXPECTED}")
+def _utterance(item: dict, where: str, folder: Path | str) -> Utterance:
     for key in ("id", "audio", "text"):
         if key not in item:
-            raise InputError(f"{where}: the key {key!r} is missing, {_EXPECTED}")
+            raise InputError(f"{where}: the key {key!r} is missing, expected {_EXPECTED}")
         if not isinstance(item[key], str):
             raise InputError(f"{where}: {key} is {json.dumps(item[key])[:40]}, expected a string")
     for key in ("speaker", "language", "split"):
@@ -161,7 +147,7 @@ def _parse(line: str, where: str, folder: Path | str) -> Utterance:
     return Utterance(item["id"], audio, item["text"], speaker, language, seconds, split)
 
 
-def _line(utterance: Utterance, folder: Path) -> str:
+def _row(utterance: Utterance, folder: Path) -> dict:
     if isinstance(utterance.audio, bytes):
         raise InputError(
             f"utterance {utterance.id!r}: its audio is not a file, expected one (prepare writes it)"
@@ -186,12 +172,7 @@ def _line(utterance: Utterance, folder: Path) -> str:
         "seconds": utterance.seconds,
         "split": utterance.split,
     }
-    return (
-        json.dumps(
-            {key: value for key, value in fields.items() if value is not None}, ensure_ascii=False
-        )
-        + "\n"
-    )
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
@@ -274,9 +255,8 @@ def read_requests(
     known |= {"audio", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
-    for number, line in text_lines(path, "requests as JSON lines"):
+    for number, item in numbered_rows(path, "requests as JSON lines, one object a line"):
         where = f"{path}:{number}"
-        item = parse_object(line, where)
         if unknown := sorted(set(item) - known):
             raise InputError(
                 f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"

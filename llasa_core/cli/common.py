@@ -66,17 +66,6 @@ def require(path: str) -> None:
         raise InputError(f"{path}: no such file or folder")
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object; InputError names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON {type(value).__name__}, expected an object")
-    return value
-
-
 def print_counts(values: dict) -> None:
     """A dict as JSON on standard output."""
     print(json.dumps(values, indent=1, sort_keys=True))

@@ -4,7 +4,6 @@
 What `llasa rating-page` and `rating-scores` do with their parsed options; called by `commands`.
 """
 
-import json
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -210,7 +209,7 @@ def add_compare(commands: Commands) -> None:
 
 def compare(options: Namespace) -> None:
     """Print the differences, b minus a."""
-    from llasa_core.files import publish, read_rows
+    from llasa_core.files import read_rows, write_json
     from llasa_core.intervals import compare_systems
 
     change = compare_systems(
@@ -220,7 +219,7 @@ def compare(options: Namespace) -> None:
         raise InputError(f"{options.a}, {options.b}: no score that both systems have")
     if options.file is not None:
         Path(options.file).parent.mkdir(parents=True, exist_ok=True)
-        publish(Path(options.file), (json.dumps(change, indent=1, sort_keys=True) + "\n").encode())
+        write_json(options.file, change)
     print_counts(change)
 
 

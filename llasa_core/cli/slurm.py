@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from llasa_core.cli.common import print_counts, read_json
+from llasa_core.cli.common import print_counts
 from llasa_core.errors import InputError
 from llasa_core.experiments import slurm
 from llasa_core.experiments.config import Experiment
@@ -22,7 +22,7 @@ from llasa_core.experiments.runner import RunState
 from llasa_core.experiments.slurm import Task
 from llasa_core.experiments.slurm_job import NodeCommand
 from llasa_core.experiments.slurm_settings import SlurmSettings
-from llasa_core.files import write_json
+from llasa_core.files import read_object, write_json
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.resume import SETTINGS
 
@@ -113,7 +113,7 @@ def train(options: Namespace, config: TrainConfig) -> int:
     settings = read_settings(options)
     status = finish("train", [train_task(config, settings)], settings)
     if not status:
-        print_counts(read_json(Path(config.output_dir) / "llasa.json")["metrics"])
+        print_counts(read_object(Path(config.output_dir) / "llasa.json")["metrics"])
     return status
 
 

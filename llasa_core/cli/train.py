@@ -8,7 +8,6 @@ from llasa_core.cli.common import (
     add_command,
     add_slurm_option,
     print_counts,
-    read_json,
 )
 
 
@@ -27,11 +26,12 @@ def add_check(commands: Commands) -> None:
 def check(options: Namespace) -> int:
     """Print every difference from the released layout; status 1 if there is one."""
     from llasa_core.checkpoint import checkpoint_file
+    from llasa_core.files import read_object
     from llasa_core.tokenizer import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
     config_file = checkpoint_file(options.checkpoint, "config.json")
-    config = None if config_file is None else read_json(config_file)
+    config = None if config_file is None else read_object(config_file)
     differences = check_layout(tokenizer, config)
     for difference in differences:
         print(difference)

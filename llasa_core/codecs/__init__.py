@@ -3,7 +3,6 @@
 Backends keep batching, padding and devices inside, and a batch of n equals n batches of one.
 """
 
-import json
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.files import read_object
 
 MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
 
@@ -100,12 +100,5 @@ def _kind(name: str) -> str:
         raise InputError(
             f"codec {name!r}: expected xcodec2, mini, fake or a folder with a codec's config.json"
         )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{folder / 'config.json'}: not JSON ({error}), expected a codec's settings"
-        ) from None
-    return (
-        "xcodec2" if isinstance(config, dict) and config.get("model_type") == "xcodec2" else "mini"
-    )
+    config = read_object(folder / "config.json", "a codec's settings")
+    return "xcodec2" if config.get("model_type") == "xcodec2" else "mini"

@@ -24,7 +24,7 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2
 
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
 from llasa_core.errors import InputError
-from llasa_core.files import publish
+from llasa_core.files import brief, publish, read_object, write_json
 
 SAMPLE_RATE = 16_000
 
@@ -233,7 +233,7 @@ class MiniCodec:
             )
         except (SafetensorError, RuntimeError) as error:
             raise InputError(
-                f"{weights_path}: expected weights that fit config.json ({_brief(error)})"
+                f"{weights_path}: expected weights that fit config.json ({brief(error, 160)})"
             ) from None
         return cls(model, device)
 
@@ -243,9 +243,7 @@ class MiniCodec:
         folder.mkdir(parents=True, exist_ok=True)
         publish(folder / "model.safetensors", serialise(self._saved_weights()))
         config = {"codec": "mini", "sample_rate": SAMPLE_RATE, **asdict(self.model.config)}
-        publish(
-            folder / "config.json", (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
-        )
+        write_json(folder / "config.json", config)
 
     @property
     def fingerprint(self) -> str:
@@ -331,7 +329,7 @@ def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
 def _read_config(path: Path) -> MiniCodecConfig:
     marks = {"codec": "mini", "sample_rate": SAMPLE_RATE}
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_object(path)
         found = {key: saved.pop(key, None) for key in marks}
         if found == marks:
             return MiniCodecConfig(**{**saved, "levels": tuple(saved["levels"])})
@@ -339,10 +337,6 @@ def _read_config(path: Path) -> MiniCodecConfig:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise InputError(
-            f"{path}: expected the settings of a mini codec ({_brief(error)})"
+            f"{path}: expected the settings of a mini codec ({brief(error)})"
         ) from None
     raise InputError(f"{path}: expected the settings of a mini codec, with {json.dumps(marks)}")
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -21,7 +21,6 @@ utterances with as many codes share a batch, each padded as if alone.
 
 import functools
 import hashlib
-import json
 import math
 import re
 from functools import cached_property
@@ -38,6 +37,7 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActiv
 from llasa_core.checkpoint import load_strictly
 from llasa_core.codecs import Codec
 from llasa_core.errors import InputError
+from llasa_core.files import read_object, sha256
 
 BLOCK = 2**17  # samples worked on together
 
@@ -288,10 +288,7 @@ def checkpoint_fingerprint(name: str) -> str | None:
 
     files = [place("model.safetensors")]
     if files[0] is None and (index := place("model.safetensors.index.json")):
-        files = [
-            place(file)
-            for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        ]
+        files = [place(file) for file in sorted(set(read_object(index)["weight_map"].values()))]
     if None in files:
         return None
     found = [_file_fingerprint(file) for file in files]
@@ -303,8 +300,7 @@ def checkpoint_fingerprint(name: str) -> str | None:
 def _file_fingerprint(path: Path) -> str:
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):
         return path.resolve().name[:16]
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def _padded(wave: np.ndarray) -> np.ndarray:

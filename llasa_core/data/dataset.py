@@ -29,7 +29,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llasa_core.errors import InputError
-from llasa_core.files import brief, full_disk, is_url, join, listing, publish, read_bytes, sha256
+from llasa_core.files import (
+    brief,
+    full_disk,
+    is_url,
+    join,
+    listing,
+    read_bytes,
+    read_object,
+    sha256,
+    write_json,
+    write_rows,
+)
 
 _INFO = b"llasa"  # key of a part's own facts in its parquet metadata
 
@@ -150,10 +161,7 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     for name in expected:
         info, counts = _part_counts(folder / name)
         dropped.update(reason for _, reason in info["dropped"])
-        listed += [
-            json.dumps({"id": id, "reason": reason, "part": name}) + "\n"
-            for id, reason in info["dropped"]
-        ]
+        listed += [{"id": id, "reason": reason, "part": name} for id, reason in info["dropped"]]
         compared += info.get("bf16", {}).get("compared", 0)
         changed += info.get("bf16", {}).get("changed", 0)
         speakers.update(counts["speakers"])
@@ -176,11 +184,8 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     if compared:
         meta["bf16"] = {"compared": compared, "changed": changed}
     if listed:
-        publish(folder / "dropped.jsonl", "".join(listed).encode())
-    publish(
-        folder / "meta.json",
-        (json.dumps(meta, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-    )
+        write_rows(folder / "dropped.jsonl", listed)
+    write_json(folder / "meta.json", meta)
     for leftover in folder.glob("part-*.parquet.*.tmp"):
         leftover.unlink(missing_ok=True)
     return meta
@@ -358,16 +363,9 @@ def read_meta(folder: str | Path) -> dict:
     part is unlisted.
     """
     path = join(folder, "meta.json")
-    try:
-        meta = json.loads(read_bytes(path, 2**30).decode())
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: not found, expected the folder of a finished codes dataset"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({brief(error)}), expected JSON") from None
+    meta = read_object(path, "the meta.json of a finished codes dataset")
     for key, kind in _META.items():
-        if not isinstance(meta, dict) or not isinstance(meta.get(key), kind):
+        if not isinstance(meta.get(key), kind):
             raise InputError(
                 f"{path}: {key} is missing or of another type, expected the meta.json of a codes"
                 " dataset"

@@ -7,7 +7,6 @@ example that it announces.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from llasa_core.data.text_ids import speakers_of, text_ids
 from llasa_core.errors import InputError
+from llasa_core.files import numbered_rows
 
 ROLES = ("system", "user", "assistant")
 
@@ -177,20 +177,8 @@ class ChatDataset:
 
 
 def _conversations(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}), expected JSON lines of conversations"
-        ) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from None
-        messages = row.get("messages") if isinstance(row, dict) else None
+    for number, row in numbered_rows(path, "JSON lines of conversations"):
+        messages = row.get("messages")
         fine = isinstance(messages, list) and all(
             isinstance(one, dict)
             and one.get("role") in ROLES
@@ -199,8 +187,7 @@ def _conversations(path: Path) -> Iterator[dict[str, Any]]:
         )
         if not fine:
             raise InputError(
-                f'{path}, line {number}: expected "messages" of role ({", ".join(ROLES)}) and'
-                " content"
+                f'{path}:{number}: expected "messages" of role ({", ".join(ROLES)}) and content'
             )
         roles = [one["role"] for one in messages]
         if (
@@ -209,7 +196,6 @@ def _conversations(path: Path) -> Iterator[dict[str, Any]]:
             or not all(one["content"].strip() for one in messages)
         ):
             raise InputError(
-                f"{path}, line {number}: expected an assistant's answer, system first, no empty"
-                " content"
+                f"{path}:{number}: expected an assistant's answer, system first, no empty content"
             )
         yield {"id": str(row.get("id", f"{path.name}:{number}")), "messages": messages}

@@ -7,7 +7,6 @@ outliers are named and counted, and what to leave out is for `data_filter`.
 
 import hashlib
 import html
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 
 from llasa_core import plots
 from llasa_core.data.dataset import NumberedNames, read_meta, read_part
-from llasa_core.files import publish
+from llasa_core.files import publish, write_json
 
 # robust standard deviations from the median of a language, beyond which a rate is an outlier
 FAR = 5.0
@@ -222,10 +221,7 @@ def _publish(out: Path, report: dict, frame: pd.DataFrame, usage: np.ndarray, na
     }
     for file, figure in drawn.items():
         figure.savefig(out / file)
-    publish(
-        out / "report.json",
-        (json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-    )
+    write_json(out / "report.json", report)
     rows = {
         "utterances": f"{report['utterances']:,}",
         "hours": f"{report['hours']:,.2f}",

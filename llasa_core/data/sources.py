@@ -26,7 +26,16 @@ from typing import Any
 
 from llasa_core.data.corpora.readers import AUDIO_SUFFIXES, COLUMNS
 from llasa_core.errors import InputError
-from llasa_core.files import expand, is_url, join, listing, open_binary, size_of
+from llasa_core.files import (
+    brief,
+    expand,
+    is_url,
+    join,
+    listing,
+    open_binary,
+    parse_object,
+    size_of,
+)
 from llasa_core.manifest import Utterance, read_manifest
 
 MOST_BYTES = 2**30  # of one recording
@@ -230,7 +239,7 @@ class TarSource:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"{path}: no whole tar ({_brief(error)}), expected audio and text members"
+                f"{path}: no whole tar ({brief(error)}), expected audio and text members"
             ) from None
 
 
@@ -280,9 +289,7 @@ class ParquetSource:
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"{path}: row group {group} cannot be read ({_brief(error)})"
-            ) from None
+            raise InputError(f"{path}: row group {group} cannot be read ({brief(error)})") from None
 
     @staticmethod
     def _open(path: str):
@@ -294,7 +301,7 @@ class ParquetSource:
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path}: cannot be read as parquet ({_brief(error)})") from None
+            raise InputError(f"{path}: cannot be read as parquet ({brief(error)})") from None
 
 
 def open_source(spec: str | Path, rows_per_part: int = 1000) -> Any:
@@ -334,18 +341,15 @@ def _of_file(path: str) -> str:
 
 def _tar_utterance(key: str, members: dict[str, bytes], path: str) -> Utterance:
     audio = next((members[suffix] for suffix in AUDIO_SUFFIXES if suffix in members), b"")
-    facts: dict[str, Any] = {}
     try:
-        if ".json" in members:
-            facts = json.loads(members[".json"])
-        if ".txt" in members:
-            facts = {**facts, "text": members[".txt"].decode().strip()}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: {key}: its text cannot be read ({_brief(error)}), expected UTF-8 or JSON"
-        ) from None
-    if not isinstance(facts, dict):
-        raise InputError(f"{path}: {key}.json: a JSON {type(facts).__name__}, expected an object")
+        texts = {
+            suffix: members[suffix].decode() for suffix in (".json", ".txt") if suffix in members
+        }
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {key}: byte {error.start} is no UTF-8, expected text") from None
+    facts = parse_object(texts[".json"], f"{path}: {key}.json") if ".json" in texts else {}
+    if ".txt" in texts:
+        facts["text"] = texts[".txt"].strip()
     return _utterance(facts, key, audio)
 
 
@@ -405,7 +409,3 @@ def _utterance(facts: dict, name: str, audio) -> Utterance:
 
 def _safe(id: str) -> str:
     return re.sub(r"[^\w.+@=,-]", "_", id)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[-120:]

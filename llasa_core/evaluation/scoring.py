@@ -6,7 +6,6 @@ number. A missing wav is an error before anything is scored; both files are publ
 all rows exist.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from llasa_core import metrics
 from llasa_core.audio import load_audio
 from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
-from llasa_core.files import publish, read_rows
+from llasa_core.files import read_rows, write_json, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import read_manifest
@@ -167,13 +166,8 @@ def score_utterances(
 def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) -> None:
     """Writes OUT/utterances.jsonl and OUT/summary.json, each whole."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    publish(out / "utterances.jsonl", lines.encode())
-    publish(
-        out / "summary.json",
-        (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode(),
-    )
+    write_rows(out / "utterances.jsonl", rows)
+    write_json(out / "summary.json", report)
 
 
 def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], *judges: object) -> None:

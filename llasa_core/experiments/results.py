@@ -20,7 +20,7 @@ import pandas as pd
 
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
-from llasa_core.files import file_sha256, json_object, path_sha256, read_rows, write_json
+from llasa_core.files import read_object, read_rows, sha256, write_json
 
 DESCRIPTIVE = (
     "tokens_per_second",
@@ -58,7 +58,7 @@ class Result:
             for item in self.artifacts.values()
             if Path(item["path"]).parts[-3:] == ours
         ]
-        if recorded and file_sha256(path) != recorded[0]:
+        if recorded and sha256(path) != recorded[0]:
             raise InputError(
                 f"{path}: sha256 is not the {recorded[0][:12]}.. that result.json recorded"
             )
@@ -121,7 +121,7 @@ def read_result(path: str | Path) -> Result:
     folder.
     """
     path = Path(path)
-    value = json_object(path)
+    value = read_object(path, finite=True)
     missing = [key for key in KEYS if key not in value]
     if missing:
         raise InputError(f"{path}: key `{missing[0]}` is missing, expected {', '.join(KEYS)}")
@@ -190,7 +190,7 @@ def published_tables(results_dir: str | Path = "results") -> dict[str, Published
     """
     path = Path(results_dir, "published", "paper_tables.json")
     tables = {}
-    for name, table in json_object(path).get("tables", {}).items():
+    for name, table in read_object(path, finite=True).get("tables", {}).items():
         where = f"{path}: table `{name}`"
         for key, kind in (
             ("title", str),
@@ -329,6 +329,6 @@ def record(
             raise InputError(f"{run_dir}: artifact `{name}`: {path} does not exist")
         if not full.is_relative_to(root):
             raise InputError(f"{run_dir}: artifact `{name}`: {path} lies outside the repository")
-        kept[name] = {"path": full.relative_to(root).as_posix(), "sha256": path_sha256(full)}
+        kept[name] = {"path": full.relative_to(root).as_posix(), "sha256": sha256(full)}
     run_dir.mkdir(parents=True, exist_ok=True)
     return write_json(run_dir / "metrics.json", {"metrics": values, "artifacts": kept})

@@ -9,7 +9,6 @@ utterances: intervals are bootstrapped over texts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from llasa_core import intervals
 from llasa_core.errors import InputError
-from llasa_core.files import publish, read_rows
+from llasa_core.files import read_rows, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.manifest import Request
 from llasa_core.search.cost import attended_keys, generation_flops
@@ -77,11 +76,7 @@ def speak_choices(
     path = synthesize_manifest(synthesizer, list(again.values()), out, sampling, progress)
     origin = {name: name.rpartition(".c")[0] for name in again}
     spoken = [row | {"verifiers": lines[origin[row["id"]]]["verifiers"]} for row in read_rows(path)]
-    publish(
-        Path(out, "choices.jsonl"),
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in spoken).encode(),
-    )
-    return Path(out, "choices.jsonl")
+    return write_rows(Path(out, "choices.jsonl"), spoken)
 
 
 def nested_rows(

@@ -9,7 +9,6 @@ nothing; what fails to the end is kept and says so.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.files import parse_object, publish
+from llasa_core.files import read_object, write_json
 from llasa_core.manifest import Request, length_limit, spoken_characters
 from llasa_core.synthesis.decoding import Generated
 from llasa_core.synthesis.sampling import candidate_seed
@@ -99,7 +98,7 @@ class Guards:
         """What `write` wrote; InputError for an unknown key or a wrong value. `learnt_from` is for
         readers.
         """
-        item = parse_object(Path(path).read_text(encoding="utf-8"), str(path))
+        item = read_object(path)
         item.pop("learnt_from", None)
         if unknown := sorted(set(item) - {field.name for field in fields(cls)}):
             raise InputError(f"{path}: unknown key {unknown[0]!r}")
@@ -111,7 +110,7 @@ class Guards:
     def write(self, path: str | Path, learnt_from: Mapping[str, Any] | None = None) -> None:
         """JSON with all fields, and what they were learnt from."""
         item = asdict(self) | ({"learnt_from": dict(learnt_from)} if learnt_from else {})
-        publish(Path(path), (json.dumps(item, indent=1, sort_keys=True) + "\n").encode())
+        write_json(path, item)
 
     def bounds(self, request: Request, frame_rate: float = 50.0) -> tuple[int, int]:
         """(fewest, most) codes of a request that is spoken to its end."""

@@ -14,7 +14,6 @@ hours of encoding.
 
 import difflib
 import importlib.util
-import json
 import math
 import os
 import typing
@@ -31,6 +30,7 @@ from transformers.integrations.integration_utils import (
 from transformers.training_args import OptimizerNames
 
 from llasa_core.errors import InputError, describe_type, fits
+from llasa_core.files import read_object
 from llasa_core.model import SIZES, model_config
 from llasa_core.text_tokenizers import DEFAULT_DATE
 from llasa_core.training.lora import lora_settings
@@ -180,14 +180,7 @@ class TrainConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> "TrainConfig":
         """Read a JSON file; InputError names the file and the key."""
-        try:
-            values = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise InputError(f"{path}: expected a JSON object of settings")
+        values = read_object(path, "a JSON object of settings")
         try:
             return cls.from_dict(values)
         except InputError as error:

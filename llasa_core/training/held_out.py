@@ -6,7 +6,6 @@ avoided: the mean of the utterances' rates weighs a short one like a long one; b
 summed first.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from llasa_core import intervals
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
-from llasa_core.files import publish
+from llasa_core.files import read_object
+from llasa_core.files import write_rows as write_rows  # for the notebooks that call it here
 
 ROW_TOKENS = 4096  # of a forward pass
 
@@ -48,7 +48,7 @@ def held_out_rows(
     from llasa_core.tokenizer import load_tokenizer
     from llasa_core.training.loss import utterance_losses
 
-    card = json.loads(Path(checkpoint, "llasa.json").read_text(encoding="utf-8"))
+    card = read_object(Path(checkpoint, "llasa.json"))
     tokenizer = load_tokenizer(checkpoint)
     device = torch.device(choose_device())
     model = use_packed_attention(load_model(checkpoint, tokenizer)).to(device).eval()
@@ -109,9 +109,7 @@ def held_out_summary(
         summary[f"{name}_n"] = len(rows)
     if isinstance(rows, HeldOutRows):
         summary["held_out_dropped_overlong"] = rows.dropped_overlong
-    vocabulary = json.loads(Path(checkpoint, "config.json").read_text(encoding="utf-8"))[
-        "vocab_size"
-    ]
+    vocabulary = read_object(Path(checkpoint, "config.json"))["vocab_size"]
     summary["diverged"] = int(summary["held_out_loss"] >= math.log(vocabulary))
     return summary | {"training_flops": training_flops(checkpoint, tokens, rows)}
 
@@ -128,9 +126,3 @@ def training_flops(checkpoint: str | Path, tokens: int, rows: Sequence[dict]) ->
     return tokens * flops_per_token(
         AutoConfig.from_pretrained(checkpoint, trust_remote_code=False), length
     )
-
-
-def write_rows(path: str | Path, rows: Sequence[dict]) -> None:
-    """Rows as JSON lines in a folder that is made, by temporary file and rename."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    publish(Path(path), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
-from llasa_core.files import publish
+from llasa_core.files import write_json
 from llasa_core.training.config import TrainConfig, read_entry
 from llasa_core.training.lora import lora_settings
 
@@ -129,8 +129,7 @@ def mark_checkpoint(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, settings: dict[str, Any], step: int) -> None:
-    record = {"begun_at_step": step, "settings": settings}
-    publish(folder / SETTINGS, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    write_json(folder / SETTINGS, {"begun_at_step": step, "settings": settings})
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -187,7 +187,8 @@ def test_stopped_extraction_goes_on_and_repeats_nothing(manifest, codes, tmp_pat
         encode_manifest(manifest, out, Stopping(), rows_per_part=5)
     assert sorted(files_of(out)) == ["part-00000.parquet"]
     with pytest.raises(
-        InputError, match=r"meta\.json: not found, expected the folder of a finished codes dataset"
+        InputError,
+        match=r"meta\.json: not found, expected the meta.json of a finished codes dataset",
     ):
         read_codes(out)
     (out / "part-00001.parquet.99.tmp").write_bytes(
@@ -309,8 +310,8 @@ def test_text_that_is_no_utf8_is_refused(codes):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", "cannot be read"),
-        ("[]", "codec is missing"),
+        ("{", "not JSON"),
+        ("[]", "a JSON list"),
         (
             '{"codec": "fake", "codebook_size": "many"}',
             "codebook_size is missing or of another type",

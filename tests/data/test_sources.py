@@ -50,8 +50,8 @@ def test_a_conversation_cannot_spell_a_control_token(mini_tokenizer):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("{", "line 1: not JSON"),
-        ('{"text": "a"}', r"line 1: expected \"messages\""),
+        ("{", ":1: not JSON"),
+        ('{"text": "a"}', r":1: expected \"messages\""),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "system, user, assistant"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "expected an assistant's answer"),
         ("", "no conversations"),

@@ -19,7 +19,7 @@ from llasa_core.experiments.notebook import limited_notebook
 from llasa_core.experiments.progress import RunTable, plan
 from llasa_core.experiments.results import record
 from llasa_core.experiments.runner import RunState, follow, run_experiment
-from llasa_core.files import path_sha256
+from llasa_core.files import sha256
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_good_run_leaves_result_and_executed_copy(finished):
     model = experiment.root / run.artifacts_dir / "model.bin"
     assert result["artifacts"]["model"] == {
         "path": f"{run.artifacts_dir}/model.bin",
-        "sha256": path_sha256(model),
+        "sha256": sha256(model),
     }
     assert {"git_sha", "git_dirty", "python", "packages", "cpu", "gpu", "seconds"} == set(
         result["provenance"]
@@ -279,7 +279,7 @@ def test_record_writes_plain_numbers_and_hashes_files_and_folders(tmp_path, monk
     assert written["artifacts"]["model"]["path"] == "model"
     before = written["artifacts"]["model"]["sha256"]
     (tmp_path / "model" / "a").write_text("2")
-    assert path_sha256(tmp_path / "model") != before
+    assert sha256(tmp_path / "model") != before
     assert os.listdir("results/x/y") == ["metrics.json"]
 
 

@@ -550,7 +550,7 @@ def test_voice_of_a_speaker_is_its_first_clip_of_that_length_and_nobody_goes_wit
     ("line", "message"),
     [
         ("{", "requests.jsonl:2: not JSON"),
-        ("[1]", "requests.jsonl:2: expected a JSON object"),
+        ("[1]", "requests.jsonl:2: a JSON list, expected requests"),
         ('{"id": "b"}', "requests.jsonl:2: the key 'text' is missing"),
         ('{"id": "b", "text": ""}', "requests.jsonl:2: request b: the text is empty"),
         ('{"id": "b", "text": "x", "sped": 1}', "requests.jsonl:2: unknown key 'sped'"),

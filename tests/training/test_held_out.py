@@ -15,7 +15,7 @@ from llasa_core.errors import DivergedError, InputError
 from llasa_core.model import build_model, flops_per_token, model_config, use_packed_attention
 from llasa_core.prompts import Prompt
 from llasa_core.training.config import TrainConfig
-from llasa_core.training.held_out import held_out_rows, held_out_summary, write_rows
+from llasa_core.training.held_out import held_out_rows, held_out_summary
 from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
 from llasa_core.training.train import launch, publish_checkpoint
 
@@ -141,8 +141,3 @@ def test_checkpoint_is_copied_whole(trained, tmp_path):
         trained[0] / "llasa.json"
     ).read_bytes()
     assert publish_checkpoint(trained[0])["weights"] == trained[0] / "model.safetensors"
-
-
-def test_rows_are_written_as_lines(tmp_path):
-    write_rows(tmp_path / "new" / "rows.jsonl", [{"id": "a", "nats": 1.5}])
-    assert (tmp_path / "new" / "rows.jsonl").read_text() == '{"id": "a", "nats": 1.5}\n'

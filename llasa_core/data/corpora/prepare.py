@@ -20,7 +20,7 @@ import numpy as np
 
 from llasa_core.audio import SAMPLE_RATE, decode_audio, write_wav
 from llasa_core.errors import InputError
-from llasa_core.files import publish
+from llasa_core.files import publish, write_json
 from llasa_core.manifest import FILE_SAFE_ID, SPLITS, Utterance, split_of, write_manifest
 
 _FRAME = 0.02  # seconds, over which loudness is measured
@@ -157,10 +157,7 @@ def prepare(
     if report["kept"]:
         for split in SPLITS:
             write_manifest(out / f"{split}.jsonl", kept[split])
-    publish(
-        out / "report.json",
-        (json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(),
-    )
+    write_json(out / "report.json", report)
     if not report["kept"]:
         counts = (
             ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items())

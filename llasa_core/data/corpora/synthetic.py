@@ -10,7 +10,6 @@ of processes, stopped and resumed, gives the same bytes.
 import functools
 import hashlib
 import itertools
-import json
 import math
 import multiprocessing
 from collections import Counter
@@ -21,7 +20,7 @@ import numpy as np
 
 from llasa_core.data.corpora.grammar import distinct_sentences, fingerprint, words_of
 from llasa_core.errors import InputError
-from llasa_core.files import publish
+from llasa_core.files import publish, read_object, write_json
 from llasa_core.manifest import SPLITS, Utterance, split_of, write_manifest
 
 SAMPLE_RATE = 16_000  # Hz
@@ -248,12 +247,12 @@ def _check_settings(out, voices, seed, test_utterances):
     }
     settings["voices"] = [asdict(voice) for voice in voices]
     path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
+    if path.exists() and read_object(path) != settings:
         raise InputError(
             f"{path}: holds another corpus (seed, voices or sentences differ), expected an empty"
             " folder"
         )
-    publish(path, json.dumps(settings, indent=1, sort_keys=True).encode())
+    write_json(path, settings)
 
 
 def build(
@@ -299,7 +298,7 @@ def build(
             out / f"{split}.jsonl", (_utterance(row) for row in rows if row["split"] == split)
         )
     report = _report(rows, voices, seed)
-    publish(out / "report.json", json.dumps(report, indent=1, sort_keys=True).encode())
+    write_json(out / "report.json", report)
     return report
 
 

@@ -6,7 +6,6 @@ rename: where it is, OUT is whole. With a codec, prompts and references go throu
 the codec's own row need them.
 """
 
-import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +16,7 @@ from llasa_core.codecs import Codec
 from llasa_core.codecs.roundtrip import resynthesize
 from llasa_core.errors import InputError
 from llasa_core.evaluation.protocols import Trial, protocol_of
-from llasa_core.files import publish
+from llasa_core.files import write_json, write_rows
 from llasa_core.manifest import FILE_SAFE_ID, Utterance, evenly, read_manifest, write_manifest
 
 SAMPLE_RATE = 16_000  # Hz, of a prompt that is cut
@@ -70,9 +69,9 @@ def prepare_protocol(
         resynthesize(out / "prompts.jsonl", out / "resynthesized_prompts", codec, progress=progress)
     if prompts:
         lines = [_request(trial, seed, seeds, out) for seed in range(seeds) for trial in trials]
-        publish(out / "requests.jsonl", "".join(_line(line) for line in lines).encode())
+        write_rows(out / "requests.jsonl", lines)
     described = [_described(trial, prompt_ids, codec, out, lengths) for trial in trials]
-    publish(out / "trials.jsonl", "".join(_line(line) for line in described).encode())
+    write_rows(out / "trials.jsonl", described)
     report = {
         "protocol": name,
         "trials": len(trials),
@@ -82,7 +81,7 @@ def prepare_protocol(
         "references": len(references),
         "prompts": len(prompts),
     }
-    publish(out / "protocol.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
+    write_json(out / "protocol.json", report)
     return report
 
 
@@ -179,10 +178,6 @@ def _described(
 
 def _relative(path: Path, out: Path) -> str:
     return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
-
-
-def _line(item: dict) -> str:
-    return json.dumps(item, ensure_ascii=False) + "\n"
 
 
 def reference_manifest(prepared: Path) -> Path | None:

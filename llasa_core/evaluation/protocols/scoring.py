@@ -26,7 +26,7 @@ from llasa_core.evaluation.scoring import (
     score_utterances,
 )
 from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
-from llasa_core.files import parse_object, read_rows, text_lines
+from llasa_core.files import read_object, read_rows, text_lines
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
 
@@ -122,7 +122,7 @@ def read_prepared(prepared: Path) -> tuple[dict, dict[str, dict]]:
         raise InputError(
             f"{path}: no such file, expected a folder of: llasa protocol NAME DIR {prepared}"
         )
-    setting = parse_object(path.read_text(encoding="utf-8"), str(path))
+    setting = read_object(path)
     for key in ("protocol", "seeds"):
         if key not in setting:
             raise InputError(

@@ -17,7 +17,7 @@ from pathlib import Path
 from llasa_core.errors import InputError
 from llasa_core.evaluation.rating.sentences import LEVELS, Sentence
 from llasa_core.evaluation.rating.template import PAGE
-from llasa_core.files import publish
+from llasa_core.files import publish, read_object, sha256, write_json
 from llasa_core.manifest import Utterance, read_manifest
 
 SCHEMA = 1
@@ -66,8 +66,8 @@ def rating_page(
         codes = []
         for name, utterances in spoken.items():
             file = Path(utterances[sentence.id].audio)
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
-            code = hashlib.sha256(f"{seed}/{sentence.id}/{name}/{digest}".encode()).hexdigest()[:12]
+            marked = f"{seed}/{sentence.id}/{name}/{sha256(file)}"
+            code = hashlib.sha256(marked.encode()).hexdigest()[:12]
             items[code] = {"system": name, "sentence": sentence.id}
             clips[code] = file
             codes.append({"item": code, "clip": f"clips/{code}{file.suffix.lower()}"})
@@ -84,20 +84,18 @@ def rating_page(
         "items": items,
         "sentences": [vars(one) for one in sentences],
     }
-    if (out / "key.json").is_file() and _page_of(out / "key.json") != page:
+    earlier = read_object(out / "key.json") if (out / "key.json").is_file() else None
+    if earlier is not None and earlier.get("page") != page:
         raise InputError(
             f"{out / 'key.json'}: belongs to another page, whose scores need it; choose another"
             " folder"
         )
-    if (out / "page").exists() and not (out / "key.json").is_file():
+    if (out / "page").exists() and earlier is None:
         raise InputError(
             f"{out / 'page'}: is there without a key.json, expected a folder for rating pages"
         )
     (out / "page" / "clips").mkdir(parents=True, exist_ok=True)
-    publish(
-        out / "key.json",
-        (json.dumps(key, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode(),
-    )
+    write_json(out / "key.json", key)
     for code, file in clips.items():
         shutil.copyfile(file, out / "page" / "clips" / f"{code}{file.suffix.lower()}")
     data = json.dumps({"page": page, **shown}, ensure_ascii=False).replace("<", "\\u003c")
@@ -121,11 +119,3 @@ def _spoken(path: str | Path, sentences: Sequence[Sentence]) -> dict[str, Uttera
         if not Path(utterance.audio).is_file():
             raise InputError(f"{path}: audio file {utterance.audio} of {sentence.id!r} is missing")
     return utterances
-
-
-def _page_of(path: Path) -> str | None:
-    try:
-        key = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}), expected the key of a rating page") from None
-    return key.get("page") if isinstance(key, dict) else None

@@ -19,7 +19,7 @@ from llasa_core.errors import InputError
 from llasa_core.evaluation.rating.page import SCHEMA
 from llasa_core.evaluation.rating.sentences import LEVELS
 from llasa_core.evaluation.scoring import publish_scores
-from llasa_core.files import json_object
+from llasa_core.files import read_object
 
 
 def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ def _scored_items(
 
 
 def _object_with(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
-    value = json_object(Path(path))
+    value = read_object(path, finite=True)
     if missing := [name for name in keys if name not in value]:
         raise InputError(f"{path}: the key {missing[0]!r} is missing, expected {', '.join(keys)}")
     return value

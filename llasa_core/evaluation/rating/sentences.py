@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llasa_core.errors import InputError
-from llasa_core.files import parse_object, text_lines
+from llasa_core.files import numbered_rows
 from llasa_core.manifest import FILE_SAFE_ID
 
 CATEGORIES = {  # of the paper's Tables 6 and 7, in its order
@@ -67,9 +67,8 @@ def read_sentences(*paths: str | Path) -> list[Sentence]:
     seen: dict[str, str] = {}
     for path in paths:
         before = len(sentences)
-        for number, line in text_lines(path, "test sentences as JSON lines"):
+        for number, item in numbered_rows(path, "test sentences as JSON lines"):
             where = f"{path}:{number}"
-            item = parse_object(line, where)
             if wrong := sorted(set(item) ^ set(KEYS)):
                 state = "missing" if wrong[0] in KEYS else "unknown"
                 raise InputError(
