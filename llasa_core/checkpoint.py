@@ -117,7 +117,7 @@ def check_config(folder: Path) -> dict:
     Nothing is allocated. InputError names the key and what was expected.
     """
     path = folder / "config.json"
-    config = parse_object(path.read_text(encoding="utf-8"), str(path))
+    config = read_object(path, "the settings of a model")
     if config.get("quantization_config") is not None:
         raise InputError(f"{path}: `quantization_config`: quantized weights are not read")
     for key, largest in LARGEST.items():
