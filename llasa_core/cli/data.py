@@ -180,7 +180,7 @@ def add_encode(commands: Commands) -> None:
         metavar="ASR",
         help="cut long recordings at silence, their text as ASR hears it",
     )
-    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
 
 
 def encode(options: Namespace) -> int | None:

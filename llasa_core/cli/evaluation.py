@@ -163,7 +163,9 @@ def add_protocol(commands: Commands) -> None:
     add.add_argument(
         "--limit", type=whole, default=0, help="texts taken, spread evenly; 0 (default) takes all"
     )
-    add.add_argument("--device", default="cpu", help="of the codec: cpu or cuda (default cpu)")
+    add.add_argument(
+        "--device", help="of the codec: cpu or cuda (default: the GPU where there is one)"
+    )
 
 
 def protocol(options: Namespace) -> None:

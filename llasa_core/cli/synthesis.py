@@ -46,7 +46,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
 
 
 def add_transcribe(commands: Commands) -> None:
@@ -60,7 +60,7 @@ def add_transcribe(commands: Commands) -> None:
     )
     add.add_argument("--model", required=True, help="checkpoint folder or hub id")
     add.add_argument("--codec", help="codec name or folder (default: the one the checkpoint names)")
-    add.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    add.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
     add.add_argument("wavs", metavar="WAV", nargs="+", help="audio files of any rate")
 
 

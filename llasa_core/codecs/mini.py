@@ -23,6 +23,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.files import brief, publish, read_object, write_json
 
@@ -207,14 +208,14 @@ class MiniCodec:
     sample_rate = SAMPLE_RATE
     folder: str | None = None  # set by codecs.load_codec
 
-    def __init__(self, model: MiniCodecModel, device: str = "cpu"):
-        self.model = model.to(device).eval()
-        self.device = device
+    def __init__(self, model: MiniCodecModel, device: str | None = None):
+        self.device = choose_device(device)
+        self.model = model.to(self.device).eval()
         self.hop, self.codebook_size = model.config.hop, model.config.codebook_size
         self.frame_rate = SAMPLE_RATE / self.hop
 
     @classmethod
-    def from_folder(cls, folder: str | Path, device: str = "cpu") -> "MiniCodec":
+    def from_folder(cls, folder: str | Path, device: str | None = None) -> "MiniCodec":
         """Load `config.json` and `model.safetensors`; InputError if either is missing or does not
         fit.
         """

@@ -36,6 +36,7 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActiv
 
 from llasa_core.checkpoint import load_strictly
 from llasa_core.codecs import Codec
+from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.files import read_object, sha256
 
@@ -166,7 +167,7 @@ class Xcodec2Codec:
     def from_pretrained(
         cls,
         name_or_path: str | Path = CHECKPOINT,
-        device: str = "cpu",
+        device: str | None = None,
         dtype: torch.dtype = torch.float32,
         batch_seconds: float = 0.0,
     ) -> "Xcodec2Codec":
@@ -177,7 +178,7 @@ class Xcodec2Codec:
         is another model.
         """
         model = load_strictly(Xcodec2Model, str(name_or_path), dtype=dtype)
-        codec = cls(model.to(device), batch_seconds)
+        codec = cls(model.to(choose_device(device)), batch_seconds)
         codec._checkpoint = str(name_or_path)
         return codec
 
@@ -316,8 +317,8 @@ class Bf16Codec:
 
     precision = "bfloat16"
 
-    def __init__(self, exact: Codec, device: str = "cpu"):
-        self.exact, self._device = exact, torch.device(device).type
+    def __init__(self, exact: Codec, device: str | None = None):
+        self.exact, self._device = exact, torch.device(choose_device(device)).type
         self.name, self.sample_rate = exact.name, exact.sample_rate
         self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
         for name in ("front", "fingerprint", "folder"):

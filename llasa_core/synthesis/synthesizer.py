@@ -52,7 +52,7 @@ class Synthesizer:
         model,
         tokenizer,
         codec,
-        device: str = "cpu",
+        device: str | None = None,
         *,
         date: str = DEFAULT_DATE,
         speakers: Sequence[str] | None = None,
@@ -75,7 +75,7 @@ class Synthesizer:
         ):  # a vocabulary may be padded up to a multiple of 128
             raise InputError(f"the model has {rows} ids, its tokenizer {self.vocabulary.size}")
         self.model, self.tokenizer, self.codec, self.slots = (
-            model.to(device).eval(),
+            model.to(choose_device(device)).eval(),
             tokenizer,
             codec,
             slots,
