@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_counted_and_recorded(trained, workshop, tmp_path):
 
 
 def test_the_held_out_pass_runs_on_the_device_that_is_there(trained, workshop, monkeypatch):
-    monkeypatch.setattr("llasa_core.device.device", lambda name=None: "meta")
+    monkeypatch.setattr("llasa_core.training.held_out.choose_device", lambda name=None: "meta")
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         held_out_rows(trained[0], workshop / "held_out")
 
@@ -101,7 +101,7 @@ def test_summary_worked_by_hand(trained):
 
 
 def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", blow_up_at(3))
+    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", blow_up_at(3))
     config = settings(workshop, tmp_path / "run", model="nano", max_steps=5)
     metrics = launch(config, keep_diverged=True)
     assert (metrics["diverged"], metrics["diverged_at_step"], metrics["steps"]) == (1, 3, 5)
@@ -110,10 +110,10 @@ def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path,
     assert (
         len((tmp_path / "run" / "train_log.jsonl").read_text().splitlines()) == 2
     )  # the steps before it
-    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", blow_up_at(3))
+    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", blow_up_at(3))
     with pytest.raises(DivergedError, match="at step 3"):
         launch(config)
-    monkeypatch.setattr("llasa_core.training.loss.labelled_loss", labelled_loss)
+    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", labelled_loss)
     assert "diverged" not in launch(
         config, keep_diverged=True
     )  # what an earlier run left is not believed

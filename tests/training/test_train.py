@@ -215,7 +215,7 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
 
     anew = {"max_steps": 2, "save_steps": 2, "peak_lr": 1e-3}
     with monkeypatch.context() as patch:
-        patch.setattr("llasa_core.training.loss.labelled_loss", killed)
+        patch.setattr("llasa_core.training.trainer.labelled_loss", killed)
         with pytest.raises(KeyboardInterrupt):
             train(settings(workshop, tmp_path / "run", **anew))
     train(settings(workshop, tmp_path / "run", **anew, resume=True))
@@ -262,7 +262,8 @@ def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch
     from llasa_core.training.train import main
 
     monkeypatch.setattr(
-        "llasa_core.training.loss.labelled_loss", lambda model, batch: (torch.tensor(math.nan), 1)
+        "llasa_core.training.trainer.labelled_loss",
+        lambda model, batch: (torch.tensor(math.nan), 1),
     )
     path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
     for command, arguments in ((main, []), (cli.main, ["train"])):
