@@ -8,6 +8,10 @@ added token, so it never turns into control tokens.
 """
 
 import copy
+import functools
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +19,12 @@ import numpy as np
 
 from llasa_core.checkpoint import reach
 from llasa_core.errors import InputError
-from llasa_core.text_tokenizers import DEFAULT_DATE, TTS_INSTRUCTION
+from llasa_core.text_tokenizers import (
+    DEFAULT_DATE,
+    LLAMA3_TEMPLATE,
+    MINI_TEMPLATE,
+    TTS_INSTRUCTION,
+)
 
 MARKERS = (
     "<|TEXT_GENERATION_START|>",
@@ -40,6 +49,21 @@ _RELEASED_CONTROLS = {
 }
 
 _RELEASED_INSTRUCTION_IDS = [12281, 279, 1495, 311, 8982, 25]
+
+
+# A template is a program: a loop in it can run for ever, a repetition fill the memory, already when
+# it is compiled. An unknown one first runs in a process of its own under these limits.
+_TEMPLATE_SECONDS = 5
+_TEMPLATE_TRIAL = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+from transformers.utils.chat_template_utils import render_jinja_template
+asked = json.load(sys.stdin)
+chats, template, tokens = [asked["turns"]], asked["template"], asked["tokens"]
+rendered, _ = render_jinja_template(chats, chat_template=template, **tokens)
+print(len(rendered[0]))
+""".replace("SECONDS", str(_TEMPLATE_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -233,6 +257,11 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
             f"{name_of(tokenizer)}: no chat template in it, expected one with a user and an"
             " assistant turn"
         )
+    problem = _template_problem(
+        json.dumps(tokenizer.chat_template), json.dumps(tokenizer.special_tokens_map)
+    )
+    if problem is not None:
+        raise InputError(f"{name_of(tokenizer)}: its chat template {problem}")
     user, assistant = "SENTINELOFTHEUSER", "SENTINELOFTHEASSISTANT"
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     try:
@@ -255,6 +284,36 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
     before, rest = text.split(user)
     between, after = rest.split(assistant)
     return before, between, after
+
+
+@functools.lru_cache(maxsize=8)
+def _template_problem(template: str, special_tokens: str) -> str | None:
+    """Why a chat template (both arguments as JSON) must not be rendered here; None if it may."""
+    if json.loads(template) in (LLAMA3_TEMPLATE, MINI_TEMPLATE):
+        return None
+    turns = [{"role": role, "content": "words " * 20} for role in ("user", "assistant") * 4]
+    tokens = {**json.loads(special_tokens), "date_string": DEFAULT_DATE}
+    asked = {"template": json.loads(template), "turns": turns, "tokens": tokens}
+    if not isinstance(asked["template"], str):
+        return "is a table of several, expected one"
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", _TEMPLATE_TRIAL],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=60,  # of waiting; what counts are the seconds of computing
+        )
+    except subprocess.TimeoutExpired:
+        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
+    if trial.returncode < 0:
+        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
+    if trial.returncode:
+        reason = trial.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        return f"failed on user and assistant turns ({reason[0][:160]})"
+    if int(trial.stdout) > 100_000:
+        return f"writes {int(trial.stdout):,} characters for 8 short turns"
+    return None
 
 
 def load_tokenizer(path_or_id):

@@ -1,5 +1,6 @@
 """Checkpoints that may come from a stranger: nothing of theirs runs, nothing is made up."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
 from llasa_core.judges.speaker import WavLMEmbedder
 from llasa_core.model import build_model, load_model
+from llasa_core.prompts import Prompt
 
 ROOT = repository_root(Path(__file__).parent)
 PAYLOAD = "from pathlib import Path\nPath(__file__).with_name('ran').write_text('code ran')\n"
@@ -172,3 +174,30 @@ def test_a_hub_model_out_of_reach_is_one_line_at_once(monkeypatch, capsys):
     assert len(told) == 1 and "HKUSTAudio/Llasa-1B" in told[0] and "no network" in told[0]
     with pytest.raises(InputError, match="no network"):
         load_strictly(AutoModelForCausalLM, "HKUSTAudio/Llasa-1B")
+
+
+FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "told"),
+    [
+        (FOREVER, "does not end within 5 s"),
+        ("{{ 'a' * 10**10 }}", "failed on user and assistant turns"),
+        ("{{ 'x'.center(10**10) }}", "failed on user and assistant turns"),
+        ("{{ 'x'.center(10**6) }}", "writes 1,"),
+        ("{{ ''.__class__.__mro__ }}", "failed on user and assistant turns"),
+    ],
+)
+def test_chat_template_that_never_ends_or_fills_the_memory_is_refused(hostile, told, mini_tokenizer):
+    tokenizer = copy.deepcopy(mini_tokenizer)
+    tokenizer.chat_template = hostile + tokenizer.chat_template
+    with pytest.raises(InputError, match=told):
+        Prompt(tokenizer)
+
+
+def test_unknown_chat_template_that_ends_is_rendered_as_ever(mini_tokenizer):
+    tokenizer = copy.deepcopy(mini_tokenizer)
+    tokenizer.chat_template = "{# of a stranger #}" + tokenizer.chat_template
+    ours, theirs = (Prompt(one).tts_prompt("Hello.") for one in (mini_tokenizer, tokenizer))
+    assert list(ours) == list(theirs)
