@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError, fits
-from llasa_core.files import read_object
+from llasa_core.files import file_sha256, read_object
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
 
@@ -145,6 +145,29 @@ def weight_names(folder: Path) -> list[str]:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: no safetensors file ({error})") from error
     return names
+
+
+def weights_sha256(folder: str | Path) -> dict[str, str]:
+    """sha256 of each safetensors file of a folder, by name; what training keeps in llasa.json."""
+    return {path.name: file_sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+
+
+def changed_weights(folder: str | Path) -> list[str]:
+    """Files whose weights are not those that training wrote, by llasa.json; each with the reason.
+
+    Empty where nothing changed, and where llasa.json keeps no sums (older trainings).
+    """
+    path = Path(folder) / SETTINGS
+    if not path.is_file():
+        return []
+    kept = read_object(path).get("weights") or {}
+    found = weights_sha256(folder) if kept else {}
+    return [
+        f"{folder}/{name}: "
+        + ("missing" if name not in found else "sha256 differs from training's")
+        for name in sorted(kept)
+        if found.get(name) != kept[name]
+    ] + [f"{folder}/{name}: not written by training" for name in sorted(set(found) - set(kept))]
 
 
 def _finite(tensor: Any) -> bool:

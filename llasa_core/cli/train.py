@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from llasa_core.cli.common import (
     Commands,
@@ -24,15 +25,27 @@ def add_check(commands: Commands) -> None:
 
 
 def check(options: Namespace) -> int:
-    """Print every difference from the released layout; status 1 if there is one."""
-    from llasa_core.checkpoint import checkpoint_file
+    """Print every difference from the released layout, and weights that are not those of training.
+
+    Status 1 if there is one.
+    """
+    from llasa_core.checkpoint import changed_weights, checkpoint_file, read_settings
+    from llasa_core.codecs import fingerprint_of
     from llasa_core.files import read_object
     from llasa_core.tokenizer import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
     config_file = checkpoint_file(options.checkpoint, "config.json")
     config = None if config_file is None else read_object(config_file)
-    differences = check_layout(tokenizer, config)
+    differences = check_layout(tokenizer, config) + changed_weights(options.checkpoint)
+    settings = read_settings(Path(options.checkpoint) / "llasa.json")
+    codec = settings.get("codec_folder") or settings.get("codec")
+    if (trained := settings.get("codec_fingerprint")) is not None:
+        found = fingerprint_of(codec)
+        if found is None:
+            print(f"{codec}: codec not at hand, its weights were not compared", file=sys.stderr)
+        elif found != trained:
+            differences.append(f"{codec}: codec of weights {found}, the model knows {trained}")
     for difference in differences:
         print(difference)
     if not differences:

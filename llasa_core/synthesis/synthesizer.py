@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +149,14 @@ class Synthesizer:
         """The most tokens, prompt and answer together."""
         return self.model.config.max_position_embeddings
 
+    @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the weights (the first 64 of every parameter are looked
-        at).
-        """
+        """16 hex digits of all weights, as values: the same in every precision that holds them."""
         digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
-            some = parameter.detach().flatten()[:64].to("cpu", torch.float32)
-            digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+            values = parameter.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(values.numpy().data)
         return digest.hexdigest()[:16]
 
     def settings(self) -> dict:
@@ -163,7 +164,8 @@ class Synthesizer:
         return {
             **({"engine": self.engine.name} if self.engine is not None else {}),
             "codec": self.codec.name,
-            "model": self.fingerprint(),
+            "codec_fingerprint": getattr(self.codec, "fingerprint", None),
+            "model": self.fingerprint,
             "date": self.prompt.date,
             "speakers": self.speakers if self.speakers is None else list(self.speakers),
             **({"tags": self.tags} if self.speakers is None else {}),

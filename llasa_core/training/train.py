@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from llasa_core.checkpoint import weights_sha256
 from llasa_core.data.packing import PackedRows
 from llasa_core.device import check_folder
 from llasa_core.errors import DivergedError, InputError, guarded
@@ -310,6 +311,7 @@ def _publish(
         model = model.merge_and_unload()
     model.to(getattr(torch, config.save_dtype)).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    card = {**card, "weights": weights_sha256(temporary)}
     (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
     shutil.rmtree(output / "adapter", ignore_errors=True)
     for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from llasa_core import cli
-from llasa_core.checkpoint import load_strictly
+from llasa_core.checkpoint import changed_weights, load_strictly, weights_sha256
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
 from llasa_core.judges.speaker import WavLMEmbedder
@@ -189,7 +189,7 @@ FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
         ("{{ ''.__class__.__mro__ }}", "failed on user and assistant turns"),
     ],
 )
-def test_chat_template_that_never_ends_or_fills_the_memory_is_refused(hostile, told, mini_tokenizer):
+def test_chat_template_without_an_end_or_of_any_size_is_refused(hostile, told, mini_tokenizer):
     tokenizer = copy.deepcopy(mini_tokenizer)
     tokenizer.chat_template = hostile + tokenizer.chat_template
     with pytest.raises(InputError, match=told):
@@ -201,3 +201,26 @@ def test_unknown_chat_template_that_ends_is_rendered_as_ever(mini_tokenizer):
     tokenizer.chat_template = "{# of a stranger #}" + tokenizer.chat_template
     ours, theirs = (Prompt(one).tts_prompt("Hello.") for one in (mini_tokenizer, tokenizer))
     assert list(ours) == list(theirs)
+
+
+def test_a_flipped_bit_of_the_weights_is_found_by_check(checkpoint, mini_tokenizer, capsys):
+    mini_tokenizer.save_pretrained(checkpoint)
+    (checkpoint / "llasa.json").write_text(json.dumps({"weights": weights_sha256(checkpoint)}))
+    assert changed_weights(checkpoint) == []
+    path = checkpoint / "model.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    assert changed_weights(checkpoint) == [f"{path}: sha256 differs from training's"]
+    assert cli.main(["check", str(checkpoint)]) == 1
+    assert "sha256 differs" in capsys.readouterr().out
+
+
+def test_check_tells_a_codec_of_other_weights_than_the_model_was_trained_on(
+    checkpoint, mini_tokenizer, capsys
+):
+    mini_tokenizer.save_pretrained(checkpoint)
+    card = {"codec": "mini", "codec_fingerprint": "0123456789abcdef"}
+    (checkpoint / "llasa.json").write_text(json.dumps(card))
+    assert cli.main(["check", str(checkpoint)]) == 1
+    assert "the model knows 0123456789abcdef" in capsys.readouterr().out

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -174,7 +175,7 @@ def test_model_of_the_hub_has_the_settings_and_guards_that_stand_beside_its_weig
     assert (
         bare.speakers is None
         and bare.guards == Guards()
-        and bare.fingerprint() == synthesizer.fingerprint()
+        and bare.fingerprint == synthesizer.fingerprint
     )
     card = {"codec": "fake", "date": "01 Jan 2026", "mask_eot": True, "speakers": ["kore"]}
     (hub / "llasa.json").write_text(json.dumps(card))
@@ -301,7 +302,7 @@ def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(
         json.dumps({"codec": "fake", "speakers": ["kore"], "speaker_tags": 0.0})
     )
     loaded = Synthesizer.from_folder(tmp_path)
-    assert loaded.fingerprint() == synthesizer.fingerprint() and loaded.speakers == ()
+    assert loaded.fingerprint == synthesizer.fingerprint and loaded.speakers == ()
     one, other = (
         next(iter(s.speak([Request("a", TEXTS[0])], SAMPLING))) for s in (loaded, synthesizer)
     )
@@ -570,3 +571,21 @@ def test_length_bound_grows_with_what_is_read_aloud():
     assert spoken_characters("你好") == 8
     assert length_limit("x" * 100, 0.08, 2.0, 1.0) == 850  # 50 * (1 + 2 * 0.08 * 100)
     assert seconds_per_character(["ab", "abcd"], [0.2, 0.8], quantile=1.0) == pytest.approx(0.2)
+
+
+def test_the_last_value_of_a_parameter_changes_the_fingerprint(model, synthesizer):
+    before = synthesizer.fingerprint
+    changed = copy.deepcopy(synthesizer)
+    del changed.__dict__["fingerprint"]
+    with torch.no_grad():
+        changed.model.get_input_embeddings().weight[-1, -1] += 1e-3
+    assert changed.fingerprint != before
+
+
+def test_another_codec_of_the_same_name_is_refused_in_a_begun_folder(synthesizer, tmp_path):
+    synthesize_manifest(synthesizer, [Request("a", TEXTS[0])], tmp_path, SAMPLING)
+    other = copy.copy(synthesizer)
+    other.codec = copy.copy(synthesizer.codec)
+    other.codec.fingerprint = "fedcba9876543210"
+    with pytest.raises(InputError, match="codec_fingerprint"):
+        synthesize_manifest(other, [Request("a", TEXTS[0])], tmp_path, SAMPLING)
