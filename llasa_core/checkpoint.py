@@ -163,11 +163,16 @@ def changed_weights(folder: str | Path) -> list[str]:
     kept = read_object(path).get("weights") or {}
     found = weights_sha256(folder) if kept else {}
     return [
-        f"{folder}/{name}: "
-        + ("missing" if name not in found else "sha256 differs from training's")
-        for name in sorted(kept)
-        if found.get(name) != kept[name]
-    ] + [f"{folder}/{name}: not written by training" for name in sorted(set(found) - set(kept))]
+        f"{folder}/{name}: {_difference(kept.get(name), found.get(name))}"
+        for name in sorted({*kept, *found})
+        if kept.get(name) != found.get(name)
+    ]
+
+
+def _difference(kept: str | None, found: str | None) -> str:
+    if kept is None:
+        return "not written by training"
+    return "missing" if found is None else "sha256 differs from training's"
 
 
 def _finite(tensor: Any) -> bool:

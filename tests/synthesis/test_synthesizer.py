@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from tiny_models import TEXTS, speaking_llama
 from transformers import LlamaConfig, LlamaForCausalLM
