@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError, fits
-from llasa_core.files import file_sha256, read_object
+from llasa_core.files import read_object, sha256
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
 
@@ -149,7 +149,7 @@ def weight_names(folder: Path) -> list[str]:
 
 def weights_sha256(folder: str | Path) -> dict[str, str]:
     """sha256 of each safetensors file of a folder, by name; what training keeps in llasa.json."""
-    return {path.name: file_sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    return {path.name: sha256(path) for path in sorted(Path(folder).glob("*.safetensors"))}
 
 
 def changed_weights(folder: str | Path) -> list[str]:
