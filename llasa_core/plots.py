@@ -34,6 +34,12 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
+def series_style(place: int) -> dict:
+    """Colour, marker and line style of the series number `place`, for `plot` and `errorbar`."""
+    looks = {"color": COLOURS, "marker": MARKERS, "linestyle": LINES}
+    return {name: values[place % len(values)] for name, values in looks.items()}
+
+
 class Drawing(Figure):
     """A Figure that is saved in our style and shows itself in a notebook, where only pyplot's
     figures would.

@@ -5,9 +5,12 @@ Averages are recomputed from the scored utterances. Costs of a search, the bits 
 fit of the law are what their runs recorded.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +18,14 @@ from llasa_core import metrics
 from llasa_core.errors import InputError
 from llasa_core.evaluation.recognition import compare_losses
 from llasa_core.evaluation.summary import summarise
-from llasa_core.experiments.results import Result
+from llasa_core.experiments.results import (
+    Result,
+    finished_runs,
+    model_of,
+    models_of,
+    speech_folders,
+    system_rows,
+)
 from llasa_core.intervals import compare_systems
 
 
@@ -161,3 +171,70 @@ def joint_minus_single(result: Result) -> dict[str, float]:
     return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
         result.rows("speech_held_out"), result.rows("both_held_out")
     )
+
+
+def training_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
+    """One row a finished run of 20_train: `training_row`, by parameters, hours and seed.
+
+    Raises InputError when no run is finished.
+    """
+    rows = [training_row(run) for run in finished_runs(results_dir, experiment)]
+    return pd.DataFrame(rows).sort_values(["parameters", "hours", "seed"], ignore_index=True)
+
+
+def training_row(run: Result) -> dict[str, Any]:
+    """Size, data, compute and held-out loss of one training.
+
+    loss: bits a second of held-out audio, recomputed from the n utterances, with loss_low and
+    loss_high; NaN where the run diverged. hours: of speech trained on.
+    """
+    values, params, utterances = run.metrics, run.params, []
+    loss = low = high = math.nan
+    if not values["diverged"]:
+        utterances = run.rows("held_out")
+        loss, (low, high) = metrics.bits_per_second(utterances)
+    return {
+        "model": params["model"],
+        "parameters": values["parameters"],
+        "parameters_body": values["parameters_body"],
+        "hours": values["train_hours"],
+        "seed": params["seed"],
+        "epochs": params["epochs"],
+        "tokens": values["tokens"],
+        "flops": values.get("training_flops", math.nan),
+        "diverged": int(values["diverged"]),
+        "loss": loss,
+        "loss_low": low,
+        "loss_high": high,
+        "n": len(utterances),
+        "run": f"{run.experiment}/{run.run}",
+    }
+
+
+def runs_digest(runs: pd.DataFrame) -> int:
+    """The runs and losses behind a fit as a number of 48 bits, so that a result says what it was
+    fitted to.
+    """
+    lines = [f"{row.run} {row.loss:.6f}" for row in runs.itertuples()]
+    return int.from_bytes(hashlib.sha256(json.dumps(lines).encode()).digest()[:6], "big")
+
+
+def speech_by_training(
+    results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]
+) -> pd.DataFrame:
+    """One row a scored system: `system`, the `training_row` of the model that spoke it, `summarise`.
+
+    spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and
+    hours. InputError for a system whose speech or model none of them made.
+    """
+    models = models_of(run for name in trained for run in finished_runs(results_dir, name))
+    speech, rows = speech_folders(results_dir, spoken), []
+    for system, scores in system_rows(scored).items():
+        model = model_of(scored, system, speech)
+        if model not in models:
+            names = ", ".join(trained)
+            raise InputError(
+                f"{scored.folder}: system {system!r} is of {model}, which no run of {names} made"
+            )
+        rows.append({"system": system, **training_row(models[model]), **summarise(scores)})
+    return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)

@@ -14,7 +14,7 @@ from llasa_core.evaluation.scaling_law import STEEPEST
 from llasa_core.experiments import tables
 from llasa_core.experiments.results import Result, read_results
 from llasa_core.experiments.tables import markdown, with_interval
-from llasa_core.studies import finetuning_study, scaling_study
+from llasa_core.studies import finetuning_study
 
 ARMS = {  # of the study of search: words
     "plain": "plain sampling",
@@ -56,8 +56,8 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
         lines[0] += (
             f" (An exponent of {STEEPEST:g} is the fit's bound: these runs do not determine it.)"
         )
-    runs = scaling_study.read_runs(results_dir, study["law"].params["study"])
-    if law["runs_digest"] != scaling_study.runs_digest(runs):
+    runs = tables.training_runs(results_dir, study["law"].params["study"])
+    if law["runs_digest"] != tables.runs_digest(runs):
         lines[0] += (
             f" (These are not the {len(runs)} runs that are here: run {SCALING_FIGURES} with"
             " --force.)"
@@ -79,7 +79,7 @@ def _scaling(study: Mapping[str, Result], results_dir: str | Path) -> str:
     if "scaling_scores" in study:
         params = study["law"].params
         trained = [params["study"], *([params["target"].split("/")[0]] if params["target"] else [])]
-        table = scaling_study.read_speech(
+        table = tables.speech_by_training(
             results_dir, study["scaling_scores"], params["spoken"], trained
         )
         header = [

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scaling_law import LossSurface, fit_surface
-from llasa_core.experiments import results
+from llasa_core.experiments import results, tables
 from llasa_core.experiments.config import load_experiment, repository_root
 from llasa_core.experiments.results import read_result
-from llasa_core.studies import figures_scaling, scaling_study
+
+scaling_study = notebook_functions("50_train_time_scaling")
 
 MODELS = {"nano": 550_336, "micro": 1_065_312, "tiny": 1_846_656}
 HOURS = (0.25, 0.5, 1.0)
@@ -75,7 +77,7 @@ def study(tmp_path):
 
 
 def test_runs_are_read_with_the_loss_of_their_utterances(study):
-    runs = scaling_study.read_runs(study, "scaling")
+    runs = tables.training_runs(study, "scaling")
     assert len(runs) == 18 and runs["n"].tolist() == [2] * 18 and not runs["diverged"].any()
     first = runs.iloc[0]
     assert (first["model"], first["hours"], first["seed"]) == ("nano", 0.2496, 0)
@@ -84,12 +86,12 @@ def test_runs_are_read_with_the_loss_of_their_utterances(study):
         first["loss_low"] == pytest.approx(first["loss"] - 1) and first["loss_high"] > first["loss"]
     )
     with pytest.raises(InputError, match="no finished run"):
-        scaling_study.read_runs(study, "nothing")
+        tables.training_runs(study, "nothing")
 
 
 def test_diverged_run_stays_in_the_table_without_a_loss(study):
     write_run(study, "scaling", "tiny", 1.0, 2, bits=math.inf)
-    runs = scaling_study.read_runs(study, "scaling")
+    runs = tables.training_runs(study, "scaling")
     assert len(runs) == 19 and runs["diverged"].sum() == 1 and runs["loss"].isna().sum() == 1
     cell = scaling_study.cells(runs).iloc[-1]
     assert (cell["seeds"], cell["diverged"]) == (2, 1)
@@ -124,7 +126,7 @@ def test_equal_compute_follows_the_flops_of_the_runs_and_finds_the_least_by_hand
 
 
 def test_prediction_is_held_against_its_run_and_refused_for_another(study):
-    runs = scaling_study.read_runs(study, "scaling")
+    runs = tables.training_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
     said = scaling_study.predict_run(surface, 4_840_192, 2.0, 3.0)
     assert said["predicted_run_low"] <= said["predicted_low"] <= said["predicted"]
@@ -142,7 +144,7 @@ def test_prediction_is_held_against_its_run_and_refused_for_another(study):
     (folder / "result.json").write_text(
         json.dumps(written | {"metrics": said, "artifacts": {}, "provenance": {}})
     )
-    prediction = scaling_study.read_place(study, "prediction/run")
+    prediction = results.find_run(study, "prediction/run")
     target = write_run(study, "target", "mini", 2.0, 0, bits=210.0, parameters=4_840_192)
     outcome = scaling_study.prediction_error(prediction, target)
     assert (
@@ -153,16 +155,15 @@ def test_prediction_is_held_against_its_run_and_refused_for_another(study):
     other = write_run(study, "target", "tiny", 2.0, 0)
     with pytest.raises(InputError, match="parameters is 1846656, the prediction is of 4840192"):
         scaling_study.prediction_error(prediction, other)
-    assert scaling_study.read_place(study, "") is None
     cells = scaling_study.cells(runs)
-    saved(figures_scaling.predicted_run(cells, outcome, scaling_study.run_row(target)))
+    saved(scaling_study.predicted_run(cells, outcome, tables.training_row(target)))
 
 
 def test_digest_changes_with_a_loss(study):
-    runs = scaling_study.read_runs(study, "scaling")
-    digest = scaling_study.runs_digest(runs)
-    assert digest == scaling_study.runs_digest(runs) < 2**48
-    assert digest != scaling_study.runs_digest(runs.assign(loss=runs["loss"] + 1e-5))
+    runs = tables.training_runs(study, "scaling")
+    digest = tables.runs_digest(runs)
+    assert digest == tables.runs_digest(runs) < 2**48
+    assert digest != tables.runs_digest(runs.assign(loss=runs["loss"] + 1e-5))
 
 
 def saved(figure):
@@ -172,17 +173,17 @@ def saved(figure):
 
 
 def test_figures_name_their_axes_and_their_series_differ_in_grey(study):
-    runs = scaling_study.read_runs(study, "scaling")
+    runs = tables.training_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=5)
     curves = scaling_study.surface_curves(surface, runs, points=5)
     assert (curves["loss_low"] <= curves["loss_high"]).all()
     fitted = surface.predict(runs["parameters"].to_numpy(), runs["hours"].to_numpy())
     drawn = [
-        lambda: figures_scaling.loss_by_data_and_size(scaling_study.cells(runs), curves),
-        lambda: figures_scaling.fit_residuals(
+        lambda: scaling_study.loss_by_data_and_size(scaling_study.cells(runs), curves),
+        lambda: scaling_study.fit_residuals(
             runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1)
         ),
-        lambda: figures_scaling.iso_flop(scaling_study.iso_flop_curves(surface, runs), runs),
+        lambda: scaling_study.iso_flop(scaling_study.iso_flop_curves(surface, runs), runs),
     ]
     for draw in drawn:
         figure = draw()
@@ -245,7 +246,7 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scored = results.read_scored(tmp_path, "scores/run")
-    speech = scaling_study.read_speech(tmp_path, scored, "speech", ["grid"])
+    speech = tables.speech_by_training(tmp_path, scored, "speech", ["grid"])
     assert speech["system"].tolist() == ["c", "b", "a"] and speech["model"].tolist() == [
         "nano",
         "nano",
@@ -256,7 +257,7 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
         and (speech["speaker_similarity"] == 0.375).all()
     )
     panels = {"corpus_wer": ("WER (%)", 100), "speaker_similarity": ("cosine", 1)}
-    by_hours, by_size, *_ = figures_scaling.speech_by_data_and_size(speech, panels).axes
+    by_hours, by_size, *_ = scaling_study.speech_by_data_and_size(speech, panels).axes
     assert [list(bar.lines[0].get_ydata()) for bar in by_hours.containers] == [[50.0, 20.0], [10.0]]
     assert [list(bar.lines[0].get_xdata()) for bar in by_size.containers] == [
         [MODELS["nano"], MODELS["tiny"]]
@@ -265,7 +266,7 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
         InputError, match=r"'a' is of artifacts/grid/.*which no run of elsewhere made"
     ):
         write_run(tmp_path, "elsewhere", "nano", 0.5, 0)
-        scaling_study.read_speech(tmp_path, scored, "speech", ["elsewhere"])
+        tables.speech_by_training(tmp_path, scored, "speech", ["elsewhere"])
 
 
 def test_models_that_speak_are_those_of_the_grid_and_of_the_target():
