@@ -222,7 +222,7 @@ def runs_digest(runs: pd.DataFrame) -> int:
 def speech_by_training(
     results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a scored system: `system`, the `training_row` of the model that spoke it, `summarise`.
+    """One row a scored system: its name, `training_row` of the model that spoke it, `summarise`.
 
     spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and
     hours. InputError for a system whose speech or model none of them made.
