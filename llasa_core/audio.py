@@ -6,6 +6,7 @@ nothing.
 """
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -21,6 +22,24 @@ BLOCK = 2**18  # samples of each channel read at a time
 MOST_CHANNELS = 64
 
 MOST_SAMPLES = 2**28  # of one recording: 1.5 hours at 48 kHz, 1 GiB
+
+# What libsndfile reads, the preferred first where one recording is there in several formats.
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".oga")
+AUDIO_SUFFIXES += (".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64")
+
+# Audio of formats that it does not read, and how their files begin.
+FFMPEG_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".3gp", ".ape", ".wv")
+_FFMPEG_BEGINNINGS = re.compile(
+    rb"....ftyp|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|#!AMR|\xff[\xf0\xf1\xf8\xf9]|MAC |wvpk", re.DOTALL
+)
+
+
+class AudioError(InputError):
+    """A recording that cannot be used; `reason` is "unreadable", "cut_off" or "needs_ffmpeg"."""
+
+    def __init__(self, message: str, reason: str = "unreadable"):
+        super().__init__(message)
+        self.reason = reason
 
 
 def load_audio(path: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -40,10 +59,13 @@ def load_audio(path: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> np.n
 
 
 def decode_audio(
-    audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE
+    audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE, most_seconds: float | None = None
 ) -> tuple[np.ndarray, str | None]:
-    """The wave of `load_audio` and None, or an empty wave and "missing_audio" or "unreadable"; any
-    samples pass.
+    """The wave of `load_audio` and None, or an empty wave and why there is none; any samples pass.
+
+    Reasons: "missing_audio", "bad_path" (too long for the file system, or no text), "unreadable",
+    "cut_off", "needs_ffmpeg". Of a recording of more than `most_seconds` only somewhat more than
+    that is decoded: enough to see that it is too long, whatever its file unpacks to.
     """
     nothing = np.zeros(0, np.float32)
     if is_url(audio):
@@ -55,12 +77,16 @@ def decode_audio(
             raise InputError(
                 f"{audio}: cannot be read ({brief(error)}); run again to go on"
             ) from None
-    elif not isinstance(audio, bytes) and not Path(audio).is_file():
-        return nothing, "missing_audio"
+    elif not isinstance(audio, bytes):
+        try:
+            if "\0" in str(audio) or not Path(audio).is_file():
+                return nothing, "bad_path" if "\0" in str(audio) else "missing_audio"
+        except (OSError, UnicodeError):
+            return nothing, "bad_path"
     try:
-        return _decoded(audio, "audio", sample_rate), None
-    except InputError:
-        return nothing, "unreadable"
+        return _decoded(audio, "audio", sample_rate, most_seconds), None
+    except InputError as error:
+        return nothing, getattr(error, "reason", "unreadable")
 
 
 def header_seconds(path: Path, where: str) -> float:
@@ -77,8 +103,10 @@ def header_seconds(path: Path, where: str) -> float:
         ) from None
 
 
-def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndarray:
-    """float32 (T,) at `sample_rate`; empty and non-finite waves pass. InputError if the file cannot
+def _decoded(
+    source: str | Path | bytes, name: str, sample_rate: int, most_seconds: float | None = None
+) -> np.ndarray:
+    """float32 (T,) at `sample_rate`; empty and non-finite waves pass. AudioError if the file cannot
     be decoded.
     """
     import soundfile
@@ -92,23 +120,59 @@ def _decoded(source: str | Path | bytes, name: str, sample_rate: int) -> np.ndar
         raise InputError(f"{name}: no such audio file")
     try:
         with soundfile.SoundFile(
-            _Content(source) if isinstance(source, bytes) else str(source)
+            _Content(source) if isinstance(source, bytes) else os.fsencode(source)
         ) as file:
             if file.channels > MOST_CHANNELS or not 1000 <= file.samplerate <= 1_000_000:
-                raise InputError(
+                raise AudioError(
                     f"{name}: {file.channels} channels at {file.samplerate} Hz, expected speech"
                 )
-            wave, rate, notes = _samples(file), file.samplerate, file.extra_info
+            most = most_seconds and int(most_seconds * file.samplerate) + 1
+            wave = _samples(file, most, name)
+            if not most or len(wave) < most:
+                _refuse_cut_off(file, len(wave), name)
+            return _resampled(wave, file.samplerate, sample_rate)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{name}: cannot be read as audio ({brief(error)})") from None
-    # libsndfile reads what is left of a WAV that was cut off and only notes it; all ones is the
-    # size of a stream.
-    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.MULTILINE)
-    if cut and int(cut[2]) < int(cut[1]) < 0x7FFF0000:
-        raise InputError(f"{name}: cut off, {cut[2]} of its {cut[1]} bytes of audio are there")
-    return _resampled(wave, rate, sample_rate)
+        if _needs_ffmpeg(source):
+            raise AudioError(
+                f"{name}: unreadable: needs ffmpeg, expected wav, flac, mp3, ogg or aiff; convert"
+                " it with ffmpeg",
+                "needs_ffmpeg",
+            ) from None
+        raise AudioError(f"{name}: cannot be read as audio ({brief(error)})") from None
+
+
+def _needs_ffmpeg(source: str | Path | bytes) -> bool:
+    """Whether what libsndfile does not read is audio of another kind, by its name or beginning."""
+    if isinstance(source, bytes):
+        return _FFMPEG_BEGINNINGS.match(source) is not None
+    with open(source, "rb") as file:
+        found = _FFMPEG_BEGINNINGS.match(file.read(16))
+    return found is not None or Path(source).suffix.lower() in FFMPEG_SUFFIXES
+
+
+def _refuse_cut_off(file, samples: int, name: str) -> None:
+    """AudioError where less was decoded than the file announces.
+
+    libsndfile reads what is left of a file that was cut off. Of WAV, AIFF and AU it notes the sizes
+    (all ones is the size of a stream), of MP3 it knows the length of the whole, of Ogg it misses
+    the end.
+    """
+    notes = file.extra_info
+    sizes = re.search(
+        r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", notes, re.MULTILINE
+    )
+    if sizes and int(sizes[2]) < int(sizes[1]) < 0x7FFF0000:
+        raise AudioError(
+            f"{name}: cut off, {sizes[2]} of its {sizes[1]} bytes of audio are there", "cut_off"
+        )
+    if file.format == "MP3" and samples + file.samplerate // 10 < file.frames:
+        raise AudioError(
+            f"{name}: cut off, {samples} of its {file.frames} samples are there", "cut_off"
+        )
+    if "without an End-Of-Stream flag" in notes:
+        raise AudioError(f"{name}: cut off, its end is missing", "cut_off")
 
 
 class _Content(io.BytesIO):
@@ -123,21 +187,20 @@ class _Content(io.BytesIO):
             return self.tell()
 
 
-def _samples(file) -> np.ndarray:
-    """float32 (T,): the mean of the channels, read in blocks until the file ends. InputError beyond
-    MOST_SAMPLES.
+def _samples(file, most: int | None, name: str) -> np.ndarray:
+    """float32 (T,): the mean of the channels, read in blocks to the end, or to `most` samples.
+    AudioError beyond MOST_SAMPLES.
     """
     blocks, total, size = [], 0, max(1, BLOCK // file.channels)
     while True:
-        block = file.read(size, dtype="float32", always_2d=True)
+        block = file.read(min(size, most - total) if most else size, "float32", always_2d=True)
         blocks.append(block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0])
         total += len(block)
-        if len(block) < size:
+        if len(block) < size or total == most:
             return np.concatenate(blocks)
         if total > MOST_SAMPLES:
-            raise InputError(
-                f"{file.name}: more than {MOST_SAMPLES} samples, expected at most 1.5 hours at"
-                " 48 kHz"
+            raise AudioError(
+                f"{name}: more than {MOST_SAMPLES} samples, expected at most 1.5 hours at 48 kHz"
             )
 
 

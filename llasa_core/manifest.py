@@ -56,6 +56,47 @@ class Utterance:
     split: str | None = None
 
 
+@dataclass(frozen=True)
+class Unread(Utterance):
+    """What a source holds but cannot give as an utterance: to be counted as left out for `reason`.
+
+    where: the line or member that it stands in.
+    """
+
+    reason: str = ""
+    where: str = ""
+
+
+def checked(utterance: Utterance, where: str = "") -> Utterance:
+    """An utterance whose names can be written; Unread, with the reason, where one cannot.
+
+    "bad_id", "bad_speaker", "bad_language": half a character (a lone surrogate) or a NUL in it, or
+    no id at all. "bad_path": also a path longer than file systems allow.
+    """
+    if isinstance(utterance, Unread):
+        return utterance
+    names = {"bad_speaker": utterance.speaker, "bad_language": utterance.language}
+    reason = next((why for why, name in names.items() if _unwritable(name)), None)
+    if not isinstance(utterance.audio, bytes) and not is_url(utterance.audio):
+        parts = str(utterance.audio).encode("utf-8", "surrogatepass").split(b"/")
+        long = max(map(len, parts)) > 255 or sum(map(len, parts)) + len(parts) > 4095
+        reason = "bad_path" if long or _unwritable(str(utterance.audio)) else reason
+    reason = "bad_id" if not utterance.id or _unwritable(utterance.id) else reason
+    if reason is None:
+        return utterance
+    return Unread(printable(utterance.id), utterance.audio, "", reason=reason, where=where)
+
+
+def _unwritable(name: str) -> bool:
+    return re.search("[\0\ud800-\udfff]", name) is not None
+
+
+def printable(name: str) -> str:
+    """A name in letters that can be written, at most 200 of them."""
+    name = name.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return name if len(name) <= 200 else f"{name[:120]}..{name[-60:]}"
+
+
 def read_manifest(path: str | Path) -> list[Utterance]:
     """The utterances of a JSON-lines manifest, audio as absolute paths (whether they exist is not
     looked at).
@@ -115,10 +156,15 @@ def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)
             " to 1"
         )
     _, dev, test = fractions
-    value = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
+    value = place_of_id(id)
     if value < test:
         return "test"
     return "dev" if value < test + dev else "train"
+
+
+def place_of_id(id: str) -> float:
+    """Where an id stands from 0 to 1, by sha256: test is what comes first, then dev, then train."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
 
 
 def _utterance(item: dict, where: str, folder: Path | str) -> Utterance:
@@ -176,6 +222,18 @@ def _row(utterance: Utterance, folder: Path) -> dict:
 
 
 FILE_SAFE_ID = re.compile(r"[^\W]([\w.+@=,-]*[\w+@=,-])?")
+
+
+def file_name(id: str) -> str:
+    """A file name, without suffix, for any id: the id where it is one, else its letters and digits
+    and 8 digits of its hash, so that ids that differ never share a file.
+    """
+    if FILE_SAFE_ID.fullmatch(id) and len(id.encode()) <= 200:
+        return id
+    letters = re.sub(r"[^\w+=-]+", "_", unicodedata.normalize("NFC", id)).strip("_+=-")
+    short = letters.encode("utf-8", "ignore")[:100].decode(errors="ignore") or "u"
+    digest = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{short}-{digest[:8]}"
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from llasa_core.codecs import Codec
 from llasa_core.data.corpora.prepare import Limits, check_utterance
 from llasa_core.data.corpora.segmentation import Segmenter
 from llasa_core.data.dataset import finish, part_info, part_name, part_size, write_part
-from llasa_core.data.sources import Unread, open_source
+from llasa_core.data.sources import open_source
 from llasa_core.errors import InputError
 from llasa_core.files import full_disk
-from llasa_core.manifest import Utterance
+from llasa_core.manifest import Unread, Utterance, checked
 
 WINDOW_SECONDS = 600.0  # of audio in memory, among which utterances of equal length meet
 
@@ -282,12 +282,12 @@ def _decode(
     """Utterances (without the bytes of their audio), waves at `sample_rate`, why they are left out,
     and features.
     """
-    found = []
-    for utterance in utterances:
+    found, most = [], None if segmented else limits.max_seconds + 1
+    for utterance in map(checked, utterances):
         if isinstance(utterance, Unread):
             wave, reason = np.zeros(0, np.float32), utterance.reason
         else:
-            wave, reason = decode_audio(utterance.audio, sample_rate)
+            wave, reason = decode_audio(utterance.audio, sample_rate, most)
             reason = reason or check_utterance(utterance, wave, limits, sample_rate)
         kept = wave if reason is None or (reason == "too_long" and segmented) else wave[:0]
         bare = Utterance(utterance.id, "", utterance.text, utterance.speaker, utterance.language)

@@ -20,7 +20,6 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +35,7 @@ from llasa_core.files import (
     parse_object,
     size_of,
 )
-from llasa_core.manifest import Utterance, read_manifest
+from llasa_core.manifest import Unread, Utterance, read_manifest
 
 MOST_BYTES = 2**30  # of one recording
 
@@ -130,15 +129,6 @@ def _beginnings(member: str) -> Iterator[str]:
 
 
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
-
-
-@dataclass(frozen=True)
-class Unread(Utterance):
-    """What a source holds but cannot give as an utterance, and why: to be counted as left out for
-    that reason.
-    """
-
-    reason: str = ""
 
 
 class ManifestSource:

@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from llasa_core.audio import load_audio
-from llasa_core.data.corpora.prepare import Limits, check_utterance, prepare
+from llasa_core.audio import decode_audio, load_audio
+from llasa_core.data.corpora.prepare import Limits, check_utterance, hold_out, prepare
 from llasa_core.data.corpora.readers import read_corpus
 from llasa_core.errors import InputError
-from llasa_core.manifest import Utterance, read_manifest, split_of, write_manifest
+from llasa_core.manifest import (
+    Utterance,
+    file_name,
+    read_manifest,
+    split_of,
+    write_manifest,
+)
 
 SPEECH = (np.random.default_rng(0).normal(size=16_000) * 0.1).astype(
     np.float32
@@ -90,6 +96,40 @@ def test_file_that_was_cut_off_is_refused(tmp_path, suffix):
     (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=f"cut.{suffix}: c"):
         load_audio(tmp_path / f"cut.{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "MP3", "OGG", "AIFF", "AU"])
+def test_recording_that_was_cut_off_is_told_as_such(kind):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.tile(SPEECH, 3), 16_000, format=kind)
+    data = buffer.getvalue()
+    assert decode_audio(data)[1] is None
+    assert decode_audio(data[: len(data) * 42 // 100])[1] == "cut_off"
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF", "CAF", "MP3"])
+def test_what_libsndfile_reads_is_read_and_other_formats_need_ffmpeg(tmp_path, kind):
+    soundfile.write(tmp_path / "a", SPEECH, 16_000, format=kind)
+    assert abs(len(load_audio(tmp_path / "a")) - 16_000) <= 1
+    mp4, wma = b"\0\0\0\x20ftypM4A \0\0\0\0", bytes.fromhex("3026b2758e66cf11a6d900aa")
+    assert {decode_audio(mp4)[1], decode_audio(wma)[1]} == {"needs_ffmpeg"}
+    (tmp_path / "b.m4a").write_bytes(b"anything")
+    with pytest.raises(InputError, match=r"b\.m4a: unreadable: needs ffmpeg"):
+        load_audio(tmp_path / "b.m4a")
+
+
+def test_decoding_stops_at_the_limit(monkeypatch):
+    buffer, blocks = io.BytesIO(), []
+    soundfile.write(buffer, np.zeros(16_000 * 600, np.int16), 16_000, format="FLAC")
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "read",
+        lambda self, *given, **named: blocks.append(read(self, *given, **named)) or blocks[-1],
+    )
+    wave, reason = decode_audio(buffer.getvalue(), most_seconds=31)
+    assert reason is None and len(wave) == 31 * 16_000 + 1 == sum(map(len, blocks))
+    assert check_utterance(Utterance("a", b"", "words"), wave, Limits()) == "too_long"
 
 
 # Manifests
@@ -198,7 +238,10 @@ def reason_of(wave=SPEECH, text="some words", **limits):
         (SPEECH * 1e-4, "silent"),
         (np.where(np.arange(16_000) == 9, 0.9, 0.0), "silent"),
         (np.where(np.arange(16_000) < 2_000, SPEECH, 0.0), None),
-        (SPEECH * 32_768, "clipped"),
+        (SPEECH * 32_768, "integer_scale"),
+        (np.concatenate([SPEECH, np.zeros(15 * 16_000), SPEECH]), "long_silence"),
+        (np.concatenate([SPEECH, SPEECH[:8_000].repeat(30) * 1e-3, SPEECH]), "long_silence"),
+        (np.concatenate([SPEECH, np.zeros(4 * 16_000), SPEECH]), None),
         (np.clip(SPEECH * 12, -1, 1), "clipped"),
         (np.clip(SPEECH * 5, -1, 1), None),
     ],
@@ -228,6 +271,57 @@ def test_audio_that_cannot_be_training_data_is_told_by_its_reason(wave, reason):
 )
 def test_text_that_cannot_be_spoken_is_told_by_its_reason(text, reason):
     assert reason_of(text=text) == reason
+
+
+def test_text_of_200_characters_in_one_second_is_another_clips():
+    assert reason_of(text="word " * 40) == "text_too_long"
+    assert reason_of(text="word " * 8) is None
+
+
+def test_ids_may_be_anything_and_files_never_collide(tmp_path):
+    ids = ["a (1)", "a [1]", "a_1", "it's 50% #2 & more", "caf\u00e9", "cafe\u0301", "x" * 5_000]
+    ids += ["../up", "a/b", "a\\b", ".", "x" * 4_999, "\u4f60 \u597d", "?", "!"]
+    wav = write(tmp_path / "in/a.wav", tone(24_000), 24_000)
+    corpus = [Utterance(id, wav, "some words") for id in ids]
+    report = prepare(corpus, tmp_path / "out", split_fractions=(1, 0, 0))
+    found = read_manifest(tmp_path / "out/train.jsonl")
+    assert report["dropped"] == {} and [one.id for one in found] == ids
+    assert len({str(one.audio).casefold() for one in found}) == len(ids)
+    assert {one.audio.parent for one in found} == {tmp_path / "out/wavs"}
+    assert all(one.audio.is_file() and file_name(one.id) == one.audio.stem for one in found)
+    assert file_name("LJ001-0001.b") == "LJ001-0001.b"
+
+
+def test_names_that_cannot_be_written_are_dropped_and_counted(tmp_path):
+    wav = write(tmp_path / "in/a.wav")
+    corpus = [Utterance("good", wav, "some words")]
+    corpus += [Utterance("half \ud800", wav, "some words"), Utterance("", wav, "some words")]
+    corpus += [Utterance("s", wav, "some words", speaker="\udfff")]
+    corpus += [Utterance("l", wav, "some words", language="\udfff")]
+    corpus += [Utterance("p1", tmp_path / ("long" * 99 + ".wav"), "some words")]
+    corpus += [Utterance("p2", tmp_path / "\ud800.wav", "some words")]
+    corpus += [Utterance("p3", "a\0.wav", "some words"), Utterance("t", wav, "half \ud800")]
+    report = prepare(corpus, tmp_path / "out")
+    reasons = {"bad_id": 2, "bad_language": 1, "bad_path": 3, "bad_speaker": 1}
+    assert report["dropped"] == {**reasons, "wrong_characters": 1} and report["kept"] == 1
+    assert report["first_dropped"]["bad_path"].endswith("long.wav")
+
+
+def test_small_corpus_has_held_out_utterances(tmp_path):
+    corpus = [replace(one, split="train") for one in good_corpus(tmp_path / "in", 60)]
+    before = prepare(corpus, tmp_path / "plain")["splits"]
+    assert (before["dev"]["utterances"], before["test"]["utterances"]) == (0, 0)
+    splits = prepare(corpus, tmp_path / "filled", min_held_out=20)["splits"]
+    assert [splits[name]["utterances"] for name in ("train", "dev", "test")] == [48, 6, 6]
+    splits = prepare(corpus, tmp_path / "none", None, (1, 0, 0), min_held_out=20)["splits"]
+    assert splits["train"]["utterances"] == 60
+    hashed = [Utterance(str(number), "a.wav", "words") for number in range(400)]
+    hashed = [replace(one, split=split_of(one.id)) for one in hashed]
+    filled = hold_out(hashed, (0.96, 0.02, 0.02), 20)
+    assert [one.id for one in filled] == [one.id for one in hashed]
+    assert sum(one.split == "dev" for one in filled) == 20
+    pairs = zip(hashed, filled, strict=True)
+    assert all(new.split == old.split for old, new in pairs if old.split != "train")
 
 
 def test_limits_are_settings():
@@ -289,20 +383,22 @@ REASONS = [
 def test_bad_items_are_dropped_counted_and_listed(tmp_path):
     report = prepare(bad_corpus(tmp_path / "in"), tmp_path / "out")
     expected = [{"id": reason, "reason": reason} for reason in [*REASONS, "missing_audio"]]
-    expected += [{"id": "good", "reason": "duplicate_id"}, {"id": "../up", "reason": "bad_id"}]
+    expected += [{"id": "good", "reason": "duplicate_id"}]
     assert report["dropped_utterances"] == expected
     assert report["dropped"] == {line["reason"]: 1 for line in expected}
-    assert (report["seen"], report["kept"]) == (12, 1)
+    assert (report["seen"], report["kept"]) == (12, 2)
+    assert report["first_dropped"]["silent"] == str(tmp_path / "in/silent.wav")
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     manifests = [
         read_manifest(tmp_path / f"out/{split}.jsonl") for split in ("train", "dev", "test")
     ]
     assert [[(u.id, u.text) for u in manifest] for manifest in manifests] == [
-        [("good", "some words")],
+        [("good", "some words"), ("../up", "some words")],
         [],
         [],
     ]
-    assert sorted(path.name for path in (tmp_path / "out/wavs").iterdir()) == ["good.wav"]
+    names = sorted(path.name for path in (tmp_path / "out/wavs").iterdir())
+    assert names == ["good.wav", f"{file_name('../up')}.wav"]
 
 
 def good_corpus(folder, count=12):
@@ -381,7 +477,8 @@ def test_what_has_changed_since_is_prepared_again(tmp_path):
     write(corpus[0].audio, np.zeros(24_000), 24_000)
     corpus[1] = replace(corpus[1], text="?")
     with pytest.raises(
-        InputError, match=r"report\.json: no utterance is left \(silent 1, textless 1\)"
+        InputError,
+        match=r"report\.json: no utterance is left \(silent 1, first .*u0.flac; textless 1, first ",
     ):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out/train.jsonl").exists()

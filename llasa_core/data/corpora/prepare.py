@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,9 +21,21 @@ import numpy as np
 from llasa_core.audio import SAMPLE_RATE, decode_audio, write_wav
 from llasa_core.errors import InputError
 from llasa_core.files import publish, write_json
-from llasa_core.manifest import FILE_SAFE_ID, SPLITS, Utterance, split_of, write_manifest
+from llasa_core.manifest import (
+    SPLITS,
+    Unread,
+    Utterance,
+    checked,
+    file_name,
+    place_of_id,
+    printable,
+    split_of,
+    write_manifest,
+)
 
 _FRAME = 0.02  # seconds, over which loudness is measured
+
+_INTEGER_SCALE = 64.0  # no recording of floats goes as far beyond full scale, 1.0
 
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\*[^*]*\*")  # [tones], <noise>, *laughs*
 
@@ -37,6 +49,8 @@ class Limits:
     silence_dbfs: float = -60.0  # a 20 ms frame below this root mean square holds no sound
     min_sound_seconds: float = 0.1  # of such frames together
     max_clipped: float = 0.1  # share of samples at full scale or beyond
+    max_silence_seconds: float = 5.0  # in one piece: 50 dB below the loud part, or silent
+    max_characters_per_second: float = 50.0  # people say 10 to 25; more is a text of another clip
     annotations: bool = True  # words in [], <> or ** say what is heard, not what is said
     # regular expression that each character must match, e.g. [a-zA-Z ,.?!'-]; empty: any letter
     characters: str = ""
@@ -86,25 +100,38 @@ def check_utterance(
 ) -> str | None:
     """None, or the reason why an utterance with the audio `wave` (T,) cannot be training data.
 
-    "empty", "not_finite", "too_short", "too_long", "silent" (also where all samples are stuck at
-    one value), "clipped", or a reason of `check_text`.
+    "empty", "not_finite", "integer_scale" (floats of -32768 to 32767), "too_short", "too_long",
+    "silent" (also where all samples are stuck at one value), "clipped", "long_silence",
+    "text_too_long" for its audio, or a reason of `check_text`.
     """
     seconds, frame = len(wave) / sample_rate, round(_FRAME * sample_rate)
     if not len(wave):
         return "empty"
     if not np.isfinite(wave).all():
         return "not_finite"
+    if np.abs(wave).max() > _INTEGER_SCALE:
+        return "integer_scale"
     if seconds < limits.min_seconds or seconds > limits.max_seconds:
         return "too_short" if seconds < limits.min_seconds else "too_long"
-    frames = wave[: len(wave) // frame * frame].reshape(-1, frame)
-    loud = frames.std(axis=1, dtype=np.float64) > 10 ** (
-        limits.silence_dbfs / 20
-    )  # a constant is no sound
-    if loud.sum() * _FRAME < limits.min_sound_seconds - 1e-9:
+    # Of a constant the deviation is 0: it is no sound.
+    level = wave[: len(wave) // frame * frame].reshape(-1, frame).std(axis=1, dtype=np.float64)
+    silence = 10 ** (limits.silence_dbfs / 20)
+    if (level > silence).sum() * _FRAME < limits.min_sound_seconds - 1e-9:
         return "silent"
     if (np.abs(wave) >= 1 - 2**-15).mean() > limits.max_clipped:
         return "clipped"
+    quiet = level <= max(silence, np.percentile(level, 99) * 10 ** (-50 / 20))
+    if _longest_run(quiet) * _FRAME > limits.max_silence_seconds:
+        return "long_silence"
+    if len(utterance.text) > limits.max_characters_per_second * seconds:
+        return "text_too_long"
     return check_text(utterance.text, limits)
+
+
+def _longest_run(flags: np.ndarray) -> int:
+    """The most flags (T,) that are true side by side."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.view(np.int8), [0]])))
+    return int(np.max(edges[1::2] - edges[::2], initial=0))
 
 
 def prepare(
@@ -115,52 +142,56 @@ def prepare(
     keep_out: Callable[[str], bool] | None = None,
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
+    min_held_out: int = 0,
 ) -> dict:
     """Check a corpus and write it as out/{train,dev,test}.jsonl, out/wavs/ID.wav and
-    out/report.json, written last.
+    out/report.json, written last. Ids may be anything: `file_name` names the files.
 
     Audio that is 16 kHz mono 16-bit WAV or FLAC already is referred to where it is, other audio is
     converted. An utterance goes to the split that it names, else by hash of its id; where
-    `keep_out(text)` is true it is test. Of several utterances with one id the first is kept. With
-    jobs > 1 that many processes work. A stopped run goes on where it was (out/prepared.jsonl
-    knows). `progress` is called with the number of utterances just finished.
+    `keep_out(text)` is true it is test. Where dev or test, of a share above 0, then have fewer than
+    `min_held_out` utterances, further ones come from train (`hold_out`). Of several utterances with
+    one id the first is kept. With jobs > 1 that many processes work. A stopped run goes on where it
+    was (out/prepared.jsonl knows). `progress` is called with the number of utterances just
+    finished.
 
-    Returns the report: seen, kept, hours, dropped {reason: count}, dropped_utterances [{id,
-    reason}], splits, speakers, texts_in_train_and_test. Raises InputError, after writing the report
-    alone, if nothing is kept.
+    Returns the report: seen, kept, hours, dropped {reason: count}, first_dropped {reason: file or
+    line}, dropped_utterances [{id, reason}], splits, speakers, texts_in_train_and_test. Raises
+    InputError, after writing the report alone, if nothing is kept.
     """
     out, limits = Path(out), limits or Limits()
     split_of("", split_fractions)  # refuses shares that are none
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     reasons: list[dict] = []
-    kept: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
-    seen = 0
+    first: dict[str, str] = {}
+    kept: list[Utterance] = []
     for utterance, result in _prepared(_described(utterances), out, limits, jobs):
-        seen += 1
         if "reason" in result:
-            reasons.append({"id": utterance.id, "reason": result["reason"]})
+            reasons.append({"id": printable(utterance.id), "reason": result["reason"]})
+            first.setdefault(result["reason"], _place_of(utterance))
         else:
             split = utterance.split or split_of(utterance.id, split_fractions)
             split = "test" if keep_out is not None and keep_out(utterance.text) else split
-            changed = {
-                "audio": out.resolve() / result["audio"],
-                "seconds": result["seconds"],
-                "split": split,
-            }
-            kept[split].append(Utterance(**{**_fields(utterance), **changed}))
+            audio = out.resolve() / result["audio"]
+            kept.append(replace(utterance, audio=audio, seconds=result["seconds"], split=split))
         if progress:
             progress(1)
     for name in (*(f"{split}.jsonl" for split in SPLITS), "report.json"):
         (out / name).unlink(missing_ok=True)
-    report = _report(kept, reasons, seen)
+    kept = hold_out(kept, split_fractions, min_held_out)
+    splits = {split: [one for one in kept if one.split == split] for split in SPLITS}
+    report = _report(splits, reasons, len(kept) + len(reasons)) | {"first_dropped": first}
     report |= {"limits": asdict(limits), "split_fractions": list(split_fractions)}
     if report["kept"]:
         for split in SPLITS:
-            write_manifest(out / f"{split}.jsonl", kept[split])
+            write_manifest(out / f"{split}.jsonl", splits[split])
     write_json(out / "report.json", report)
     if not report["kept"]:
         counts = (
-            ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items())
+            "; ".join(
+                f"{reason} {count}, first {first[reason]}"
+                for reason, count in report["dropped"].items()
+            )
             or "there was none"
         )
         raise InputError(
@@ -169,16 +200,35 @@ def prepare(
     return report
 
 
-def _fields(utterance: Utterance) -> dict:
-    return {name: getattr(utterance, name) for name in Utterance.__dataclass_fields__}
+def hold_out(
+    utterances: list[Utterance], split_fractions: tuple[float, float, float], least: int
+) -> list[Utterance]:
+    """Utterances in their order, with dev and test of at least `least` where their share is not 0:
+    filled up from train, by the hash of the id, to a tenth of the corpus at most.
+    """
+    least = min(least, len(utterances) // 10 or len(utterances) > 2)
+    moved: dict[str, str] = {}
+    train = sorted((one.id for one in utterances if one.split == "train"), key=place_of_id)
+    for split, share in (("test", split_fractions[2]), ("dev", split_fractions[1])):
+        missing = least - sum(one.split == split for one in utterances) if share else 0
+        moved |= dict.fromkeys(train[: max(missing, 0)], split)
+        train = train[max(missing, 0) :]
+    return [replace(one, split=moved.get(one.id, one.split)) for one in utterances]
+
+
+def _place_of(utterance: Utterance) -> str:
+    """Where a dropped utterance comes from: line of a list, or file, or id."""
+    if isinstance(utterance, Unread) and utterance.where:
+        return printable(utterance.where)
+    return printable(utterance.id if isinstance(utterance.audio, bytes) else str(utterance.audio))
 
 
 def _described(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, str | None]]:
-    """Utterances, each with the reason for which its id alone rules it out."""
+    """Utterances, each with the reason for which its names alone rule it out."""
     seen = set()
-    for utterance in utterances:
-        if not FILE_SAFE_ID.fullmatch(utterance.id) or len(utterance.id.encode()) > 200:
-            yield utterance, "bad_id"
+    for utterance in map(checked, utterances):
+        if isinstance(utterance, Unread):
+            yield utterance, utterance.reason
         else:
             yield utterance, "duplicate_id" if utterance.id in seen else None
             seen.add(utterance.id)
@@ -260,7 +310,7 @@ def _source_key(utterance: Utterance) -> str:
 
 def _prepare_one(task: tuple[Utterance, str, Limits]) -> dict:
     utterance, out, limits = task
-    wave, reason = decode_audio(utterance.audio)
+    wave, reason = decode_audio(utterance.audio, most_seconds=limits.max_seconds + 1)
     reason = reason or check_utterance(utterance, wave, limits)
     if reason:
         return {"reason": reason}
@@ -271,8 +321,9 @@ def _prepare_one(task: tuple[Utterance, str, Limits]) -> dict:
             "audio": os.path.relpath(audio.parent.resolve() / audio.name, Path(out).resolve()),
             "seconds": seconds,
         }
-    write_wav(Path(out, "wavs", f"{utterance.id}.wav"), wave)
-    return {"audio": f"wavs/{utterance.id}.wav", "seconds": seconds}
+    name = f"wavs/{file_name(utterance.id)}.wav"
+    write_wav(Path(out, name), wave)
+    return {"audio": name, "seconds": seconds}
 
 
 def _is_ready(audio: str | Path | bytes) -> bool:
@@ -280,7 +331,7 @@ def _is_ready(audio: str | Path | bytes) -> bool:
         return False
     import soundfile
 
-    info = soundfile.info(str(audio))
+    info = soundfile.info(os.fsencode(audio))
     kind = (info.samplerate, info.channels, info.subtype)
     return kind == (SAMPLE_RATE, 1, "PCM_16") and info.format in ("WAV", "WAVEX", "FLAC")
 
