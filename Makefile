@@ -1,12 +1,9 @@
-# make demo    the whole pipeline at mini scale on a CPU, figures and a listening page at the end
-# make test    ruff and the test suite
-# make lab     JupyterLab in notebooks/
-# make clean   removes .venv and what make wrote; artifacts/ (corpora, checkpoints) stays
-# Each creates .venv and installs everything first, once. On Linux the package index serves torch for CUDA (gigabytes);
-# a machine without a GPU saves them with: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The package index serves torch for CUDA (gigabytes) on Linux. A machine without a GPU saves them with
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lab clean
+.PHONY: help install demo lab shell check test clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -15,14 +12,18 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do 
 TORCH_INDEX ?=
 BIN := .venv/bin
 CODE := llasa_core notebooks tests benchmarks
+QUICK := not slow and not notebook and not slurm and not fuzz
 
-help:
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
-install: .venv/installed
+install: .venv/installed ## create .venv and install everything, once; the other targets do it first
 
 .venv/installed: pyproject.toml requirements-judges.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "installing into .venv with $(PYTHON); the first time takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==2.13.0" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -30,17 +31,26 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-judges.txt
 	touch $@
 
-demo: install
+demo: install ## the whole pipeline at mini scale on a CPU, with a page to listen to
 	$(BIN)/llasa run experiments/demo.yaml --force
 	@echo "listen: open results/demo/index.html in a browser"
 
-test: install
+lab: install ## JupyterLab with the notebooks
+	$(BIN)/jupyter lab notebooks
+
+shell: install ## a shell with .venv active, where `llasa` is on the path
+	@echo "llasa --help lists the commands; leave with exit"
+	@VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/$(BIN):$$PATH" "$${SHELL:-/bin/sh}"
+
+check: install ## lint and the quick tests
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/python -m pytest -m "$(QUICK)"
+
+test: install ## lint and all tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/python -m pytest
 
-lab: install
-	$(BIN)/jupyter lab notebooks
-
-clean:
+clean: ## remove .venv, results/demo and caches; artifacts/ (corpora, checkpoints) stays
 	rm -rf .venv results/demo .pytest_cache .ruff_cache build dist *.egg-info
