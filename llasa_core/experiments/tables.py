@@ -238,3 +238,67 @@ def speech_by_training(
             )
         rows.append({"system": system, **training_row(models[model]), **summarise(scores)})
     return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)
+
+
+METHODS = ("all weights", "LoRA")
+
+LEVELS = {"originals": "recordings", "codec": "codec round trip (ceiling)"}  # and the base model
+
+
+def finetunes(
+    results_dir: str | Path, trained: str, spoken: str, scored: Result
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(fine-tunes, levels): a row a scored system, `system` and the metrics of `summarise`.
+
+    Fine-tunes also have method (one of METHODS), minutes (of training speech), passes,
+    seconds_of_training and held_out_bits_per_second with its interval, sorted by method and
+    minutes. Levels have label: what no amount of speech changes. trained, spoken: experiments of
+    20_train and 30_synthesize. Raises InputError for a system whose speech no run of `spoken` made,
+    and for a model that is neither trained there nor the base of what is.
+    """
+    training = {run.params["publish"]: run for run in finished_runs(results_dir, trained)}
+    bases = {run.params["model"] for run in training.values()}
+    speech = speech_folders(results_dir, spoken)
+    tunes, levels = [], []
+    for system, rows in system_rows(scored).items():
+        row = {"system": system, **summarise(rows)}
+        model = "" if system in LEVELS else model_of(scored, system, speech)
+        if model in training:
+            tunes.append(row | _finetuning(training[model]))
+        elif system in LEVELS or model in bases:
+            levels.append(row | {"label": LEVELS.get(system, "base model (floor)")})
+        else:
+            raise InputError(
+                f"{scored.folder}: system {system!r} is of {model}, which no run of {trained} made"
+            )
+    if not tunes:
+        raise InputError(
+            f"{scored.folder}: no system is a fine-tune of {trained}, expected at least one"
+        )
+    table = pd.DataFrame(tunes).sort_values(["method", "minutes"], ignore_index=True)
+    return table, pd.DataFrame(levels)
+
+
+def _finetuning(run: Result) -> dict[str, Any]:
+    values, name = run.metrics, "held_out_bits_per_second"
+    return {
+        "method": METHODS[bool(run.params["lora_rank"])],
+        "minutes": round(60 * values["train_hours"], 2),
+        "passes": run.params["epochs"],
+        "seconds_of_training": values["seconds"],
+        **{f"{name}{end}": values[f"{name}{end}"] for end in ("", "_low", "_high", "_n")},
+    }
+
+
+def lora_minus_all(tunes: pd.DataFrame, scored: Result) -> pd.DataFrame:
+    """LoRA minus all weights on the same utterances, a row an amount that both have: `minutes` and
+    `compare_systems`.
+    """
+    rows = system_rows(scored)
+    systems = tunes.pivot(index="minutes", columns="method", values="system").reindex(
+        columns=list(METHODS)
+    )
+    return pd.DataFrame(
+        {"minutes": minutes, **compare_systems(rows[whole], rows[lora], names=METHODS)}
+        for minutes, whole, lora in systems.dropna().itertuples()
+    )

@@ -14,7 +14,6 @@ from llasa_core.evaluation.scaling_law import STEEPEST
 from llasa_core.experiments import tables
 from llasa_core.experiments.results import Result, read_results
 from llasa_core.experiments.tables import markdown, with_interval
-from llasa_core.studies import finetuning_study
 
 ARMS = {  # of the study of search: words
     "plain": "plain sampling",
@@ -215,23 +214,21 @@ def _recognition(result: Result) -> str:
 def _finetuning(scored: Result, results_dir: str | Path) -> str:
     if not all(read_results(results_dir, name) for name in ("finetuning", "finetuning_speech")):
         return ""
-    tunes, levels = finetuning_study.read_study(
-        results_dir, "finetuning", "finetuning_speech", scored
-    )
+    tunes, levels = tables.finetunes(results_dir, "finetuning", "finetuning_speech", scored)
     metrics = (
         ("speaker_similarity", 1, 3),
         ("held_out_bits_per_second", 1, 0),
         ("corpus_wer", 100, 0),
     )
     words = ("similarity", "bits a second", "corpus WER, %")
-    header = ["", *(f"{name}, {method}" for name in words for method in finetuning_study.METHODS)]
+    header = ["", *(f"{name}, {method}" for name in words for method in tables.METHODS)]
     rows = []
     for minutes, group in tunes.groupby("minutes"):
         by_method = group.set_index("method").to_dict("index")
         cells = [
             with_interval(by_method.get(method, {}), metric, factor, decimals)
             for metric, factor, decimals in metrics
-            for method in finetuning_study.METHODS
+            for method in tables.METHODS
         ]
         rows.append([f"{minutes:.2g} min", *cells])
     level_cells = [
@@ -247,7 +244,7 @@ def _finetuning(scored: Result, results_dir: str | Path) -> str:
     changes = [
         f"{row['minutes']:.2g} min similarity"
         f" {with_interval(row, 'speaker_similarity_difference', decimals=3)}"
-        for row in finetuning_study.paired_methods(tunes, scored).to_dict("records")
+        for row in tables.lora_minus_all(tunes, scored).to_dict("records")
     ]
     return text + _paired("LoRA minus all weights, paired", changes)
 

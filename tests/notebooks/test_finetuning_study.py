@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
-from llasa_core.experiments import results
+from llasa_core.experiments import results, tables
 from llasa_core.experiments.config import load_experiment, repository_root
-from llasa_core.studies import figures_finetuning, finetuning_study
+
+notebook = notebook_functions("80_finetuning")
 
 ROOT = repository_root(Path(__file__).parent)
 BASE = "base/model"
@@ -21,11 +23,6 @@ TUNED = {"full-1": (1.004, 0), "full-10": (9.99, 0), "lora-1": (1.004, 8)}
 HELD_OUT = {
     f"held_out_bits_per_second{end}": value
     for end, value in {"": 300.0, "_low": 290.0, "_high": 310.0}.items()
-}
-PANELS = {
-    "speaker_similarity": ("cosine", 1),
-    "corpus_wer": ("WER (%)", 100),
-    "held_out_bits_per_second": ("bits", 1),
 }
 
 
@@ -106,7 +103,7 @@ def study(tmp_path):
 
 def read(study):
     scored = results.read_scored(study, "scores/test")
-    return *finetuning_study.read_study(study, "tuning", "speech", scored), scored
+    return *tables.finetunes(study, "tuning", "speech", scored), scored
 
 
 def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(study):
@@ -123,11 +120,11 @@ def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(study):
 
 def test_lora_is_compared_with_all_weights_where_both_have_the_amount(study):
     tunes, levels, scored = read(study)
-    (row,) = finetuning_study.paired_methods(tunes, scored).to_dict("records")
+    (row,) = tables.lora_minus_all(tunes, scored).to_dict("records")
     assert (row["minutes"], row["corpus_wer_difference_n"]) == (1.0, 2)
     assert row["corpus_wer_difference"] == pytest.approx(0.2)
     assert row["speaker_similarity_difference"] == pytest.approx(-0.05)
-    flat = finetuning_study.flat_metrics(tunes, levels)
+    flat = notebook.flat_metrics(tunes) | notebook.flat_metrics(levels)
     assert flat["full-10_minutes"] == 9.99 and flat["codec_corpus_wer"] == pytest.approx(0.15)
     assert all(np.isfinite(value) for value in flat.values())
 
@@ -147,7 +144,7 @@ def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(study):
 
 def test_figure_draws_each_method_at_its_minutes_between_the_levels(study):
     tunes, levels, _ = read(study)
-    figure = figures_finetuning.by_minutes(tunes, levels, PANELS)
+    figure = notebook.by_minutes(tunes, levels)
     similarity, wer, bits = figure.axes
     lora, whole = (container.lines[0] for container in wer.containers)
     assert list(whole.get_ydata()) == pytest.approx([65.0, 25.0]) and list(
@@ -170,9 +167,7 @@ def test_figure_draws_each_method_at_its_minutes_between_the_levels(study):
     )
     drawn = [io.BytesIO(), io.BytesIO()]
     for picture in drawn:
-        figures_finetuning.by_minutes(tunes, levels, PANELS).savefig(
-            picture, format="svg", metadata={"Date": None}
-        )
+        notebook.by_minutes(tunes, levels).savefig(picture, format="svg", metadata={"Date": None})
     assert drawn[0].getvalue() == drawn[1].getvalue()
 
 
