@@ -1,9 +1,7 @@
-"""DataFrame or array in, matplotlib Figure out: one function a figure, no file access.
+"""Shared plots: DataFrame or array in, matplotlib Figure out, one function per figure, no files.
 
-Every figure reads in grey (markers and line styles differ, not only colours), names its units and
-shows intervals.
-
-Figures of a data report: counts and columns in, matplotlib Figure out, in the style of `figures`.
+Every figure can be read in grey (markers and line styles differ), names its units and shows
+intervals.
 """
 
 import io

@@ -1,15 +1,9 @@
-"""The format of a codes dataset: parquet parts of (id, text, codes, speaker, language, seconds) and
-meta.json.
+"""The codes dataset: parquet parts of (id, text, codes, speaker, language, seconds) and meta.json.
 
-meta.json is written last: where it is, the dataset is whole. A part carries, in its own parquet
-metadata, the codec and what it was made from, so that a stopped extraction knows what it has. No
-text tokenizer is involved.
-
-Codes datasets, read: parts by path or URL, checked, in memory or unpacked once into files that are
-mapped.
-
-The trap avoided: what meta.json does not list, or has another sha256 than it lists, is refused, not
-skipped. Nothing is unpickled.
+meta.json is written last: where it exists, the dataset is complete. Each part records the codec and
+its source in its parquet metadata, so that a stopped extraction can resume. Reading checks every
+part against the sha256 in meta.json; parts come by path or URL, into memory or unpacked once into
+memory-mapped files. Independent of any text tokenizer; nothing is unpickled.
 """
 
 import fcntl

@@ -1,16 +1,8 @@
-"""Members of a tar -> samples of one name: {suffix: content}, streamed, as WebDataset has it.
+"""What `llasa encode` reads, in numbered parts: a manifest, WebDataset tars, or parquet with audio.
 
-A name ends at its first dot, as there; where that leaves no suffix that is read, at its last
-(LJ.001.wav is LJ.001, not one of many members of LJ). The trap avoided: what is not read is told,
-with a reason, not skipped.
-
-What `llasa encode` reads, in numbered parts: a manifest, tar (WebDataset) shards, or parquet files
-with audio.
-
-Local or by URL. A part is a slice of the manifest, one tar, or one row group: each is known by a
-fingerprint before its audio is read, so that a stopped extraction knows which it has. The traps
-avoided: tars and parquet files are streamed, a member or a few rows at a time, whatever sizes their
-headers announce; what is not read is told, with why.
+Paths or URLs. A part is a slice of the manifest, one tar, or one row group; its fingerprint is
+known before its audio is read, so that a stopped extraction can resume. Tars and parquet files are
+streamed, whatever sizes their headers announce. What is not read is reported with a reason.
 """
 
 import hashlib

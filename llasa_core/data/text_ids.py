@@ -1,17 +1,10 @@
-"""The token ids of all texts of a codes dataset, made once for a tokenizer and kept beside a mapped
-dataset.
+"""Token ids of all texts of a codes dataset, computed once per tokenizer and cached.
 
-A corpus of ten million texts takes a tokenizer a quarter of an hour and is the same at every start
-of every process. Files: {key}.text-ids.npy int32 (T,) and {key}.text-borders.npy int64 (N + 1,),
-the key a hash of parts and tokenizer.
-
-Many texts <-> token ids at once, as Arrow and numpy arrays: what a tokenizer answers, 20 times as
-fast.
-
-Texts are cut before each space that an ASCII letter follows, and between an ASCII letter and an
-ASCII sign. Under Llama-3's word pattern no word reaches over such a cut, so a text's ids are those
-of its pieces, and pieces repeat: each distinct one is encoded once. The trap avoided: with another
-word pattern a cut might fall into a word, so such tokenizers are asked directly, text by text.
+Files next to a memory-mapped dataset: {key}.text-ids.npy int32 (T,) and {key}.text-borders.npy
+int64 (N + 1,); the key is a hash of parts and tokenizer. Texts are cut where Llama-3's word pattern
+never joins (before a space that a letter follows, between an ASCII letter and a sign), and each
+distinct piece is encoded once: 20 times as fast. Tokenizers with another word pattern encode text
+by text, because there a cut could fall inside a word.
 """
 
 import fcntl

@@ -1,16 +1,9 @@
-"""Parameters of notebooks: the literal defaults of the one cell tagged `parameters`, and values
-checked against them.
+"""Experiment files: YAML in, a checked table of runs out.
 
-A value must have the type of the notebook's default (an int serves for a float). YAML 1.1 reads
-3e-4 as text: refused with the spelling that works.
-
-Experiment files: one YAML -> the table of its runs -> notebooks executed in processes of their own
--> results.
-
-`results/<experiment>/<run>/result.json` is what "done" means: the runner writes it last, by rename,
-so a study that was killed at any moment continues where it stood. Papermill only warns of unknown
-parameters and wrong types, and lets SystemExit(0) pass: everything is checked here before the first
-run starts, and a run without `record` has failed.
+A run is the `parameters` cell of a notebook with some values replaced. Each must exist there and
+have the type of its default (an int serves for a float; YAML 1.1 reads 3e-4 as text, which is
+refused with the spelling that works). Papermill only warns of both, so all is checked before the
+first run starts.
 """
 
 import ast

@@ -1,12 +1,8 @@
-"""What results/ holds, read and checked: finished runs, scored utterances, training logs, the
-paper's tables.
+"""Results: `record` ends a notebook with its result.json; the rest reads finished runs.
 
 A run is finished when its result.json exists; a folder without one is ignored. A file that is
-damaged, or is not the one that its result.json recorded, is an InputError. Reads only; no model, no
-audio.
-
-Systems that a run of 40_evaluate scored, joined to what spoke them through the recorded folders,
-never by name.
+damaged, or has another sha256 than its result.json recorded, is an InputError. No model and no
+audio is loaded.
 """
 
 import math

@@ -1,15 +1,8 @@
-"""Settings of a training run: typed, checked when read, and tolerant of the public config.json
-keys.
+"""Settings of a training run, checked before any data is opened.
 
-A JSON file with an unknown key, or a value of another type than the field's, raises InputError;
-public keys are translated, each with a note in `TrainConfig.notes`. Defaults are the paper's (arXiv
-2502.04128, section 3).
-
-Settings of a training run that name something of this machine or this model, checked before any
-data is opened.
-
-The trap avoided: a package or a layer that is not there, noticed as a library's traceback after
-hours of encoding.
+Read from JSON or built in Python; the keys of the public config.json are translated, each with a
+note in `TrainConfig.notes`. An unknown key, a value of another type, or a package or layer that
+does not exist is an InputError at once. Defaults are the paper's (arXiv 2502.04128, section 3).
 """
 
 import difflib

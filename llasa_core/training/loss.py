@@ -1,17 +1,10 @@
-"""The loss: next-token cross-entropy over the whole vocabulary, at labelled positions only, and its
-held-out measure.
+"""Next-token cross-entropy over the whole vocabulary at labelled positions, and held-out loss.
 
-The head never sees a position without a label, which at Llasa's 193,800 ids is most of the cost of
-a padded step. Labels follow packing's convention: labels[t] is the token at t, so position t - 1
-predicts it.
-
-The head and the loss as one: cross-entropy over the whole vocabulary without the logits of all
-positions.
-
-At Llasa's 193,800 ids the logits of 2,048 tokens are 1.6 GB, and their gradient as much again. Here
-the logits of a block of rows turn into their own gradient in place and are gone after two matrix
-products; what is kept for the backward pass are the gradients of the hidden states and of the
-weight. (Idea: Liger kernel, arXiv 2410.10989.)
+labels[t] is the token at t, so position t - 1 predicts it. At Llasa's 193,800 ids the logits of
+2,048 tokens would take 1.6 GB, and their gradient as much. Here head and loss are one function:
+the logits of a block of rows turn into their gradient in place and are freed, and only the
+gradients of the hidden states and of the weight are kept (the idea of Liger kernel, arXiv
+2410.10989).
 """
 
 import itertools
