@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from llasa_core import experiments
+from llasa_core.experiments.results import record
 
 print("threads", os.environ["OMP_NUM_THREADS"], sys.executable)
 print(Path.cwd() / "somewhere")
@@ -35,7 +35,7 @@ FINISH = """\
 if mode != "forgetful":
     Path(artifacts_dir, "model.bin").write_bytes(b"weights")
     weights = Path(artifacts_dir, "model.bin")
-    experiments.record(run_dir, {"loss": 1.5, "steps": seed}, {"model": weights})
+    record(run_dir, {"loss": 1.5, "steps": seed}, {"model": weights})
 """
 
 

@@ -145,18 +145,18 @@ def _search(result: Result) -> str:
 
 
 def _codecs(study: Mapping[str, Result]) -> str:
-    tables = {role: tables.codec_scores(study[role]) for role in CORPORA if role in study}
-    if not tables:
+    scores = {role: tables.codec_scores(study[role]) for role in CORPORA if role in study}
+    if not scores:
         return ""
     header = [""]
-    for role, table in tables.items():
+    for role, table in scores.items():
         n = f"{CORPORA[role]} (n = {table['corpus_wer_n'].max():.0f})"
         header += [f"{n}: bit/s", "corpus WER, %", "similarity", "STOI"]
-    systems = dict.fromkeys(name for table in tables.values() for name in table["system"])
+    systems = dict.fromkeys(name for table in scores.values() for name in table["system"])
     rows = []
     for system in systems:
         cells = [system]
-        for table in tables.values():
+        for table in scores.values():
             found = table[table["system"] == system].to_dict("records")
             row = found[0] if found else {}
             cells += [_whole(row.get("bits_per_second")), with_interval(row, "corpus_wer", 100, 1)]
@@ -165,7 +165,7 @@ def _codecs(study: Mapping[str, Result]) -> str:
                 with_interval(row, "stoi", decimals=3),
             ]
         rows.append(cells)
-    missing = dict.fromkeys(name for role in tables for name in tables.codecs_not_run(study[role]))
+    missing = dict.fromkeys(name for role in scores for name in tables.codecs_not_run(study[role]))
     text = f"**Codecs on the same recordings**\n\n{markdown(header, rows)}"
     if any(row[0].startswith("mini-") for row in rows):
         sizes = "[codec_sizes](experiments/codec_sizes.yaml)"
