@@ -23,9 +23,7 @@ def choose_device(name: str | None = None, here: bool = True) -> str:
         raise InputError(f"device {name!r}, expected cpu, cuda or cuda:NUMBER")
     if name == "cpu" or (name is not None and not here):
         return name
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = gpu_count()
     if name is None:
         return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if count else "cpu"
     if int(name.partition(":")[2] or 0) >= count:
@@ -33,6 +31,13 @@ def choose_device(name: str | None = None, here: bool = True) -> str:
             f"device {name!r}: torch finds {count} CUDA devices on this machine, expected cpu"
         )
     return name
+
+
+def gpu_count() -> int:
+    """CUDA devices that torch can use on this machine."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def check_folder(path: str | Path) -> Path:

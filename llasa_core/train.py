@@ -2,7 +2,7 @@
 `training`.
 """
 
-from llasa_core.training.train import main
+from llasa_core.training.launch import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -58,7 +58,7 @@ def add_train(commands: Commands) -> None:
     add = add_command(
         commands,
         "train",
-        "train a model as a JSON file says (several GPUs: torchrun -m llasa_core.train)",
+        "train a model as a JSON file says, on all GPUs of this machine",
         "llasa train config.json",
         train,
     )
@@ -83,10 +83,10 @@ def train(options: Namespace) -> int | None:
         return slurm.train(options, config)
     import contextlib
 
-    from llasa_core.training.train import train as run_training
+    from llasa_core.training.launch import launch, local_processes
 
     with contextlib.redirect_stdout(
         sys.stderr
     ):  # the libraries' own lines; standard output is the metrics alone
-        metrics = run_training(config, progress=True)
+        metrics = launch(config, local_processes(config))
     print_counts(metrics)

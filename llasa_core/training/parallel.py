@@ -2,7 +2,8 @@
 config.
 
 Every engine computes the same losses; tests compare them with one process. The trap avoided:
-libraries turn one wrapper into another without a word (Trainer's FSDP on a CPU becomes DDP), so
+libraries turn one wrapper into another without a word (Trainer's FSDP on a CPU becomes DDP, and
+several GPUs without torchrun become nn.DataParallel, which cuts a packed row's label positions), so
 what wraps the model is checked before step one.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from llasa_core.errors import InputError
 from llasa_core.training.config import TrainConfig
@@ -75,6 +76,12 @@ def deepspeed_settings(config: TrainConfig) -> dict[str, Any]:
     return {**settings, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
 
 
+def one_gpu_a_process(arguments: TrainingArguments) -> TrainingArguments:
+    """Keep Trainer from nn.DataParallel: a process that sees several GPUs uses its own one."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
 def shard_on_cpu(trainer: Trainer) -> None:
     """Make Trainer's FSDP2 real where there is no accelerator: accelerate knows it for devices
     only.
@@ -101,7 +108,9 @@ def compute_in_bf16(trainer: Trainer) -> None:
 
 
 def wrapper_of(model: torch.nn.Module) -> str:
-    """What wraps the model now: "ddp", "fsdp", "zero0" .. "zero3" or "none"."""
+    """What wraps the model now: "ddp", "fsdp", "zero0" .. "zero3", "none" or the class of
+    something else.
+    """
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
@@ -113,7 +122,9 @@ def wrapper_of(model: torch.nn.Module) -> str:
         return "fsdp"
     if type(model).__name__ == "DeepSpeedEngine":
         return f"zero{model.zero_optimization_stage()}"
-    return "none"
+    if isinstance(model, PreTrainedModel) or hasattr(model, "peft_config"):
+        return "none"
+    return type(model).__name__
 
 
 def check_wrapper(config: TrainConfig, model: torch.nn.Module, world: int) -> str:

@@ -1,7 +1,7 @@
-"""Training, end to end: codes datasets and a model in, an ordinary Hugging Face checkpoint folder
-out.
+"""Training, end to end, in this process: codes datasets and a model in, an ordinary Hugging Face
+checkpoint folder out.
 
-`python -m llasa_core.train config.json`, alone or under torchrun. The final folder is published
+`launch` starts as many processes as there are GPUs. The final folder is published
 file by file from a temporary one, llasa.json last: where it stands, the run is whole.
 """
 
@@ -11,9 +11,7 @@ import logging
 import math
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from llasa_core.checkpoint import weights_sha256
 from llasa_core.data.packing import PackedRows
 from llasa_core.device import check_folder
-from llasa_core.errors import DivergedError, InputError, guarded
+from llasa_core.errors import DivergedError, InputError
 from llasa_core.files import publish
 from llasa_core.model import (
     SIZES,
@@ -39,7 +37,7 @@ from llasa_core.training.config import TrainConfig, check_settings
 from llasa_core.training.data import TrainingData, open_data
 from llasa_core.training.lora import _add_lora
 from llasa_core.training.loss import use_head_loss
-from llasa_core.training.parallel import engine_arguments, leave, whole_state
+from llasa_core.training.parallel import engine_arguments, one_gpu_a_process, whole_state
 from llasa_core.training.resume import begin, resumable, run_settings
 from llasa_core.training.trainer import PackedTrainer, RunLog, StepBatches
 
@@ -111,6 +109,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         dataloader_num_workers=config.workers,
         **engine,
     )
+    one_gpu_a_process(arguments)
     log = RunLog(output / "train_log.jsonl", rows, per_step, held_out, config, start)
     trainer = PackedTrainer(
         model=model,
@@ -180,54 +179,6 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
                 trainer.model if state is None else model, data.tokenizer, config, output, card
             )
     return metrics
-
-
-def launch(
-    config: TrainConfig, processes: int = 1, keep_diverged: bool = False
-) -> dict[str, float]:
-    """`train` in this process, or by torchrun in `processes` local ones that share every step;
-    returns its metrics.
-
-    The settings go to `output_dir/train_config.json`. Raises InputError if a process fails, after
-    its own message. keep_diverged: a loss that is not finite is an outcome, not an error. No model
-    is written, and the metrics are diverged (1), diverged_at_step, steps (planned), tokens (before
-    that step), parameters and parameters_body.
-    """
-    output = check_folder(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / DIVERGED).unlink(missing_ok=True)
-    try:
-        return _launch(config, output, processes)
-    except (DivergedError, InputError):
-        if not (keep_diverged and (output / DIVERGED).is_file()):
-            raise
-        return json.loads((output / DIVERGED).read_text())
-
-
-def _launch(config: TrainConfig, output: Path, processes: int) -> dict[str, float]:
-    if processes == 1:
-        return train(config, progress=True)
-    settings = {
-        name: value
-        for name, value in asdict(config).items()
-        if name != "notes" and value is not None
-    }
-    path = output / "train_config.json"
-    path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-    ]
-    threads = {"OMP_NUM_THREADS": str(config.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
-    status = subprocess.run(
-        [*command, "-m", "llasa_core.train", str(path)], env={**os.environ, **threads}
-    ).returncode
-    if status:
-        raise InputError(f"{path}: training in {processes} processes ended with status {status}")
-    return json.loads((output / "llasa.json").read_text())["metrics"]
 
 
 @contextlib.contextmanager
@@ -342,23 +293,3 @@ def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str,
             shutil.copyfile(output / name, folder / name)
     names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
     return {name: folder / file for name, file in names.items()}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m llasa_core.train config.json`, alone or under torchrun."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print("usage: python -m llasa_core.train config.json")
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    def handle() -> None:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # the libraries' own lines; standard output is the metrics alone
-            metrics = train(TrainConfig.from_json(arguments[0]), progress=sys.stderr.isatty())
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(json.dumps(metrics, indent=2, sort_keys=True))
-        leave()
-
-    return guarded(handle)

@@ -16,8 +16,9 @@ from llasa_core.model import build_model, flops_per_token, model_config, use_pac
 from llasa_core.prompts import Prompt
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.held_out import held_out_rows, held_out_summary
+from llasa_core.training.launch import launch
 from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
-from llasa_core.training.train import launch, publish_checkpoint
+from llasa_core.training.train import publish_checkpoint
 
 
 @pytest.fixture(scope="module")

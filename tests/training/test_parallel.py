@@ -16,9 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_data import losses, settings
+from transformers import TrainingArguments
 
+from llasa_core import cli
 from llasa_core.errors import InputError
 from llasa_core.model import build_model
+from llasa_core.training import launch
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import check_wrapper, wrapper_of
 from llasa_core.training.train import train
@@ -137,6 +140,59 @@ def test_a_wrapper_that_became_another_one_is_refused():
     assert wrapper_of(plain) == "none"
     with pytest.raises(RuntimeError, match="wrapped as none, the config asks for fsdp"):
         check_wrapper(config, plain, world=2)
+
+
+def test_data_parallel_is_no_wrapper_that_anything_asks_for():
+    """nn.DataParallel trained on 1/n of the labels and passed as "none"."""
+    plain = build_model("nano", 300)
+    config = TrainConfig(model="nano", codes=["x"], output_dir="o", max_steps=1)
+    assert check_wrapper(config, plain, world=1) == "none"
+    for wrapped in (torch.nn.DataParallel(plain), torch.compile(plain, backend="eager")):
+        with pytest.raises(RuntimeError, match=f"wrapped as {type(wrapped).__name__}, .* for none"):
+            check_wrapper(config, wrapped, world=1)
+
+
+def test_one_process_that_sees_several_gpus_trains_on_one(workshop, tmp_path, monkeypatch):
+    made = TrainingArguments.__post_init__
+
+    def of_two_gpus(self):
+        made(self)
+        self._n_gpu = 2
+
+    train(settings(workshop, tmp_path / "one", max_steps=2))
+    monkeypatch.setattr(TrainingArguments, "__post_init__", of_two_gpus)
+    train(settings(workshop, tmp_path / "two", max_steps=2))
+    assert losses(tmp_path / "two") == losses(tmp_path / "one")
+    card = json.loads((tmp_path / "two" / "llasa.json").read_text())
+    assert card["engine"] == {"wrapper": "none", "processes": 1}
+
+
+def test_the_command_trains_on_all_gpus_of_the_machine(
+    workshop, one, tmp_path, monkeypatch, capsys
+):
+    """Two GPUs are claimed here; the processes that it starts find none and train on the CPU."""
+    changes = {"max_steps": 4, "rows_per_device": 1, **held_out(workshop)}
+    values = vars(settings(workshop, tmp_path / "two", **changes))
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps({k: v for k, v in values.items() if v is not None and k != "notes"})
+    )
+    monkeypatch.setattr(launch, "gpu_count", lambda: 2)
+    assert cli.main(["train", str(config)]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["eval_loss"] == pytest.approx(one[1]["eval_loss"], abs=2e-5)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(one[0]), atol=2e-5)
+    card = json.loads((tmp_path / "two" / "llasa.json").read_text())
+    assert card["engine"] == {"wrapper": "ddp", "processes": 2}
+
+
+def test_as_many_processes_as_gpus_and_rows_allow(workshop, tmp_path, monkeypatch):
+    config = settings(workshop, tmp_path, tokens_per_step=4 * 512, context=512)
+    for gpus, processes in ((0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (8, 4)):
+        monkeypatch.setattr(launch, "gpu_count", lambda gpus=gpus: gpus)
+        assert launch.local_processes(config) == processes
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launch.local_processes(config) == 1
 
 
 def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):

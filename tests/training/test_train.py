@@ -238,7 +238,7 @@ def test_held_out_utterances_that_do_not_fit_are_counted(finished, workshop):
 
 def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
-    from llasa_core.training.train import main
+    from llasa_core.training.launch import main
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for command, arguments in ((main, []), (cli.main, ["train"])):
@@ -259,7 +259,7 @@ def write_config(folder, config):
 
 def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
-    from llasa_core.training.train import main
+    from llasa_core.training.launch import main
 
     monkeypatch.setattr(
         "llasa_core.training.trainer.labelled_loss",
@@ -438,7 +438,7 @@ def test_a_wrong_codebook_and_a_missing_tokenizer_are_named(workshop, tmp_path):
 
 
 def test_the_command_ends_with_2_and_one_line_on_bad_input(tmp_path, capsys):
-    from llasa_core.training.train import main
+    from llasa_core.training.launch import main
 
     (tmp_path / "config.json").write_text(
         '{"model": "tiny", "codes": ["x"], "output_dir": "o", "epoch": 1}'
