@@ -329,8 +329,8 @@ def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
 
 def _read_config(path: Path) -> MiniCodecConfig:
     marks = {"codec": "mini", "sample_rate": SAMPLE_RATE}
+    saved = read_object(path)
     try:
-        saved = read_object(path)
         found = {key: saved.pop(key, None) for key in marks}
         if found == marks:
             return MiniCodecConfig(**{**saved, "levels": tuple(saved["levels"])})

@@ -166,12 +166,12 @@ def cut(folder):
         (
             lambda folder: (folder / "config.json").write_text("[1]"),
             "config.json",
-            "settings of a mini codec",
+            "expected a JSON object",
         ),
         (
             lambda folder: (folder / "config.json").write_text('{"width": 64'),
             "config.json",
-            "settings of a mini codec",
+            "expected a JSON object",
         ),
         (
             lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'),

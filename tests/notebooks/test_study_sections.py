@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from finished_runs import write_run
+from notebook_functions import notebook_functions
 
 from llasa_core.evaluation import summary
 from llasa_core.evaluation.scaling_law import fit_surface
 from llasa_core.experiments.config import notebook_parameters, repository_root
 from llasa_core.experiments.results import find_run, published_tables
-from llasa_core.experiments.tables import codec_scores, paired_arms, recognition_scores
+from llasa_core.experiments.tables import (
+    codec_scores,
+    paired_arms,
+    recognition_scores,
+    runs_digest,
+    training_runs,
+)
 from llasa_core.search import nested
-from llasa_core.studies import full_scale, scaling_study
+from llasa_core.studies import full_scale
 from llasa_core.studies.beside_paper import beside_the_paper
 from llasa_core.studies.full_scale import Assumptions
 from llasa_core.studies.paper_items import (
@@ -32,6 +39,7 @@ from llasa_core.studies.study_figures import study_figures
 from llasa_core.studies.study_sections import study_sections
 
 ROOT = repository_root(Path(__file__).parent)
+scaling_study = notebook_functions("50_train_time_scaling")
 
 
 def scored(count=6, errors=1, similarity=0.7, **other):
@@ -71,7 +79,7 @@ def write_scaling(results):
     }
     params = {"model": "small", "seed": 0, "epochs": 3.0}
     write_run(results, "scaling_target", "run-1", target, params, held_out=held_out(400.0))
-    runs = scaling_study.read_runs(results, "scaling")
+    runs = training_runs(results, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
     said = scaling_study.predict_run(surface, 4_000_000, 2.0, 3.0)
     write_run(results, "scaling_prediction", "run-2", said)
@@ -81,7 +89,7 @@ def write_scaling(results):
     metrics = {
         "runs": len(runs),
         "runs_diverged": 0,
-        "runs_digest": scaling_study.runs_digest(runs),
+        "runs_digest": runs_digest(runs),
     }
     metrics |= surface.metrics() | scaling_study.prediction_error(*places)
     params = {
