@@ -6,9 +6,9 @@ moved as a whole.
 
 What is to be spoken: requests, their JSON-lines file, and how long a text may take. No torch here.
 
-A line of the file has id and text, and may have speaker, language, seed, voice (audio, relative to
-the file) and voice_text, or voice_in_text: true where the text begins with the words of the voice
-(speech is continued within an utterance).
+A line of the file has id and text, and may have speaker, reference_speaker, language, seed, voice
+(audio, relative to the file) and voice_text, or voice_in_text: true where the text begins with the
+words of the voice (speech is continued within an utterance).
 """
 
 from __future__ import annotations
@@ -242,8 +242,9 @@ class Request:
     is continued.
 
     `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the
-    utterance. `language` changes nothing of the speech: it says by which rules words are counted,
-    and stays with the utterance.
+    utterance. `language` and `reference_speaker` change nothing of the speech and stay with it: by
+    which rules words are counted, and with whose recordings the speech is compared, where that is
+    not `speaker`, because the prompt has no tag.
     """
 
     id: str
@@ -252,6 +253,7 @@ class Request:
     voice: Voice | None = None
     seed: int = 0
     language: str = "en"
+    reference_speaker: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
@@ -265,14 +267,18 @@ class Request:
             )
         if not isinstance(self.text, str) or not self.text.strip():
             raise InputError(f"request {self.id}: the text is empty")
-        for name, value in (("text", self.text), ("speaker", self.speaker)):
+        for name in ("text", "speaker", "reference_speaker"):
+            value = getattr(self, name)
             if isinstance(value, str) and (lone := re.search("[\ud800-\udfff]", value)):
                 raise InputError(
                     f"request {self.id}: the {name} holds {lone[0]!a}, half a character, expected"
                     " text"
                 )
-        if self.speaker is not None and not isinstance(self.speaker, str):
-            raise InputError(f"request {self.id}: speaker must be a name, got {self.speaker!r}")
+        for key in ("speaker", "reference_speaker"):
+            if not isinstance(getattr(self, key), str | None):
+                raise InputError(
+                    f"request {self.id}: {key} must be a name, got {getattr(self, key)!r}"
+                )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(
                 f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}"
@@ -283,6 +289,26 @@ class Request:
             )
 
     @property
+    def wanted_speaker(self) -> str | None:
+        """Whose voice the speech should have."""
+        return self.reference_speaker or self.speaker
+
+    def identity(self) -> dict:
+        """What makes two requests of one id the same; of the voice a hash, None without one."""
+        voice = None
+        if self.voice is not None:
+            codes = np.ascontiguousarray(self.voice.codes, dtype="<i4").tobytes()
+            voice = hashlib.sha256(self.voice.text.encode() + b"\0" + codes).hexdigest()[:12]
+        return {
+            "text": self.text,
+            "speaker": self.speaker,
+            "reference_speaker": self.reference_speaker,
+            "seed": self.seed,
+            "language": self.language,
+            "voice": voice,
+        }
+
+    @property
     def continues(self) -> bool:
         """Whether the text begins with the words of its voice prompt: then it cannot be cut into
         pieces.
@@ -290,12 +316,11 @@ class Request:
         return self.voice is not None and not self.voice.text
 
 
-def refuse_repeated(requests: Sequence[Request]) -> None:
+def refuse_repeated(requests: Sequence[Request], where: str = "requests") -> None:
     """InputError for an id that several requests have."""
-    if repeated := [
-        name for name, count in Counter(request.id for request in requests).items() if count > 1
-    ]:
-        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
+    counts = Counter(request.id for request in requests)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise InputError(f"{where}: the id {repeated[0]!r} is there more than once")
 
 
 def read_requests(
@@ -309,7 +334,8 @@ def read_requests(
     an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
     """
     path = Path(path)
-    known = {"id", "text", "speaker", "language", "seed", "voice", "voice_text", "voice_in_text"}
+    known = {"id", "text", "speaker", "reference_speaker", "language", "seed"}
+    known |= {"voice", "voice_text", "voice_in_text"}
     known |= {"audio", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
@@ -334,7 +360,6 @@ def read_requests(
                 voices[key] = voice(path.parent / key[0], key[1])
             prompt = replace(voices[key], text="") if within else voices[key]
         try:
-            said = item.get("language", language)
             requests.append(
                 Request(
                     item["id"],
@@ -342,7 +367,8 @@ def read_requests(
                     item.get("speaker") or None,
                     prompt,
                     item.get("seed", seed),
-                    said,
+                    item.get("language", language),
+                    item.get("reference_speaker") or None,
                 )
             )
         except InputError as error:

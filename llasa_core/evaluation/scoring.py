@@ -230,9 +230,10 @@ def embed_references(
 
 
 def read_utterances(path: str | Path) -> list[dict]:
-    """What a manifest says of each utterance: id, audio (as written), text, speaker, language, file
-    (that exists) and perhaps ended, verifiers, text_id. InputError for a missing wav and for a
-    manifest of none."""
+    """What a manifest says of each utterance: id, audio (as written), text, speaker (whose voice it
+    should have: its reference_speaker where it names one), language, file (that exists) and perhaps
+    ended, verifiers, text_id. InputError for a missing wav and for a manifest of none.
+    """
     utterances = []
     for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
         if not utterance.audio.is_file():
@@ -245,7 +246,13 @@ def read_utterances(path: str | Path) -> list[dict]:
             "text": utterance.text,
             "file": utterance.audio,
         }
-        described |= {"speaker": utterance.speaker, "language": utterance.language}
+        speaker = row.get("reference_speaker") or utterance.speaker
+        if not isinstance(speaker, str):
+            raise InputError(
+                f"{path}: reference_speaker of utterance {utterance.id!r} is {speaker!r}, expected"
+                " a name"
+            )
+        described |= {"speaker": speaker, "language": utterance.language}
         if isinstance(row.get("ended"), bool):
             described["ended"] = row["ended"]
         described |= {key: row[key] for key in ("verifiers", CLUSTER) if row.get(key)}

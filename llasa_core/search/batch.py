@@ -1,35 +1,32 @@
 """Searches a manifest into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, OUT/search.json, and a
 journal to go on from.
 
-As in `speech_manifest`, the journal is appended to after the audio is in place and the manifest is
-written last. Long texts are searched in chunks, each a request of its own, which are joined when
-all of them are finished.
+The manifest is written last. Long texts are searched in pieces, each a request of its own, which
+are joined when all of them are finished.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from llasa_core.audio import load_audio, write_wav
-from llasa_core.errors import InputError
-from llasa_core.files import publish
-from llasa_core.manifest import Request
+from llasa_core.files import write_json, write_rows
+from llasa_core.journal import Journal
+from llasa_core.manifest import Request, refuse_repeated
 from llasa_core.search.cost import Cost
 from llasa_core.search.search import search
 from llasa_core.search.strategy import Chosen, Rule, Strategy, Verifier
 from llasa_core.search.verifiers import judges_of
-from llasa_core.synthesis.batch import _complete_lines, _identity, _line, _same_settings
+from llasa_core.synthesis.batch import MANIFEST, speech_row
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
-from llasa_core.synthesis.text import text_chunks
+from llasa_core.synthesis.text import piece_request, pieces_of_request
 
-PAUSE_SECONDS = 0.15  # of silence between two chunks
+PAUSE_SECONDS = 0.15  # of silence between two pieces
 
 
 def search_manifest(
@@ -46,95 +43,56 @@ def search_manifest(
     """Search every request into OUT, one line of OUT/manifest.jsonl a request, in their order;
     returns its path.
 
-    A line: id, audio, text, speaker, seed, language, codes (count), ended, seconds, candidates
-    (count), chosen (which), scores {verifier: of every candidate}, tokens (of every candidate),
-    cost, and verifiers, the judges that chose: the speech must not be scored with them. A text
-    longer than `chunk_characters` (0: never) is searched in pieces of about that length (paper:
-    100) with a pause between them; scores and tokens are then lists, one entry a piece.
+    A line: as `speech_row`, with candidates (count), chosen (which), scores {verifier: of every
+    candidate}, tokens (of every candidate), cost, and verifiers, the judges that chose: the speech
+    must not be scored with them. A text longer than `chunk_characters` (0: never) is searched in
+    pieces of at most that length (paper: 100) with a pause between them; chosen, scores and tokens
+    are then lists, one entry a piece.
     OUT/search.json sums up cost, settings and verifiers. Stopped and started again, it keeps what
     is finished. `progress` is called with the number of pieces just finished. Raises InputError for
     a repeated id, bad requests, or an OUT made with other settings.
     """
     sampling, rule, out = sampling or Sampling(), rule or Rule(), Path(out)
-    if repeated := [
-        name for name, count in Counter(request.id for request in requests).items() if count > 1
-    ]:
-        raise InputError(f"requests: the id {repeated[0]!r} is there more than once")
-    if (out / "manifest.jsonl").exists() and not (out / "settings.json").exists():
-        raise InputError(
-            f"{out / 'manifest.jsonl'}: not written by this search; choose another folder"
-        )
+    refuse_repeated(requests)
+    pieces = {request.id: pieces_of(request, chunk_characters) for request in requests}
+    every = [piece for group in pieces.values() for piece in group]
+    refuse_repeated(every, "requests and their pieces")
+    judges = judges_of(verifiers)
     settings = {
         **synthesizer.settings(),
         **asdict(sampling),
         "strategy": asdict(strategy),
         "rule": asdict(rule),
+        "verifiers": judges,
+        "chunk_characters": chunk_characters,
     }
-    settings |= {"verifiers": judges_of(verifiers), "chunk_characters": chunk_characters}
-    settings = json.loads(json.dumps(settings))
-    _same_settings(out / "settings.json", settings)
-    pieces = {request.id: pieces_of(request, chunk_characters) for request in requests}
-    every = [piece for group in pieces.values() for piece in group]
-    if repeated := [
-        name for name, count in Counter(piece.id for piece in every).items() if count > 1
-    ]:
-        raise InputError(
-            f"requests: the id {repeated[0]!r} is that of a request and of a piece of another"
-        )
-    journal = out / "finished.jsonl"
-    wanted = {
-        piece.id: _identity(piece) | {"language": piece.language} for piece in every
-    }  # the verifiers ask for it
-    folder = {
-        piece.id: "pieces" if len(group) > 1 else "wavs"
-        for group in pieces.values()
-        for piece in group
-    }
-    finished = {}
-    for line in _complete_lines(journal):
-        same = wanted.get(line.get("id")) == {"language": "en"} | line.get("identity", {})
-        if same and (out / line["audio"]).is_file():
-            finished[line["id"]] = line
-    found = search(
-        synthesizer,
-        [piece for piece in every if piece.id not in finished],
-        strategy,
-        verifiers,
-        sampling,
-        rule,
-    )
-    for name in {"wavs", *folder.values()}:
+    journal = Journal(out, settings, MANIFEST)
+    wanted = {piece.id: piece.identity() for piece in every}
+    finished = journal.finished(wanted)
+    # Checks what is left to search, before anything is written.
+    left = [piece for piece in every if piece.id not in finished]
+    found = search(synthesizer, left, strategy, verifiers, sampling, rule)
+    for name in ("wavs", "pieces") if len(every) > len(requests) else ("wavs",):
         (out / name).mkdir(parents=True, exist_ok=True)
-    publish(out / "settings.json", (json.dumps(settings, sort_keys=True, indent=1) + "\n").encode())
-    # Written anew without the torn last line of a killed run.
-    publish(journal, "".join(_line(line) for line in finished.values()).encode())
-    if progress and finished:
-        progress(len(finished))
-    with journal.open("a", encoding="utf-8") as append:
+    with journal.writing(finished) as add:
+        if progress and finished:
+            progress(len(finished))
         for chosen in found:
-            piece = chosen.request
-            line = {
-                "id": piece.id,
-                "audio": f"{folder[piece.id]}/{piece.id}.wav",
-                "identity": wanted[piece.id],
-            }
-            line |= _described(chosen)
-            write_wav(out / line["audio"], chosen.spoken.wave, synthesizer.codec.sample_rate)
-            append.write(_line(line))
-            append.flush()
-            finished[piece.id] = line
+            name = chosen.request.id
+            audio = f"{'wavs' if name in pieces else 'pieces'}/{name}.wav"
+            write_wav(out / audio, chosen.spoken.wave, synthesizer.codec.sample_rate)
+            finished[name] = {"id": name, "audio": audio, **_described(chosen)}
+            add(finished[name], wanted[name])
             if progress:
                 progress(1)
-    names, rate = judges_of(verifiers), synthesizer.codec.sample_rate
-    parts = {
-        request.id: [finished[piece.id] for piece in pieces[request.id]] for request in requests
-    }
-    lines = [_joined(out, request, parts[request.id], names, rate) for request in requests]
-    cost = Cost.total([Cost(**line["cost"]) for line in lines]).rounded()
-    report = {"cost": cost, "requests": len(lines), **settings}
-    publish(out / "search.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
-    publish(out / "manifest.jsonl", "".join(_line(line) for line in lines).encode())
-    return out / "manifest.jsonl"
+    rows = []
+    for request in requests:
+        parts = [finished[piece.id] for piece in pieces[request.id]]
+        row = _joined(out, request, parts, synthesizer.codec.sample_rate)
+        rows.append(row | {"verifiers": sorted(set(judges.values()))})
+    cost = Cost.total([Cost(**row["cost"]) for row in rows]).rounded()
+    write_json(out / "search.json", {"cost": cost, "requests": len(rows), **journal.settings})
+    return write_rows(out / MANIFEST, rows)
 
 
 def _described(chosen: Chosen) -> dict:
@@ -149,9 +107,7 @@ def _described(chosen: Chosen) -> dict:
     }
 
 
-def _joined(
-    out: Path, request: Request, parts: list[dict], verifiers: Mapping[str, str], rate: int
-) -> dict:
+def _joined(out: Path, request: Request, parts: list[dict], rate: int) -> dict:
     """The manifest's line of one request, whose audio is put together from its pieces."""
     waves = [load_audio(out / part["audio"], rate) for part in parts]
     pause = np.zeros(round(PAUSE_SECONDS * rate), np.float32)
@@ -159,41 +115,19 @@ def _joined(
     audio = f"wavs/{request.id}.wav"
     if len(parts) > 1:
         write_wav(out / audio, wave, rate)
-    line = {
-        "id": request.id,
-        "audio": audio,
-        "text": request.text,
-        "speaker": request.speaker or "",
-    }
-    line |= {
-        "seed": request.seed,
-        "language": request.language,
-        "codes": sum(part["codes"] for part in parts),
-    }
-    line |= {"ended": all(part["ended"] for part in parts), "seconds": round(len(wave) / rate, 4)}
-    line["candidates"] = sum(len(part["tokens"]) for part in parts)
+    codes, ended = sum(part["codes"] for part in parts), all(part["ended"] for part in parts)
+    row = speech_row(request, audio, codes, ended, len(wave) / rate)
+    row["candidates"] = sum(len(part["tokens"]) for part in parts)
     for key in ("chosen", "scores", "tokens"):
-        line[key] = parts[0][key] if len(parts) == 1 else [part[key] for part in parts]
-    line["cost"] = Cost.total([Cost(**part["cost"]) for part in parts]).rounded()
-    line["verifiers"] = sorted(set(verifiers.values()))
-    return line
+        row[key] = parts[0][key] if len(parts) == 1 else [part[key] for part in parts]
+    return row | {"cost": Cost.total([Cost(**part["cost"]) for part in parts]).rounded()}
 
 
 def pieces_of(request: Request, characters: int) -> list[Request]:
-    """The request itself, or its chunks ID.0, ID.1, .. where its text is longer than `characters`
-    (0: never).
-
-    A text that begins with the words of its voice prompt is never cut: a later chunk would not
-    begin with them.
+    """The request itself, or the requests of its pieces (`pieces_of_request`) where its text is
+    longer than `characters` (0: never).
     """
-    texts = (
-        text_chunks(request.text, characters)
-        if characters and not request.continues
-        else [request.text]
-    )
-    if len(texts) == 1:
+    pieces = pieces_of_request(request, characters) if characters else []
+    if len(pieces) < 2:
         return [request]
-    return [
-        replace(request, id=f"{request.id}.{number}", text=text)
-        for number, text in enumerate(texts)
-    ]
+    return [piece_request(request, number, pieces) for number in range(len(pieces))]

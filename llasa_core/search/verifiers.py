@@ -77,11 +77,11 @@ class VoiceVerifier:
         return cls(embedder, {None: embedder.embed([wave], sample_rate)[0]}, sample_rate)
 
     def __call__(self, wave: np.ndarray, request: Request) -> float:
-        wanted = self._voices.get(request.speaker, self._voices.get(None))
+        wanted = self._voices.get(request.wanted_speaker, self._voices.get(None))
         if wanted is None:
             known = ", ".join(sorted(str(name) for name in self._voices))
             raise InputError(
-                f"request {request.id}: no recording of voice {request.speaker!r}, there are"
+                f"request {request.id}: no recording of voice {request.wanted_speaker!r}, there are"
                 f" {known}"
             )
         return float(speaker_similarity(self._embedder.embed([wave], self._sample_rate)[0], wanted))

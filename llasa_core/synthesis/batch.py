@@ -1,36 +1,33 @@
 """Speaks requests into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, and a journal that lets a
 stopped run go on.
 
-A manifest is written once, at the end, by rename: where it is, everything is finished. The journal
-is appended to after the audio is in place, so a line that is whole speaks of audio that is whole.
+The manifest is written once, at the end, by rename: where it is, everything is finished.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llasa_core.audio import write_wav
-from llasa_core.errors import InputError
-from llasa_core.files import parse_object, publish
+from llasa_core.files import write_rows
+from llasa_core.journal import Journal
 from llasa_core.manifest import Request, refuse_repeated
-from llasa_core.synthesis.guards import Guards
+from llasa_core.synthesis.guards import Guards, Spoken
 from llasa_core.synthesis.sampling import Sampling
 
 if TYPE_CHECKING:
     from llasa_core.synthesis.synthesizer import Synthesizer
 
+MANIFEST = "manifest.jsonl"
+
 
 def synthesize_manifest(
     synthesizer: Synthesizer,
     requests: Sequence[Request],
-    out,
+    out: str | Path,
     sampling: Sampling | None = None,
     progress: Callable[[int], None] | None = None,
     guards: Guards | None = None,
@@ -39,127 +36,60 @@ def synthesize_manifest(
     """Speak requests into OUT/wavs/ID.wav (16 bit) and OUT/manifest.jsonl, one line a request, in
     their order.
 
-    A line: id, audio (relative to OUT), text, speaker, seed, language, codes (count), ended,
-    reason, seconds; with a voice prompt also voice, the hash of it; with guards also attempts
-    (count), guard (why each rejected attempt was rejected) and failed (what is wrong with the one
-    kept; [] if it is good); with `keep_codes` code_list, the codes. Stopped and started again, it
-    keeps what is finished (OUT/finished.jsonl tells) and ends with the manifest of an uninterrupted
-    run; a request whose text, speaker, seed or voice has changed is spoken again. `progress` is
-    called with the number of utterances just finished. Returns the manifest's path. Raises
-    InputError for a repeated id, bad requests, or an OUT made with another model, codec or
-    sampling.
+    A line: id, audio (relative to OUT), text, speaker, perhaps reference_speaker, seed, language,
+    codes (count), ended, seconds, reason; with a voice prompt also voice, the hash of it; with
+    guards also attempts (count), guard (why each rejected attempt was rejected) and failed (what is
+    wrong with the one kept; [] if it is good); with `keep_codes` code_list, the codes. Stopped and
+    started again, it keeps what is finished (journal.Journal) and ends with the manifest of an
+    uninterrupted run; a request that has changed is spoken again. `progress` is called with the
+    number of utterances just finished. Returns the manifest's path. Raises InputError for a
+    repeated id, bad requests, or an OUT made with another model, codec or sampling.
     """
     sampling, out = sampling or Sampling(), Path(out)
     refuse_repeated(requests)
-    if (out / "manifest.jsonl").exists() and not (out / "synthesis.json").exists():
-        raise InputError(
-            f"{out / 'manifest.jsonl'}: not written by synthesis; choose another folder"
-        )
     settings = {**synthesizer.settings(), **asdict(sampling)}
     if guards is not None:
-        settings["guards"] = json.loads(json.dumps(asdict(guards)))
-    _same_settings(out / "synthesis.json", settings)
-    journal = out / "finished.jsonl"
-    wanted = {request.id: _identity(request) for request in requests}
-    languages = {request.id: request.language for request in requests}
-    finished = {}
-    for line in [*_complete_lines(out / "manifest.jsonl"), *_complete_lines(journal)]:
-        same = wanted.get(line.get("id")) == {
-            key: line.get(key) for key in ("text", "speaker", "seed", "voice")
-        }
-        if same and (out / line["audio"]).is_file():
-            finished[line["id"]] = line | {
-                "language": languages[line["id"]]
-            }  # of the request, not of its sound
+        settings["guards"] = asdict(guards)
+    journal = Journal(out, settings, MANIFEST)
+    wanted = {request.id: request.identity() for request in requests}
+    rows = journal.finished(wanted)
     # Checks what is left to speak, before anything is written.
-    left = [request for request in requests if request.id not in finished]
-    speech = synthesizer.speak(left, sampling, guards)
+    speech = synthesizer.speak([one for one in requests if one.id not in rows], sampling, guards)
     (out / "wavs").mkdir(parents=True, exist_ok=True)
-    for torn in (out / "wavs").glob("*.part"):
-        torn.unlink()
-    publish(
-        out / "synthesis.json", (json.dumps(settings, sort_keys=True, indent=1) + "\n").encode()
-    )
-    # Written anew without the torn last line of a killed run.
-    publish(journal, "".join(_line(line) for line in finished.values()).encode())
-    (out / "manifest.jsonl").unlink(
-        missing_ok=True
-    )  # its presence means that all requests are finished
-    if progress and finished:
-        progress(len(finished))
-    with journal.open("a", encoding="utf-8") as append:
+    with journal.writing(rows) as add:
+        if progress and rows:
+            progress(len(rows))
         for spoken in speech:
-            request, generated = spoken.request, spoken.generated
-            audio = f"wavs/{request.id}.wav"
+            name, audio = spoken.request.id, f"wavs/{spoken.request.id}.wav"
             write_wav(out / audio, spoken.wave, synthesizer.codec.sample_rate)
-            line = {
-                "id": request.id,
-                "audio": audio,
-                **{k: v for k, v in wanted[request.id].items() if v is not None},
-            }
-            line |= {
-                "language": request.language,
-                "codes": len(generated.codes),
-                "ended": generated.ended,
-                "reason": generated.reason,
-            }
-            line["seconds"] = round(len(spoken.wave) / synthesizer.codec.sample_rate, 4)
+            rows[name] = _row(spoken, audio, synthesizer.codec.sample_rate)
+            if (voice := wanted[name]["voice"]) is not None:
+                rows[name]["voice"] = voice
             if guards is not None:
-                line |= {
-                    "attempts": spoken.attempts,
-                    "guard": spoken.rejected,
-                    "failed": spoken.failed,
-                }
+                rows[name] |= {"attempts": spoken.attempts, "guard": spoken.rejected}
+                rows[name]["failed"] = spoken.failed
             if keep_codes:
-                line["code_list"] = generated.codes.tolist()
-            append.write(_line(line))
-            append.flush()
-            finished[request.id] = line
+                rows[name]["code_list"] = spoken.generated.codes.tolist()
+            add(rows[name], wanted[name])
             if progress:
                 progress(1)
-    publish(
-        out / "manifest.jsonl",
-        "".join(_line(finished[request.id]) for request in requests).encode(),
+    return write_rows(out / MANIFEST, (rows[request.id] for request in requests))
+
+
+def _row(spoken: Spoken, audio: str, sample_rate: int) -> dict:
+    generated = spoken.generated
+    row = speech_row(
+        spoken.request, audio, len(generated.codes), generated.ended, len(spoken.wave) / sample_rate
     )
-    journal.unlink()
-    return out / "manifest.jsonl"
+    return row | {"reason": generated.reason}
 
 
-def _identity(request: Request) -> dict:
-    """What makes two requests of one id the same; None for no voice."""
-    voice = None
-    if request.voice is not None:
-        codes = np.ascontiguousarray(request.voice.codes, dtype="<i4").tobytes()
-        voice = hashlib.sha256(request.voice.text.encode() + b"\0" + codes).hexdigest()[:12]
-    return {
-        "text": request.text,
-        "speaker": request.speaker or "",
-        "seed": request.seed,
-        "voice": voice,
-    }
-
-
-def _same_settings(path: Path, settings: dict) -> None:
-    if not path.is_file():
-        return
-    before = parse_object(path.read_text(encoding="utf-8"), str(path))
-    for key in sorted(set(before) | set(settings)):
-        if before.get(key) != settings.get(key):
-            raise InputError(
-                f"{path}: made with {key} {before.get(key)!r}, not {settings.get(key)!r}; choose"
-                " another folder"
-            )
-
-
-def _complete_lines(path: Path) -> list[dict]:
-    """The lines of a journal that end with a line break: all but the one that a killed run was
-    writing.
+def speech_row(request: Request, audio: str, codes: int, ended: bool, seconds: float) -> dict:
+    """What a line of every manifest of speech says: who said what, where it is, and how it
+    ended.
     """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [parse_object(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-
-
-def _line(item: dict) -> str:
-    return json.dumps(item, ensure_ascii=False) + "\n"
+    row = {"id": request.id, "audio": audio, "text": request.text, "speaker": request.speaker or ""}
+    if request.reference_speaker is not None:
+        row["reference_speaker"] = request.reference_speaker
+    row |= {"seed": request.seed, "language": request.language}
+    return row | {"codes": codes, "ended": ended, "seconds": round(seconds, 4)}

@@ -9,9 +9,8 @@ silence a piece has at its ends is measured and counted into the pause.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +19,14 @@ import numpy as np
 
 from llasa_core.audio import load_audio
 from llasa_core.errors import InputError
-from llasa_core.files import parse_object, publish
+from llasa_core.files import read_rows, write_rows
 from llasa_core.manifest import Request, refuse_repeated
 from llasa_core.prompts import Voice
-from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.batch import MANIFEST, speech_row, synthesize_manifest
 from llasa_core.synthesis.guards import FRAME_SECONDS, Guards, sounding_frames
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.streaming import SpeechFile, SpeechStream, Window
-from llasa_core.synthesis.text import CHARACTERS, Piece, pieces_of_request
+from llasa_core.synthesis.text import CHARACTERS, Piece, piece_request, pieces_of_request
 
 if TYPE_CHECKING:
     from llasa_core.synthesis.guards import Spoken
@@ -49,90 +48,88 @@ def speak_long(
     """Speak texts of any length into OUT/wavs/ID.wav and OUT/manifest.jsonl; the pieces are kept in
     OUT/pieces.
 
-    A line: id, audio, text, speaker, seed, language, codes, ended (all pieces), seconds, pieces
-    (count); with guards also attempts (of all pieces) and failed ({piece: reasons}). Stopped and
-    started again it goes on. `progress` is called with the number of pieces just finished. Returns
-    the manifest's path; raises InputError as `synthesize_manifest`.
+    A line: as `speech_row`, with ended (all pieces) and pieces (count); with guards also attempts
+    (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress`
+    is called with the number of pieces just finished. Returns the manifest's path; raises
+    InputError as `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
-    cut = {request.id: pieces_of_request(request, characters) for request in requests}
     refuse_repeated(requests)
-    if (out / "manifest.jsonl").exists() and not (out / "pieces").is_dir():
+    cut = {request.id: pieces_of_request(request, characters) for request in requests}
+    manifest, folders = out / MANIFEST, [out / "pieces" / name for name in ("first", "rest")]
+    if manifest.exists() and not folders[1].is_dir():
         raise InputError(
-            f"{out / 'manifest.jsonl'}: not written by the synthesis of long texts; choose another"
-            " folder"
+            f"{manifest}: not written by the synthesis of long texts; choose another folder"
         )
-    heads = [
-        _piece(one, 0, cut[one.id])
+    firsts = [
+        piece_request(one, 0, cut[one.id])
         for one in requests
         if len(cut[one.id]) > 1 and _carries(synthesizer, one)
     ]
-    voices: dict[str, Voice] = {}
-    if heads:
-        path = synthesize_manifest(
-            synthesizer,
-            heads,
-            out / "pieces" / "first",
-            sampling,
-            progress,
-            guards,
-            keep_codes=True,
-        )
-        for head, line in zip(heads, _lines(path), strict=True):
-            voices[head.id] = Voice(head.text, np.array(line["code_list"], np.int32))
-    rest = []
-    for request in requests:
-        first = _piece(request, 0, cut[request.id])
-        carried = replace(request, voice=voices.get(first.id, request.voice))
-        rest += [] if first.id in voices else [first]
-        rest += [
-            _piece(carried, number, cut[request.id]) for number in range(1, len(cut[request.id]))
-        ]
-    path = synthesize_manifest(
-        synthesizer, rest, out / "pieces" / "rest", sampling, progress, guards
-    )
-    spoken = {line["id"]: ("rest", line) for line in _lines(path)}
-    if heads:
-        spoken |= {
-            line["id"]: ("first", line)
-            for line in _lines(out / "pieces" / "first" / "manifest.jsonl")
-        }
+    settings = (sampling, progress, guards)
+    spoken: dict[str, tuple[Path, dict]] = {}  # folder and row of each piece, by its id
+    if firsts:
+        path = synthesize_manifest(synthesizer, firsts, folders[0], *settings, keep_codes=True)
+        spoken = {row["id"]: (folders[0], row) for row in read_rows(path)}
+    voices = {
+        piece.id: Voice(piece.text, np.array(spoken[piece.id][1]["code_list"], np.int32))
+        for piece in firsts
+    }
+    rest = [
+        piece
+        for request in requests
+        for piece in _in_one_voice(request, cut[request.id], voices)
+        if piece.id not in spoken
+    ]
+    path = synthesize_manifest(synthesizer, rest, folders[1], *settings)
+    spoken |= {row["id"]: (folders[1], row) for row in read_rows(path)}
+    manifest.unlink(missing_ok=True)  # its presence means that all texts are joined
     (out / "wavs").mkdir(parents=True, exist_ok=True)
-    rate, lines = synthesizer.codec.sample_rate, []
+    rows = []
     for request in requests:
-        parts = [spoken[_name(request, number)] for number in range(len(cut[request.id]))]
-        audio = f"wavs/{request.id}.wav"
-        temporary = out / "wavs" / f"{request.id}.part"
-        waves = (
-            load_audio(out / "pieces" / folder / line["audio"], rate) for folder, line in parts
-        )
-        with SpeechFile(temporary, rate) as file:
-            file.write_all(joined(waves, [piece.pause for piece in cut[request.id]], rate))
-            seconds = file.seconds
-        os.replace(temporary, out / audio)
-        rows = [line for _, line in parts]
-        line = {
-            "id": request.id,
-            "audio": audio,
-            "text": request.text,
-            "speaker": request.speaker or "",
-        }
-        line |= {
-            "seed": request.seed,
-            "language": request.language,
-            "codes": sum(row["codes"] for row in rows),
-        }
-        line |= {
-            "ended": all(row["ended"] for row in rows),
-            "seconds": round(seconds, 4),
-            "pieces": len(rows),
-        }
-        if guards is not None:
-            line["attempts"] = sum(row["attempts"] for row in rows)
-            line["failed"] = {row["id"]: row["failed"] for row in rows if row["failed"]}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    publish(out / "manifest.jsonl", "".join(lines).encode())
-    return out / "manifest.jsonl"
+        names = [piece_request(request, n, cut[request.id]).id for n in range(len(cut[request.id]))]
+        pauses = [piece.pause for piece in cut[request.id]]
+        rate = synthesizer.codec.sample_rate
+        rows.append(_join(request, out, [spoken[name] for name in names], pauses, rate))
+    return write_rows(manifest, rows)
+
+
+def _in_one_voice(
+    request: Request, pieces: Sequence[Piece], voices: Mapping[str, Voice]
+) -> Iterator[Request]:
+    """The requests of a text's pieces, all after the first in the voice that the first has in
+    `voices`.
+    """
+    first = piece_request(request, 0, pieces)
+    yield first
+    carried = replace(request, voice=voices.get(first.id, request.voice))
+    for number in range(1, len(pieces)):
+        yield piece_request(carried, number, pieces)
+
+
+def _join(
+    request: Request,
+    out: Path,
+    parts: Sequence[tuple[Path, dict]],
+    pauses: Sequence[float],
+    rate: int,
+) -> dict:
+    """Write OUT/wavs/ID.wav of a text's pieces (folder and row of each) and return its line of the
+    manifest.
+    """
+    audio, temporary = f"wavs/{request.id}.wav", out / "wavs" / f"{request.id}.part"
+    waves = (load_audio(folder / row["audio"], rate) for folder, row in parts)
+    with SpeechFile(temporary, rate) as file:
+        file.write_all(joined(waves, pauses, rate))
+        seconds = file.seconds
+    os.replace(temporary, out / audio)
+    rows = [row for _, row in parts]
+    codes, ended = sum(row["codes"] for row in rows), all(row["ended"] for row in rows)
+    line = speech_row(request, audio, codes, ended, seconds) | {"pieces": len(rows)}
+    if "attempts" in rows[0]:
+        line["attempts"] = sum(row["attempts"] for row in rows)
+        line["failed"] = {row["id"]: row["failed"] for row in rows if row["failed"]}
+    return line
 
 
 def stream_long(
@@ -150,9 +147,8 @@ def stream_long(
     pieces, rate = pieces_of_request(request, characters), synthesizer.codec.sample_rate
     carried, silent = request, 0.0  # seconds of silence at the end of what has been given out
     for number, piece in enumerate(pieces):
-        stream = SpeechStream(
-            synthesizer, _piece(carried, number, pieces), sampling, window, guards
-        )
+        part = piece_request(carried, number, pieces)
+        stream = SpeechStream(synthesizer, part, sampling, window, guards)
         opened = number == 0
         for wave in stream:
             if not opened and len(wave):
@@ -208,15 +204,3 @@ def _carries(synthesizer: Synthesizer, request: Request) -> bool:
     is.
     """
     return request.voice is None and synthesizer.tag(request) is None
-
-
-def _name(request: Request, number: int) -> str:
-    return f"{request.id}.{number:04d}"
-
-
-def _piece(request: Request, number: int, pieces: Sequence[Piece]) -> Request:
-    return replace(request, id=_name(request, number), text=pieces[number].text)
-
-
-def _lines(path: Path) -> list[dict]:
-    return [parse_object(line, f"{path}") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,7 +1,7 @@
-"""English text as it is read aloud: numbers, money, times, ordinals and abbreviations written out.
-Always optional.
+"""Text before synthesis: English as it is read aloud (numbers, money, times, ordinals and
+abbreviations written out), and long texts cut into pieces.
 
-A step of its own before synthesis: nothing calls it unless asked, and a model that was trained on
+`spoken_form` is a step of its own: nothing calls it unless asked, as a model that was trained on
 raw text does not want it. What it does not know stays as it is.
 """
 
@@ -10,56 +10,30 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
 
-ONES = [
-    *(
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-]
-
-TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+).split()
+TENS = ["", "", *"twenty thirty forty fifty sixty seventy eighty ninety".split()]
 SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"))
-
-IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth"}
-
-IRREGULAR |= {"nine": "ninth", "twelve": "twelfth"}
+IRREGULAR = dict(one="first", two="second", three="third", five="fifth", eight="eighth")
+IRREGULAR |= dict(nine="ninth", twelve="twelfth")
 
 MONEY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
-
 PLURAL = {"penny": "pence"}
 
-WORDS = {
-    "Mr.": "Mister",
-    "Mrs.": "Missus",
-    "Ms.": "Miss",
-    "Dr.": "Doctor",
-    "Prof.": "Professor",
-    "vs.": "versus",
-}
+WORDS = {"Mr.": "Mister", "Mrs.": "Missus", "Ms.": "Miss", "Dr.": "Doctor", "Prof.": "Professor"}
+WORDS |= {"vs.": "versus", "etc.": "et cetera", "e.g.": "for example", "i.e.": "that is"}
+WORDS |= {"approx.": "approximately"}
 
-WORDS |= {"etc.": "et cetera", "e.g.": "for example", "i.e.": "that is", "approx.": "approximately"}
-
-TYPOGRAPHY = str.maketrans(
-    {"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "\u00ad": "", "\u200b": ""}
-)
+TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-"})
+TYPOGRAPHY |= dict.fromkeys(map(ord, "\u00ad\u200b"), "")  # soft hyphen, zero-width space
 
 NUMBER = r"\d{1,3}(?:,\d{3})+|\d+"
 
@@ -149,46 +123,14 @@ def _time(found: re.Match) -> str:
     return f"{cardinal(hour)} {'oh ' if minute < 10 else ''}{cardinal(minute)}"
 
 
-LAST = ".!?;:,。！？；：，、"  # where a text is cut if it can be
-
-
-def text_chunks(text: str, characters: int = 100) -> list[str]:
-    """A text in ceil(length / `characters`) pieces of similar length (paper, Table 2: above 100
-    two, above 200 three).
-
-    Cut after punctuation where one is near the even place, else between words; in a text without
-    spaces anywhere.
-    """
-    text = " ".join(text.split())
-    count = math.ceil(len(text) / characters)
-    spaces = [at for at, character in enumerate(text) if character == " "]
-    places = spaces or list(range(1, len(text)))
-    cuts = [0]
-    for number in range(1, count):
-        even = len(text) * number / count
-        free = [at for at in places if at > cuts[-1]]
-        if not free:
-            break
-        cuts.append(
-            min(
-                free,
-                key=lambda at: abs(at - even) - (characters / 4 if text[at - 1] in LAST else 0),
-            )
-        )
-    return [text[start:end].strip() for start, end in zip(cuts, [*cuts[1:], None], strict=True)]
-
-
 CHARACTERS = 200  # of a piece; about 13 s of English
 
-PAUSES = {
-    "paragraph": 0.8,
-    "sentence": 0.4,
-    "clause": 0.15,
-}  # seconds of silence after a piece, by what ends there
+# seconds of silence after a piece, by what ends there
+PAUSES = {"paragraph": 0.8, "sentence": 0.4, "clause": 0.15}
 
-ABBREVIATIONS = frozenset(
-    ["mr", "mrs", "ms", "dr", "st", "prof", "vs", "etc", "no", "vol", "fig", "ca", "e.g", "i.e"]
-)
+PUNCTUATION = ".!?;:,。！？；：，、"  # where a sentence is cut if it can be
+
+ABBREVIATIONS = frozenset("mr mrs ms dr st prof vs etc no vol fig ca e.g i.e".split())
 
 SENTENCE_END = re.compile(r"""([.!?…]+["'”’)\]]*)(?=\s)|([。！？]+["”’」』）]*)""")
 
@@ -220,8 +162,8 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
                 pieces.append(Piece(line, PAUSES["sentence"]))
                 joined = sentence
             if len(joined) > characters:
-                *clauses, joined = text_chunks(joined, characters)
-                pieces += [Piece(clause, PAUSES["clause"]) for clause in clauses]
+                *parts, joined = clauses(joined, characters)
+                pieces += [Piece(part, PAUSES["clause"]) for part in parts]
             line = joined
         if line:
             pieces.append(Piece(line, PAUSES["paragraph"]))
@@ -230,13 +172,16 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
 
 def pieces_of_request(request: Request, characters: int = CHARACTERS) -> list[Piece]:
     """The pieces of a request's text; one piece where the text begins with the words of its voice
-    prompt.
+    prompt, as a later one would not begin with them.
     """
-    return (
-        [Piece(request.text, 0.0)]
-        if request.continues
-        else pieces_of_text(request.text, characters)
-    )
+    if request.continues:
+        return [Piece(request.text, 0.0)]
+    return pieces_of_text(request.text, characters)
+
+
+def piece_request(request: Request, number: int, pieces: Sequence[Piece]) -> Request:
+    """The request of one piece, ID.0000, ID.0001, .."""
+    return replace(request, id=f"{request.id}.{number:04d}", text=pieces[number].text)
 
 
 def sentences(text: str) -> list[str]:
@@ -255,3 +200,28 @@ def sentences(text: str) -> list[str]:
         found.append(text[start : mark.end()].strip())
         start = mark.end()
     return [*found, text[start:].strip()] if text[start:].strip() else found
+
+
+def clauses(text: str, characters: int) -> list[str]:
+    """A text in ceil(length / `characters`) pieces of similar length, as the paper's Table 2 cuts
+    (above 100 characters two, above 200 three).
+
+    Cut after punctuation where one is near the even place, else between words; in a text without
+    spaces anywhere.
+    """
+    text = " ".join(text.split())
+    count = math.ceil(len(text) / characters)
+    spaces = [at for at, character in enumerate(text) if character == " "]
+    places = spaces or list(range(1, len(text)))
+    cuts = [0]
+    for number in range(1, count):
+        even = len(text) * number / count
+        free = [at for at in places if at > cuts[-1]]
+        if not free:
+            break
+        nearness = {
+            at: abs(at - even) - (characters / 4 if text[at - 1] in PUNCTUATION else 0)
+            for at in free
+        }
+        cuts.append(min(free, key=nearness.__getitem__))
+    return [text[start:end].strip() for start, end in zip(cuts, [*cuts[1:], None], strict=True)]

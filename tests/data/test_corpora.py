@@ -462,7 +462,7 @@ def test_stopped_run_goes_on_and_ends_as_if_never_stopped(tmp_path):
         not (tmp_path / "a/out/report.json").exists()
         and not (tmp_path / "a/out/train.jsonl").exists()
     )
-    with (tmp_path / "a/out/prepared.jsonl").open("a") as journal:
+    with (tmp_path / "a/out/finished.jsonl").open("a") as journal:
         journal.write('{"id": "torn')
     before = (tmp_path / "a/out/wavs/u3.wav").stat().st_mtime_ns
     report = prepare(corpus, tmp_path / "a/out")

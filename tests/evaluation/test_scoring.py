@@ -336,3 +336,15 @@ def test_other_bad_input_is_refused(tmp_path, manifest, references):
         evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER)
     with pytest.raises(InputError, match="no scored utterances"):
         summarise([])
+
+
+def test_speech_without_a_tag_is_compared_with_its_reference_speaker(tmp_path, references):
+    def rows(name, speaker, further):
+        spoken = [("u", "the cat sat", "the cat sat", speaker, "bob", further)]
+        manifest = write_manifest(tmp_path / name, spoken)
+        scores = tmp_path / f"{name}-scores"
+        return evaluate_manifest(manifest, scores, None, EMBEDDER, references=references)[0]
+
+    assert rows("new", "", {"reference_speaker": "bob"}) == rows("old", "bob", {})
+    with pytest.raises(InputError, match="reference_speaker of utterance 'u' is 3"):
+        rows("bad", "", {"reference_speaker": 3})

@@ -29,7 +29,7 @@ from llasa_core.search.verifiers import VoiceVerifier, WordsVerifier
 from llasa_core.synthesis.decoding import Answers, decode, generating
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
-from llasa_core.synthesis.text import text_chunks
+from llasa_core.synthesis.text import clauses
 from llasa_core.tokenizer import vocabulary_of
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
@@ -489,16 +489,13 @@ def test_chunks_follow_the_papers_lengths_and_prefer_punctuation():
         "One two three four. Five six seven eight nine ten, eleven twelve thirteen fourteen fifteen"
         " sixteen. End."
     )
-    assert text_chunks(text, 200) == [text]
-    assert text_chunks("short", 100) == ["short"]
-    parts = text_chunks(text, 60)
+    assert clauses(text, 200) == [text]
+    assert clauses("short", 100) == ["short"]
+    parts = clauses(text, 60)
     assert " ".join(parts) == text and parts[0].endswith(",")
-    assert len(text_chunks("word " * 50, 100)) == 3
-    assert (
-        "".join(text_chunks("今天天气很好，我们去公园散步。", 8))
-        == "今天天气很好，我们去公园散步。"
-    )
-    assert text_chunks("今天天气很好，我们去公园散步。", 8)[0] == "今天天气很好，"
+    assert len(clauses("word " * 50, 100)) == 3
+    assert "".join(clauses("今天天气很好，我们去公园散步。", 8)) == "今天天气很好，我们去公园散步。"
+    assert clauses("今天天气很好，我们去公园散步。", 8)[0] == "今天天气很好，"
 
 
 def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
@@ -513,6 +510,8 @@ def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
     assert VoiceVerifier.of_recording(embedder, waves["ben"])(
         waves["ben"], REQUESTS[0]
     ) == pytest.approx(1.0)
+    untagged = Request("x", "hello there", reference_speaker="ava")
+    assert verifier(waves["ava"], untagged) == own
     with pytest.raises(InputError, match="no recording of voice 'carl', there are ava, ben"):
         verifier(waves["ava"], Request("x", "hello", speaker="carl"))
     words = WordsVerifier(judges.load_transcriber("fake"))

@@ -18,6 +18,7 @@ from llasa_core.checkpoint import checkpoint_file, read_settings
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
+from llasa_core.evaluation.scoring import read_utterances
 from llasa_core.manifest import (
     Request,
     Utterance,
@@ -259,7 +260,7 @@ def test_command_says_once_that_speakers_of_a_manifest_are_no_tags(hub, tmp_path
     assert cli.main([*ask, TEXTS[0], "--speaker", "LJ", "-o", str(tmp_path / "named")]) == 0
     assert "no tags" not in capsys.readouterr().err
     tags = {
-        name: json.loads((tmp_path / name / "synthesis.json").read_text())["tags"]
+        name: json.loads((tmp_path / name / "settings.json").read_text())["tags"]
         for name in ("plain", "asked")
     }
     assert tags == {"plain": False, "asked": True}
@@ -397,8 +398,9 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(
             whole.parent / line["audio"]
         ).read_bytes()
     assert sorted(path.name for path in again.parent.iterdir()) == [
+        "finished.jsonl",
         "manifest.jsonl",
-        "synthesis.json",
+        "settings.json",
         "wavs",
     ]
 
@@ -409,9 +411,18 @@ def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(
     spoken.clear()
     named = [replace(request, language="de") for request in changed]
     synthesize_manifest(synthesizer, named, tmp_path / "killed", SAMPLING)
-    assert spoken == [] and {item.language for item in read_manifest(again)} == {
-        "de"
-    }  # it is no part of the sound
+    assert len(spoken) == 6 and {item.language for item in read_manifest(again)} == {"de"}
+
+
+def test_reference_speaker_stays_with_speech_that_has_no_tag(synthesizer, tmp_path):
+    plain = Request("a", "Call the office.")
+    named = replace(plain, id="b", reference_speaker="ann")
+    path = synthesize_manifest(synthesizer, [plain, named], tmp_path, SAMPLING)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "reference_speaker" not in rows[0] and rows[1]["reference_speaker"] == "ann"
+    assert rows[1]["speaker"] == "" and synthesizer.tag(named) is None
+    assert (tmp_path / "wavs/a.wav").read_bytes() == (tmp_path / "wavs/b.wav").read_bytes()
+    assert [row["speaker"] for row in read_utterances(path)] == ["", "ann"]
 
 
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
@@ -458,8 +469,8 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
     synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
     with pytest.raises(InputError, match=r"made with top_k 20, not 5"):
         synthesize_manifest(synthesizer, requests[:1], tmp_path, replace(SAMPLING, top_k=5))
-    (tmp_path / "synthesis.json").unlink()
-    with pytest.raises(InputError, match="not written by synthesis"):
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(InputError, match=r"no settings\.json beside it"):
         synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
     with pytest.raises(InputError, match="'u0' is there more than once"):
         synthesize_manifest(synthesizer, [requests[0], requests[0]], tmp_path / "new", SAMPLING)
@@ -482,6 +493,7 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
         ({"seed": -1}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"speaker": 3}, "speaker"),
+        ({"reference_speaker": 3}, "reference_speaker"),
         ({"language": 3}, "language"),
     ],
 )

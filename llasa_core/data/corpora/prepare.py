@@ -6,7 +6,6 @@ skipped silently.
 """
 
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -20,7 +19,8 @@ import numpy as np
 
 from llasa_core.audio import SAMPLE_RATE, decode_audio, write_wav
 from llasa_core.errors import InputError
-from llasa_core.files import publish, write_json
+from llasa_core.files import write_json
+from llasa_core.journal import Journal
 from llasa_core.manifest import (
     SPLITS,
     Unread,
@@ -152,7 +152,7 @@ def prepare(
     `keep_out(text)` is true it is test. Where dev or test, of a share above 0, then have fewer than
     `min_held_out` utterances, further ones come from train (`hold_out`). Of several utterances with
     one id the first is kept. With jobs > 1 that many processes work. A stopped run goes on where it
-    was (out/prepared.jsonl knows). `progress` is called with the number of utterances just
+    was (journal.Journal). `progress` is called with the number of utterances just
     finished.
 
     Returns the report: seen, kept, hours, dropped {reason: count}, first_dropped {reason: file or
@@ -244,55 +244,27 @@ def _prepared(
     from contextlib import nullcontext
     from multiprocessing import get_context
 
-    journal = out / "prepared.jsonl"
-    finished = _read_journal(journal, limits)
-    publish(
-        journal,
-        "".join(json.dumps(line) + "\n" for line in [asdict(limits), *finished.values()]).encode(),
-    )
+    journal = Journal(out, {"limits": asdict(limits)}, restart=True)
     workers = ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext()
-    with workers as pool, journal.open("a", encoding="utf-8") as append:
+    with workers as pool, journal.writing() as add:
         while window := list(islice(described, 64 * max(jobs, 1))):
-            todo, results = [], {}
+            results = [None if reason is None else {"reason": reason} for _, reason in window]
+            keys = {one.id: _source_key(one) for one, reason in window if reason is None}
+            finished = journal.finished(keys)
+            todo = []
             for index, (utterance, reason) in enumerate(window):
-                key = "" if reason else _source_key(utterance)
-                line = finished.get(utterance.id)
-                if reason:
-                    results[index] = {"reason": reason}
-                elif (
-                    line
-                    and line["source"] == key
-                    and ("reason" in line or (out / line["audio"]).is_file())
-                ):
-                    results[index] = line
-                else:
-                    todo.append((index, utterance, key))
-            tasks = [(utterance, str(out), limits) for _, utterance, _ in todo]
+                if reason is None and utterance.id in finished:
+                    results[index] = finished[utterance.id]
+                elif reason is None:
+                    todo.append((index, utterance))
+            tasks = [(utterance, str(out), limits) for _, utterance in todo]
             answers = (
                 pool.map(_prepare_one, tasks, chunksize=8) if pool else map(_prepare_one, tasks)
             )
-            for (index, utterance, key), answer in zip(todo, answers, strict=True):
+            for (index, utterance), answer in zip(todo, answers, strict=True):
                 results[index] = answer
-                append.write(json.dumps({"id": utterance.id, "source": key, **answer}) + "\n")
-                append.flush()
-            yield from ((utterance, results[index]) for index, (utterance, _) in enumerate(window))
-
-
-def _read_journal(path: Path, limits: Limits) -> dict[str, dict]:
-    """Finished work by id; nothing where it was done under other limits. A torn last line is left
-    out.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        return (
-            {line["id"]: line for line in lines[1:]} if lines and lines[0] == asdict(limits) else {}
-        )
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: damaged, expected the journal of an earlier run; delete it to start over"
-        ) from None
+                add({"id": utterance.id, **answer}, keys[utterance.id])
+            yield from ((one, result) for (one, _), result in zip(window, results, strict=True))
 
 
 def _source_key(utterance: Utterance) -> str:
