@@ -25,6 +25,7 @@ SETTINGS_KEYS = {
     "speakers": list,
     "mask_eot": bool,
     "seconds_per_character": int | float,
+    "context": int,
 }
 
 SETTINGS_KEYS |= {"codec_fingerprint": str, "codec_folder": str}
@@ -217,13 +218,15 @@ def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:
 
 def read_settings(path: Path) -> dict:
     """What llasa.json says of SETTINGS_KEYS; {} without the file. Speakers of a model without tags
-    are left out.
+    are left out, and the context is that of the training where the file says none.
     """
     if not path.is_file():
         return {}
     settings = read_object(path, "the JSON object that training wrote")
     if settings.get("speaker_tags") == 0:
         settings["speakers"] = []
+    if isinstance(settings.get("training"), dict):
+        settings.setdefault("context", settings["training"].get("context"))
     for key, kind in SETTINGS_KEYS.items():
         if settings.get(key) is not None and not isinstance(settings[key], kind):
             raise InputError(

@@ -18,6 +18,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from llasa_core.checkpoint import load_strictly
 from llasa_core.errors import InputError
 
+RELEASED_SIZE = 193_800  # ids of the released checkpoints
+RELEASED_CONTEXT = 2048  # tokens of their training rows
+
 # hidden size, layers, heads, key-value heads, head width, feed-forward width, tied embeddings, rope
 # factor or None
 SIZES: dict[str, tuple[int, int, int, int, int, int, bool, float | None]] = {
@@ -93,6 +96,24 @@ def build_model(
                 layer.self_attn.o_proj.weight.zero_()
                 layer.mlp.down_proj.weight.zero_()
     return model
+
+
+def context_limit(
+    longest: int, vocabulary: int, trained: int | None = None, asked: int | None = None
+) -> int:
+    """The most tokens, prompt and answer together, that a model of `vocabulary` ids may speak in.
+
+    longest: its max_position_embeddings, 131,072 for every Llama 3. trained: the context of its
+    training, where known; of the released layout otherwise RELEASED_CONTEXT, as their card has it.
+    asked: what the user wants in its place. InputError for one that the model cannot hold.
+    """
+    if asked is not None:
+        if not 1 <= asked <= longest:
+            raise InputError(f"context: {asked}, expected 1 to the model's {longest}")
+        return asked
+    if trained is None and vocabulary == RELEASED_SIZE:
+        trained = RELEASED_CONTEXT
+    return longest if trained is None else min(longest, trained)
 
 
 def load_model(

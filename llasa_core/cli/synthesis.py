@@ -9,6 +9,7 @@ from pathlib import Path
 from llasa_core.cli.common import (
     Commands,
     add_command,
+    count,
     progress_bar,
     require,
     whole,
@@ -45,6 +46,12 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
+    )
+    parser.add_argument(
+        "--context",
+        type=count,
+        metavar="TOKENS",
+        help="prompt and speech together (default: that of the training; 2048 for released models)",
     )
     parser.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
 
@@ -117,10 +124,15 @@ def speech(options: Namespace) -> tuple:
     if getattr(options, "engine", "torch") == "vllm":
         from llasa_core.synthesis.vllm import VllmEngine
 
-        engine = VllmEngine(options.model)
+        engine = VllmEngine(options.model, context=options.context)
     tags = options.tags or options.speaker is not None
     synthesizer = Synthesizer.from_folder(
-        options.model, options.codec, options.device, engine=engine, tags=tags
+        options.model,
+        options.codec,
+        options.device,
+        engine=engine,
+        tags=tags,
+        context=options.context,
     )
     if options.manifest is not None:
         requests = read_requests(

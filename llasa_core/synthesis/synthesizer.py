@@ -20,6 +20,7 @@ from llasa_core.checkpoint import SETTINGS, checkpoint_file, read_settings, refu
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request, length_limit
+from llasa_core.model import context_limit
 from llasa_core.prompts import Prompt, Voice
 from llasa_core.synthesis.decoding import Answers, Generated, decode
 from llasa_core.synthesis.guards import GUARDS, Guards, Spoken
@@ -43,7 +44,8 @@ class Synthesizer:
     None means not known: a released checkpoint never saw tags, so names become tags only with
     `tags` (`untagged` says so). With a voice prompt the request's speaker only names whose voice it
     is, and no tag is written. `guards` are what the checkpoint brings; they act where a call asks
-    for them. `engine` (`vllm_backend`) generates in place of our loop, in `speak` and
+    for them. `context` is that of the training, the most tokens of prompt and answer together
+    (model.context_limit). `engine` (`vllm`) generates in place of our loop, in `speak` and
     `generate_codes`; search and streaming always use the loop. A LoRA model must be merged first:
     the loop reads the weight of the output embedding.
     """
@@ -63,6 +65,7 @@ class Synthesizer:
         guards: Guards | None = None,
         engine=None,
         tags: bool = False,
+        context: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary_of(tokenizer)
         if codec.codebook_size != self.vocabulary.codebook_size:
@@ -87,6 +90,8 @@ class Synthesizer:
         self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
         if mask_eot and self._eot is None:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
+        longest = model.config.max_position_embeddings
+        self.context = context_limit(longest, self.vocabulary.size, context)
         self.engine, self.tags = engine, tags
         if engine is not None and mask_eot:
             raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
@@ -100,12 +105,13 @@ class Synthesizer:
         slots: int = 32,
         engine=None,
         tags: bool = False,
+        context: int | None = None,
     ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that
         llasa.json names).
 
         Weights are float32 on a CPU, bfloat16 on CUDA. device: by default the GPU where there is
-        one (machine.device).
+        one (device.choose_device). context: in place of what model.context_limit finds.
         """
         from llasa_core.codecs import load_codec
         from llasa_core.model import load_model
@@ -127,6 +133,9 @@ class Synthesizer:
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))
         guards = None if learnt is None else Guards.from_file(learnt)
+        if context is not None:
+            longest, size = model.config.max_position_embeddings, model.config.vocab_size
+            settings["context"] = context_limit(longest, size, asked=context)
         return cls(
             model,
             tokenizer,
@@ -143,11 +152,6 @@ class Synthesizer:
     def hop(self) -> int:
         """Samples per code."""
         return round(self.codec.sample_rate / self.codec.frame_rate)
-
-    @property
-    def context(self) -> int:
-        """The most tokens, prompt and answer together."""
-        return self.model.config.max_position_embeddings
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from llasa_core.checkpoint import SETTINGS, checkpoint_file, read_settings
 from llasa_core.errors import InputError
+from llasa_core.files import parse_object
+from llasa_core.model import context_limit
 from llasa_core.synthesis.decoding import Answers, Row
 from llasa_core.synthesis.sampling import Sampling
 
@@ -22,12 +25,20 @@ from llasa_core.synthesis.sampling import Sampling
 class VllmEngine:
     """A checkpoint folder or hub id, opened by vLLM. `options` go to `vllm.LLM`.
 
-    Raises InputError where vLLM is not installed.
+    context: the most tokens, in place of what model.context_limit finds. Raises InputError where
+    vLLM is not installed.
     """
 
     name = "vllm"
 
-    def __init__(self, model: str, dtype: str = "auto", slots: int = 32, **options) -> None:
+    def __init__(
+        self,
+        model: str,
+        dtype: str = "auto",
+        slots: int = 32,
+        context: int | None = None,
+        **options,
+    ) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             import vllm
@@ -40,6 +51,7 @@ class VllmEngine:
             model=model,
             dtype=dtype,
             max_num_seqs=slots,
+            max_model_len=_context(model, context),
             skip_tokenizer_init=True,
             enable_prefix_caching=True,
             **{"enforce_eager": True, **options},
@@ -77,3 +89,13 @@ class VllmEngine:
             ended = len(ids) > 0 and bool(ids[-1] == answers.end)
             kept = ids[:-1] if ended else ids
             yield index, Row(kept, "end" if ended else "length", float("nan"), len(ids))
+
+
+def _context(model: str, asked: int | None) -> int:
+    card, config = (checkpoint_file(model, name) for name in (SETTINGS, "config.json"))
+    if config is None:
+        raise InputError(f"{model}: no config.json, expected a checkpoint folder or hub id")
+    values = parse_object(config.read_text(encoding="utf-8"), str(config))
+    trained = {} if card is None else read_settings(card)
+    longest, size = values["max_position_embeddings"], values["vocab_size"]
+    return context_limit(longest, size, trained.get("context"), asked)

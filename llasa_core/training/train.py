@@ -165,7 +165,12 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     state = whole_state(trainer, config)
     if trainer.is_world_process_zero():
         card = {**data.codec}
-        card |= {"date": config.date, "mask_eot": config.mask_eot, "speakers": data.speakers}
+        card |= {
+            "context": config.context,
+            "date": config.date,
+            "mask_eot": config.mask_eot,
+            "speakers": data.speakers,
+        }
         card |= {
             "speaker_tags": float(config.speaker_tags),
             "training": asdict(config),

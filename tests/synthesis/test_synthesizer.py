@@ -2,8 +2,10 @@ import copy
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,11 +32,13 @@ from llasa_core.manifest import (
     voice_clips,
     write_manifest,
 )
+from llasa_core.model import context_limit
 from llasa_core.prompts import Voice
 from llasa_core.synthesis.batch import synthesize_manifest
 from llasa_core.synthesis.guards import Guards
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.synthesis.vllm import VllmEngine
 from llasa_core.tokenizer import vocabulary_of
 
 VOICE = Voice("Hello there.", np.arange(20, dtype=np.int32))
@@ -602,3 +606,42 @@ def test_another_codec_of_the_same_name_is_refused_in_a_begun_folder(synthesizer
     other.codec.fingerprint = "fedcba9876543210"
     with pytest.raises(InputError, match="codec_fingerprint"):
         synthesize_manifest(other, [Request("a", TEXTS[0])], tmp_path, SAMPLING)
+
+
+def test_speech_stays_within_the_context_of_the_training(model, mini_tokenizer, tmp_path):
+    """Every Llama 3 allows 131,072 positions; past its training's context a model is on its own."""
+    model.save_pretrained(tmp_path)
+    mini_tokenizer.save_pretrained(tmp_path)
+    card = {"codec": "fake", "training": {"context": 200}}
+    (tmp_path / "llasa.json").write_text(json.dumps(card))
+    trained = Synthesizer.from_folder(tmp_path)
+    assert trained.context == 200
+    (tmp_path / "llasa.json").write_text(json.dumps(card | {"context": 150}))
+    assert Synthesizer.from_folder(tmp_path).context == 150
+    asked = Synthesizer.from_folder(tmp_path, context=110)
+    request = Request("a", TEXTS[0])
+    for synthesizer in (trained, asked):
+        prompts, limits = synthesizer.prepare([request], Sampling(max_seconds=100))
+        assert len(prompts[0]) + limits[0] == synthesizer.context
+    assert Synthesizer.from_folder(tmp_path, context=256).context == 256
+    with pytest.raises(InputError, match="context: 300, expected 1 to the model's 256"):
+        Synthesizer.from_folder(tmp_path, context=300)
+
+
+def test_a_released_checkpoint_speaks_within_2048_tokens():
+    assert context_limit(131_072, 193_800) == 2048
+    assert context_limit(131_072, 193_800, trained=4096) == 4096  # its own llasa.json says so
+    assert context_limit(131_072, 193_800, asked=8000) == 8000
+    assert context_limit(1024, 193_800) == 1024 and context_limit(131_072, 50_000) == 131_072
+    assert context_limit(1024, 50_000, trained=2048) == 1024
+
+
+def test_vllm_reserves_the_context_of_the_training(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "llasa.json").write_text(json.dumps({"training": {"context": 200}}))
+    opened = {}
+    fake = SimpleNamespace(SamplingParams=dict, LLM=lambda **options: opened.update(options))
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    for context, expected in ((None, 200), (100, 100)):
+        VllmEngine(str(tmp_path), context=context)
+        assert opened["max_model_len"] == expected
