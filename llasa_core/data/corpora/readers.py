@@ -1,37 +1,38 @@
-"""Readers of speech corpora: LJSpeech, LibriSpeech and LibriTTS trees, JSON lines, Hugging Face
-datasets -> utterances.
+"""Readers of speech corpora: metadata tables, LibriSpeech and LibriTTS trees, manifests, recordings
+with a text file each, Hugging Face datasets -> utterances.
 
 They look at lists and names, not at audio: an utterance whose audio is missing, or a recording
-without a transcript, is passed on as it is, for `corpus.prepare` to count. A missing or malformed
-list is an InputError with file and line.
+without a transcript, is passed on as it is, for `prepare.prepare` to count; a line that cannot be
+one is passed on as Unread. A missing, malformed or ambiguous list is an InputError with file and
+line.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from llasa_core.audio import AUDIO_SUFFIXES
+from llasa_core.data.corpora.manifests import (
+    COLUMNS,
+    SPLIT_NAMES,
+    manifest_utterances,
+    utterance_of,
+)
+from llasa_core.data.corpora.recordings import KNOWN_SUFFIXES, Recordings, id_of, located
+from llasa_core.data.corpora.tables import read_table
 from llasa_core.errors import InputError
-from llasa_core.files import text_lines
-from llasa_core.manifest import SPLITS, Utterance, manifest_lines
+from llasa_core.files import parse_object, read_bytes, text_lines
+from llasa_core.manifest import SPLITS, Unread, Utterance
 
-LAYOUTS = ("auto", "ljspeech", "libritts", "jsonl", "hf")
+LAYOUTS = ("auto", "table", "ljspeech", "libritts", "jsonl", "pairs", "hf")
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_LISTS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst")  # suffixes of tables
 
-COLUMNS = {
-    "id": ("id", "utterance_id", "file_id", "segment_id"),
-    "text": (
-        "text",
-        "normalized_text",
-        "text_normalized",
-        "transcription",
-        "transcript",
-        "sentence",
-    ),
-    "speaker": ("speaker", "speaker_id", "speaker_name", "client_id"),
-    "language": ("language", "lang", "locale"),
-}
+_JSON = (".jsonl", ".json", ".ndjson")
+
+_TEXTS = (".txt", ".lab", ".json", ".normalized.txt")  # of the text beside a recording
 
 
 def read_corpus(
@@ -39,15 +40,18 @@ def read_corpus(
     layout: str = "auto",
     speaker: str | None = None,
     language: str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[Utterance]:
     """The utterances of a corpus, in a fixed order.
 
-    Layouts: "ljspeech", a folder with metadata.csv (id|text or id|text|normalised text) and
-    wavs/ID.wav (or .flac ..); "libritts", a tree speaker/chapter of LibriTTS (ID.normalized.txt) or
-    LibriSpeech (ID.trans.txt), whose own train, dev and test parts are kept; "jsonl", a manifest,
-    or a folder of train, dev and test.jsonl; "hf", a Hugging Face dataset: a folder (of
-    `save_to_disk`, or of data files) or a hub id, package `datasets`. `speaker` and `language`
-    replace what the corpus says. Raises InputError where the source is not of that layout.
+    Layouts: "table" (also "ljspeech"), a list such as metadata.csv (`tables`) with its recordings
+    beside or below it; "libritts", a tree speaker/chapter of LibriTTS (ID.normalized.txt) or
+    LibriSpeech (ID.trans.txt), whose own train, dev and test parts are kept; "jsonl", a manifest
+    (`manifests`), or a folder of train, dev and test.jsonl; "pairs", recordings with ID.txt,
+    ID.lab or ID.json beside each; "hf", a Hugging Face dataset: a folder (of `save_to_disk`, or of
+    data files) or a hub id, package `datasets`. `speaker` and `language` replace what the corpus
+    says. `tell` is called with lines that say what was decided. Raises InputError where the source
+    is not of that layout.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
@@ -55,55 +59,149 @@ def read_corpus(
     layout = _layout_of(path, str(source)) if layout == "auto" else layout
     if layout != "hf" and not path.exists():
         raise InputError(f"{source}: no such file or folder, expected a corpus of layout {layout}")
+    tell = tell or (lambda line: None)
     if layout == "hf":
         utterances = _hugging_face(path, str(source))
+    elif layout in ("table", "ljspeech"):
+        utterances = _tables(path, tell)
+    elif layout == "jsonl":
+        utterances = _jsonl(path)
     else:
-        utterances = {"ljspeech": _ljspeech, "libritts": _libritts, "jsonl": _jsonl}[layout](path)
+        utterances = {"libritts": _libritts, "pairs": _pairs}[layout](path)
+    tell(f"{source}: read as layout {layout}")
     for utterance in utterances:
-        yield Utterance(
-            utterance.id,
-            utterance.audio,
-            utterance.text,
-            utterance.speaker if speaker is None else speaker,
-            utterance.language if language is None else language,
-            utterance.seconds,
-            utterance.split,
-        )
+        if not isinstance(utterance, Unread):
+            spoken_by = utterance.speaker if speaker is None else speaker
+            spoken_in = utterance.language if language is None else language
+            utterance = replace(utterance, speaker=spoken_by, language=spoken_in)
+        yield utterance
 
 
 def _layout_of(path: Path, source: str) -> str:
     if path.is_file():
-        return "ljspeech" if path.name == "metadata.csv" else "jsonl"
+        with path.open("rb") as file:
+            start = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        return "jsonl" if path.suffix.lower() in _JSON or start in (b"{", b"[") else "table"
     if not path.exists():
         if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             return "hf"
         raise InputError(f"{source}: no such file or folder, expected a corpus")
     if (path / "metadata.csv").is_file():
-        return "ljspeech"
+        return "table"
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "hf"
     if any((path / f"{split}.jsonl").is_file() for split in SPLITS):
         return "jsonl"
     if next(_transcripts(path), None):
         return "libritts"
+    for suffixes, layout in ((_LISTS[:3], "table"), (_JSON, "jsonl"), (_LISTS, "table")):
+        if _lists(path, suffixes):
+            return layout
     if next(path.rglob("*.parquet"), None):
         return "hf"
-    expected = "metadata.csv, *.normalized.txt, *.trans.txt, train.jsonl, state.json or *.parquet"
-    raise InputError(f"{source}: no corpus of a known layout, expected {expected} in it")
+    if any(_texts_beside(file) for file in _recordings(path)):
+        return "pairs"
+    expected = "metadata.csv or another table, *.normalized.txt, *.trans.txt, *.jsonl, ID.txt or"
+    raise InputError(
+        f"{source}: no corpus of a known layout, expected {expected} ID.json beside recordings,"
+        " state.json or *.parquet in it"
+    )
 
 
-def _ljspeech(path: Path) -> Iterator[Utterance]:
-    listing = path if path.is_file() else path / "metadata.csv"
-    folder = listing.parent.resolve() / "wavs"
-    expected = "lines of id|text or id|text|normalised text"
-    for number, line in text_lines(listing, expected):
-        fields = line.split("|")
-        id = fields[0].strip()
-        if len(fields) not in (2, 3) or not id or "/" in id or "\0" in id:
-            raise InputError(
-                f"{listing}:{number}: {line[:60]!r}, expected id|text or id|text|normalised text"
-            )
-        yield Utterance(id, _audio_of(folder, id), fields[-1].strip() or fields[1].strip())
+def _lists(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a folder that may list its recordings: not the text or facts of one alone."""
+    names = {file.stem for file in path.iterdir() if file.suffix.lower() in KNOWN_SUFFIXES}
+    found = [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]
+    return [file for file in found if file.is_file() and file.stem not in names and _is_list(file)]
+
+
+def _is_list(file: Path) -> bool:
+    """Whether a file of a suffix that may mean anything (README.txt, config.json) is a list."""
+    if file.suffix.lower() not in (".txt", ".json"):
+        return True
+    with file.open("rb") as opened:
+        start = opened.read(2**16).decode("utf-8-sig", "replace")
+    if file.suffix.lower() == ".json":
+        return re.match(r'\s*(\[|\{[^\n]*")', start) is not None
+    lines = [line for line in start.splitlines() if line.strip()]
+    return bool(lines) and all("|" in line or "\t" in line for line in lines[:-1] or lines)
+
+
+def _chosen(path: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str | None]]:
+    """(list, split) of a corpus: a file is the list; of a folder metadata.*, or train, dev and
+    test, or the only one.
+    """
+    if path.is_file():
+        return [(path, None)]
+    lists = _lists(path, suffixes)
+    if main := [file for file in lists if file.stem == "metadata"]:
+        lists = main
+    if len(lists) == 1:
+        return [(lists[0], _split_named(lists[0]))]
+    named = [(file, split) for file in lists if (split := _split_named(file))]
+    if named and len({split for _, split in named}) == len(named):
+        return sorted(named, key=lambda one: SPLITS.index(one[1]))
+    names = ", ".join(file.name for file in lists[:4])
+    raise InputError(
+        f"{path}: lists {names}, expected one (name it instead of the folder), or one for each of"
+        " train, dev and test"
+        if lists
+        else f"{path}: no list in it, expected a file *{', *'.join(suffixes[:3])}"
+    )
+
+
+def _split_named(file: Path) -> str | None:
+    words = re.split(r"[\W_]+", file.stem.lower())
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+
+
+def _tables(path: Path, tell: Callable[[str], None]) -> Iterator[Utterance]:
+    lists = _chosen(path, _LISTS)
+    recordings = Recordings(lists[0][0].parent)
+    tables = []
+    for listing, split in lists:
+        table = read_table(listing, lambda name: _there(recordings, name))
+        tell(table.said)
+        tables.append((listing, split, table))
+    for listing, split, table in tables:
+        for number, row in table.rows:
+            where = f"{listing}:{number}"
+            name = row.get("audio") or row.get("id", "")
+            file, reason = recordings.find(name)
+            if reason in ("ambiguous_audio", "bad_path"):
+                yield Unread(where, file, "", reason=reason, where=where)
+                continue
+            elsewhere = reason is None and re.match(r"[A-Za-z]:|[/\\]|\.\.", name)
+            id = id_of(str(file) if elsewhere else name, recordings.folder)
+            item = {"split": split, **{key: value for key, value in row.items() if value}}
+            yield utterance_of(item, where, id=id, audio=file)
+
+
+def _there(recordings: Recordings, name: str) -> bool:
+    return bool(name) and recordings.find(name)[1] is None
+
+
+def _recordings(path: Path) -> Iterator[Path]:
+    return (file for file in path.rglob("*") if file.suffix.lower() in KNOWN_SUFFIXES)
+
+
+def _texts_beside(recording: Path) -> list[Path]:
+    named = (recording.with_name(recording.stem + suffix) for suffix in _TEXTS)
+    return [file for file in named if file.is_file()]
+
+
+def _pairs(path: Path) -> Iterator[Utterance]:
+    folder = path.resolve()
+    for file in sorted(_recordings(folder)):
+        item, where = {}, str(file)
+        for beside in _texts_beside(file)[:1]:
+            text = read_bytes(beside, 2**20).decode("utf-8-sig", "replace")
+            item, where = {"text": text.strip()}, str(beside)
+            if beside.suffix == ".json":
+                item = parse_object(text, where)
+        if file.parent not in (folder, folder / "wavs"):
+            item = {"speaker": file.relative_to(folder).parts[0], **item}
+        yield utterance_of(item, where, id=id_of(str(file), folder), audio=file)
 
 
 def _libritts(path: Path) -> Iterator[Utterance]:
@@ -161,16 +259,11 @@ def _audio_of(folder: Path, id: str) -> Path:
 
 
 def _jsonl(path: Path) -> Iterator[Utterance]:
-    if path.is_file():
-        yield from (utterance for _, utterance in manifest_lines(path))
-        return
-    listings = [path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()]
-    if not listings:
-        raise InputError(
-            f"{path}: no train.jsonl, dev.jsonl or test.jsonl in it, expected a manifest"
-        )
-    for listing in listings:
-        yield from (utterance for _, utterance in manifest_lines(listing))
+    for listing, split in _chosen(path, _JSON):
+        for utterance in located(manifest_utterances(listing), listing.parent):
+            if utterance.split is None and split and not isinstance(utterance, Unread):
+                utterance = replace(utterance, split=split)
+            yield utterance
 
 
 def _hugging_face(path: Path, source: str) -> Iterator[Utterance]:
@@ -213,21 +306,12 @@ def _hugging_face_part(part, name: str, source: str) -> Iterator[Utterance]:
         part = part.cast_column(
             audio, datasets.Audio(decode=False)
         )  # our own decoder reads it, as everywhere
-    split = {"validation": "dev", "valid": "dev", "val": "dev"}.get(
-        name.split(".")[0], name.split(".")[0]
-    )
+    split = SPLIT_NAMES.get(name.split(".")[0])
     for number, row in enumerate(part):
-        found = {key: row[column] for key, column in columns.items() if column}
-        id, speaker = found.get("id"), found.get("speaker")
-        id = f"{name or 'row'}-{number:08d}" if id is None else str(id)
-        yield Utterance(
-            re.sub(r"[^\w.+@=,-]", "_", id),
-            _hugging_face_audio(row[audio]),
-            found["text"] or "",
-            "" if speaker is None else str(speaker),
-            str(found.get("language") or "en"),
-            split=split if split in SPLITS else None,
-        )
+        item = {key: row[column] for key, column in columns.items() if column}
+        where = f"{name or 'row'}-{number:08d}"
+        found = {**item, "text": item["text"] or "", "split": split}
+        yield utterance_of(found, where, id=where, audio=_hugging_face_audio(row[audio]))
 
 
 def _hugging_face_audio(value) -> Path | bytes:

@@ -9,8 +9,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.audio import header_seconds
-from llasa_core.data.corpora.readers import AUDIO_SUFFIXES
+from llasa_core.audio import AUDIO_SUFFIXES, header_seconds
 from llasa_core.errors import InputError
 from llasa_core.evaluation.protocols import Trial
 from llasa_core.files import text_lines
