@@ -10,7 +10,7 @@ here; its module is loaded when a name is first used:
 * training: TrainConfig, launch, publish_checkpoint, held_out_rows, held_out_summary
 * synthesis: Synthesizer, Request, Sampling, synthesize_manifest
 * search: Strategy, WordsVerifier, VoiceVerifier, search_manifest
-* evaluation: load_transcriber, load_speaker_embedder, load_quality_predictor, embed_references,
+* evaluation: load_judges, load_transcriber, load_speaker_embedder, embed_references,
   evaluate_manifest, summarise, compare_systems, listening_page
 * results: record, read_results
 
@@ -53,9 +53,9 @@ MODULES = {
     "WordsVerifier": "search.verifiers",
     "VoiceVerifier": "search.verifiers",
     "search_manifest": "search.batch",
+    "load_judges": "judges",
     "load_transcriber": "judges",
     "load_speaker_embedder": "judges",
-    "load_quality_predictor": "judges",
     "embed_references": "evaluation.scoring",
     "evaluate_manifest": "evaluation.scoring",
     "summarise": "evaluation.summary",

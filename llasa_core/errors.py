@@ -2,12 +2,14 @@
 that failed.
 """
 
+import fnmatch
 import math
 import os
+import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -97,3 +99,21 @@ def describe_type(hint: Any) -> str:
     return " or ".join(
         names.get(option, "null" if option is types.NoneType else str(option)) for option in options
     )
+
+
+def registered(what: str, registry: Mapping[str, str], name: str) -> Any:
+    """The object "module:object" that a registry has for a name, imported when it is asked for.
+
+    A key may be a pattern (`*`: anything); the first one that fits counts. Raises InputError with
+    the names that there are.
+    """
+    for pattern, place in registry.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return pkgutil.resolve_name(place)
+    raise InputError(f"{what} {name!r} is unknown, expected {names_in(registry)}")
+
+
+def names_in(registry: Mapping[str, Any]) -> str:
+    """The names of a registry in a sentence: "a, b or a folder", where patterns take folders."""
+    names = [name for name in registry if "*" not in name]
+    return ", ".join(names) + (" or a folder" if len(names) < len(registry) else "")

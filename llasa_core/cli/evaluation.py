@@ -16,8 +16,14 @@ from llasa_core.cli.common import (
     require,
     whole,
 )
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, names_in
 from llasa_core.evaluation.protocols import PROTOCOLS, help_text
+from llasa_core.judges import (
+    EMOTION_EMBEDDERS,
+    QUALITY_PREDICTORS,
+    SPEAKER_EMBEDDERS,
+    TRANSCRIBERS,
+)
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -38,15 +44,17 @@ def add_evaluate(commands: Commands) -> None:
     add.add_argument(
         "--asr",
         default="whisper-tiny.en",
-        help="Whisper name or folder, or none (default %(default)s)",
+        help=f"{names_in(TRANSCRIBERS)}, or none (default %(default)s)",
     )
     add.add_argument(
         "--speaker",
         default="wespeaker",
-        help="wespeaker, resemblyzer, wavlm or none; needs --references",
+        help=f"{names_in(SPEAKER_EMBEDDERS)}, or none; needs --references (default %(default)s)",
     )
     add.add_argument(
-        "--quality", default="distillmos", help="distillmos or none (default %(default)s)"
+        "--quality",
+        default="distillmos",
+        help=f"{names_in(QUALITY_PREDICTORS)}, or none (default %(default)s)",
     )
     add.add_argument(
         "--references", help="manifest of originals, for the similarity to each speaker"
@@ -59,7 +67,7 @@ def add_evaluate(commands: Commands) -> None:
     add.add_argument(
         "--emotion",
         default="none",
-        help="protocol: emotion2vec_plus_large or a folder (default none)",
+        help=f"protocol: {names_in(EMOTION_EMBEDDERS)} (default none)",
     )
     add.add_argument(
         "--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI"
@@ -69,8 +77,8 @@ def add_evaluate(commands: Commands) -> None:
 
 def evaluate(options: Namespace) -> None:
     """Print the summary."""
-    from llasa_core import judges
     from llasa_core.evaluation.scoring import evaluate_manifest
+    from llasa_core.judges import load_judges
 
     for path in (options.manifest, options.references, options.reference_audio, options.protocol):
         if path is not None:
@@ -84,11 +92,7 @@ def evaluate(options: Namespace) -> None:
     _, summary = evaluate_manifest(
         options.manifest,
         options.out,
-        transcriber=None if options.asr == "none" else judges.load_transcriber(options.asr),
-        embedder=None if speaker == "none" else judges.load_speaker_embedder(speaker),
-        quality=(
-            None if options.quality == "none" else judges.load_quality_predictor(options.quality)
-        ),
+        load_judges(options.asr, speaker, options.quality),
         references=options.references if speaker != "none" else None,
         reference_audio=options.reference_audio,
         seed=options.seed,
@@ -99,8 +103,8 @@ def evaluate(options: Namespace) -> None:
 
 def evaluate_protocol(options: Namespace) -> None:
     """Print the summary: the protocol's public metrics and ours."""
-    from llasa_core import judges
     from llasa_core.evaluation.protocols import scoring
+    from llasa_core.judges import Judges, load_judges
 
     if options.references or options.reference_audio:
         raise InputError(
@@ -108,27 +112,12 @@ def evaluate_protocol(options: Namespace) -> None:
             " --protocol"
         )
     setting, _ = scoring.read_prepared(Path(options.protocol))
-    hears = setting["protocol"] != "asr"
+    wanted = options.asr, options.speaker, options.quality, options.emotion
     _, summary = scoring.evaluate_protocol(
         options.manifest,
         options.protocol,
         options.out,
-        transcriber=(
-            judges.load_transcriber(options.asr) if hears and options.asr != "none" else None
-        ),
-        embedder=(
-            judges.load_speaker_embedder(options.speaker)
-            if hears and options.speaker != "none"
-            else None
-        ),
-        quality=(
-            judges.load_quality_predictor(options.quality)
-            if hears and options.quality != "none"
-            else None
-        ),
-        emotion=(
-            judges.load_emotion_embedder(options.emotion) if options.emotion != "none" else None
-        ),
+        Judges() if setting["protocol"] == "asr" else load_judges(*wanted),
         seed=options.seed,
         progress=True,
     )

@@ -17,6 +17,7 @@ from llasa_core.codecs.classical import Metered, load_any_codec
 from llasa_core.codecs.roundtrip import resynthesize
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import SpeakerReferences, evaluate_manifest
+from llasa_core.judges import Judges
 
 
 def available(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -39,23 +40,23 @@ def score_codec(
     codec: Any,
     manifest: str | Path,
     out: str | Path,
-    judges: Mapping[str, Any],
+    judges: Judges,
     references: SpeakerReferences,
     limit: int = 0,
     seed: int = 0,
 ) -> tuple[list[dict], dict[str, float]]:
-    """Round trip and scores of one codec: rows and summary as of evaluate.evaluate_manifest, with
-    the bits.
+    """Round trip and scores of one codec: rows and summary as of `evaluate_manifest`, with the
+    bits.
 
-    judges: transcriber, embedder and quality. A row has also `bits`; the summary bits_per_second
-    with its interval over utterances and n. Waves stand below `out`/wavs.
+    A row has also `bits`; the summary bits_per_second with its interval over utterances and n.
+    Waves are written below `out`/wavs.
     """
     metered = Metered(codec)
     pair = resynthesize(manifest, out, metered, limit)
     rows, summary = evaluate_manifest(
         pair.resynthesis,
         out,
-        **judges,
+        judges,
         references=references,
         reference_audio=pair.originals,
         seed=seed,
@@ -69,14 +70,14 @@ def score_codec(
 def score_originals(
     manifest: str | Path,
     out: str | Path,
-    judges: Mapping[str, Any],
+    judges: Judges,
     references: SpeakerReferences,
     seed: int = 0,
 ) -> tuple[list[dict], dict[str, float]]:
     """The recordings themselves, by the same judges: rows and summary, without bits and without
     PESQ and STOI.
     """
-    rows, summary = evaluate_manifest(manifest, out, **judges, references=references, seed=seed)
+    rows, summary = evaluate_manifest(manifest, out, judges, references, seed=seed)
     return _placeless(rows), summary
 
 

@@ -19,7 +19,8 @@ from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
 from llasa_core.files import read_rows, write_json, write_rows
 from llasa_core.intervals import CLUSTER
-from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+from llasa_core.judges import Judges
+from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import read_manifest
 
 BLOCK = 16  # utterances a call of a judge: one step of the progress bar
@@ -52,9 +53,7 @@ class SpeakerReferences:
 def evaluate_manifest(
     manifest: str | Path,
     out: str | Path,
-    transcriber: Transcriber | None = None,
-    embedder: SpeakerEmbedder | None = None,
-    quality: QualityPredictor | None = None,
+    judges: Judges,
     references: str | Path | SpeakerReferences | None = None,
     reference_audio: str | Path | Mapping[str, str | Path] | None = None,
     seed: int = 0,
@@ -69,41 +68,27 @@ def evaluate_manifest(
         recordings and for the nearest centroid; a recording with the utterance's own id is left
         out, so originals are scored by the same protocol.
     reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ,
-        STOI and (with an embedder) the cosine of each utterance to its own original, the similarity
-        of codec papers.
+        STOI and (with a speaker model) the cosine of each utterance to its own original, the
+        similarity of codec papers.
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text,
     a non-finite score, and a judge that chose the speech as the verifier of a search (key
     `verifiers` of the manifest's lines).
     """
     utterances = read_utterances(manifest)
-    if transcriber is None and embedder is None and quality is None and reference_audio is None:
-        raise InputError(
-            f"{manifest}: nothing to score with, expected a transcriber, an embedder or a predictor"
-        )
-    if references is not None and embedder is None:
+    if not judges.by_role() and reference_audio is None:
+        raise InputError(f"{manifest}: nothing to score with, expected at least one judge")
+    if references is not None and judges.speaker is None:
         raise InputError("references belong together with a speaker embedder, got only one of them")
-    if embedder is not None and references is None and reference_audio is None:
+    if judges.speaker is not None and references is None and reference_audio is None:
         raise InputError(
             "a speaker embedder and references or reference audio belong together, got only one of"
             " them"
         )
     rows = score_utterances(
-        manifest,
-        utterances,
-        transcriber,
-        embedder,
-        quality,
-        references,
-        reference_audio,
-        seed,
-        progress,
+        manifest, utterances, judges, references, reference_audio, seed, progress
     )
     summary = summarise(rows, seed=seed)
-    report = {
-        "metrics": summary,
-        "judges": judge_versions(transcriber, embedder, quality),
-        "seed": seed,
-    }
+    report = {"metrics": summary, "judges": judges.versions(), "seed": seed}
     publish_scores(out, rows, report)
     return rows, summary
 
@@ -111,9 +96,7 @@ def evaluate_manifest(
 def score_utterances(
     manifest: str | Path,
     utterances: list[dict],
-    transcriber: Transcriber | None = None,
-    embedder: SpeakerEmbedder | None = None,
-    quality: QualityPredictor | None = None,
+    judges: Judges,
     references: str | Path | SpeakerReferences | None = None,
     reference_audio: str | Path | Mapping[str, str | Path] | None = None,
     seed: int = 0,
@@ -122,13 +105,13 @@ def score_utterances(
     """Scored rows of utterances as `read_utterances` gives them; `manifest` names them in messages.
     Writes nothing.
     """
-    refuse_verifiers(manifest, utterances, transcriber, embedder, quality)
+    refuse_verifiers(manifest, utterances, judges)
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
-    if transcriber is not None:
+    if judges.transcriber is not None:
         for utterance in utterances:
             metrics.word_errors(utterance["text"], "", utterance["language"])
     if references is not None and not isinstance(references, SpeakerReferences):
-        references = embed_references(references, embedder, seed=seed, progress=progress)
+        references = embed_references(references, judges.speaker, seed=seed, progress=progress)
     if references is not None:
         for utterance in utterances:
             if not references.count(utterance["speaker"], without=utterance["id"]):
@@ -140,25 +123,23 @@ def score_utterances(
     for block in blocks_of(utterances, "utterances", progress):
         waves = [load_audio(utterance["file"]) for utterance in block]
         scored = [_described(utterance, wave) for utterance, wave in zip(block, waves, strict=True)]
-        if transcriber is not None:
-            _score_words(scored, waves, transcriber)
-        embeddings = None if embedder is None else embedder.embed(waves, SAMPLE_RATE)
+        if judges.transcriber is not None:
+            _score_words(scored, waves, judges.transcriber)
+        if judges.speaker is not None:
+            embeddings = judges.speaker.embed(waves, SAMPLE_RATE)
         if references is not None:
             _score_speakers(scored, embeddings, references)
-        if quality is not None:
-            for row, value in zip(scored, quality.score(waves, SAMPLE_RATE), strict=True):
+        if judges.quality is not None:
+            values = judges.quality.score(waves, SAMPLE_RATE)
+            for row, value in zip(scored, values, strict=True):
                 row["quality"] = _finite(value, row, "quality")
         if originals:
             before = [load_audio(originals[row["id"]]) for row in scored]
             for row, wave, original in zip(scored, waves, before, strict=True):
                 _score_resynthesis(row, wave, original)
-            if embedder is not None:
-                score_similarity(
-                    scored,
-                    embeddings,
-                    embedder.embed(before, SAMPLE_RATE),
-                    "similarity_to_original",
-                )
+            if judges.speaker is not None:
+                own = judges.speaker.embed(before, SAMPLE_RATE)
+                score_similarity(scored, embeddings, own, "similarity_to_original")
         rows.extend(scored)
     return rows
 
@@ -170,33 +151,17 @@ def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) ->
     write_json(out / "summary.json", report)
 
 
-def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], *judges: object) -> None:
+def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], judges: Judges) -> None:
     """InputError where one of the judges is named among the `verifiers` that a search chose an
     utterance with.
     """
-    names = {judge.name for judge in judges if judge is not None}
+    names = {judge.name for judge in judges.by_role().values()}
     for utterance in utterances:
         if both := sorted(names & set(utterance.get("verifiers", ()))):
             raise InputError(
                 f"{manifest}: {both[0]} chose {utterance['id']!r} as a verifier of the search and"
                 " cannot judge it too, expected another model"
             )
-
-
-def judge_versions(
-    transcriber: Transcriber | None = None,
-    embedder: SpeakerEmbedder | None = None,
-    quality: QualityPredictor | None = None,
-) -> dict[str, str]:
-    """{role: "name (library and weights)"} of the judges in use: what stands beside the numbers in
-    a result.
-    """
-    roles = {"transcriber": transcriber, "speaker_embedder": embedder, "quality_predictor": quality}
-    return {
-        role: f"{judge.name} ({judge.version})"
-        for role, judge in roles.items()
-        if judge is not None
-    }
 
 
 def embed_references(

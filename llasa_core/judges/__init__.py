@@ -1,179 +1,101 @@
-"""The three judges of speech: what was said, by whom, how well. Waves are float32 (T,) mono, numpy
-at the seam.
+"""The judges of speech by name: what was said, by whom, how well, with what emotion.
 
-A judge gives every finite wave a value, also silence and an empty one; a batch of n equals n
-batches of one. Heavy imports live in the backends. Packaged weights are checked by sha256 before
-they are loaded.
+A new judge is a class that keeps a promise of `judges.interface`, and one line in a table below:
+the name it is asked for by, and the class, which is called with that name and the caller's options.
 """
 
-import hashlib
-import importlib.util
-import os
-from pathlib import Path
-from typing import Protocol
+from dataclasses import dataclass
 
-import numpy as np
+from llasa_core.errors import registered
+from llasa_core.judges.interface import QualityPredictor, SpeakerEmbedder, Transcriber
 
-from llasa_core.errors import InputError
+TRANSCRIBERS = {
+    "whisper-tiny.en": "llasa_core.judges.whisper:WhisperTranscriber",
+    "whisper-base": "llasa_core.judges.whisper:WhisperTranscriber",
+    "moonshine-tiny.en": "llasa_core.judges.moonshine:MoonshineTranscriber",
+    "fake": "llasa_core.judges.fake:FakeTranscriber",
+    "fake-2": "llasa_core.judges.fake:FakeTranscriber",
+    "*": "llasa_core.judges.whisper:WhisperTranscriber",  # any other Whisper: a name or a folder
+}
 
-SAMPLE_RATE = 16000  # Hz, what every judge hears
+SPEAKER_EMBEDDERS = {
+    "wespeaker": "llasa_core.judges.speaker:WeSpeakerEmbedder",
+    "resemblyzer": "llasa_core.judges.speaker:ResemblyzerEmbedder",
+    "wavlm": "llasa_core.judges.speaker:WavLMEmbedder",
+    "fake": "llasa_core.judges.fake:FakeSpeakerEmbedder",
+    "fake-2": "llasa_core.judges.fake:FakeSpeakerEmbedder",
+    "*/*": "llasa_core.judges.speaker:WavLMEmbedder",  # x-vectors in a folder or of a hub id
+}
 
-FAKES = ("fake", "fake-2")
+QUALITY_PREDICTORS = {
+    "distillmos": "llasa_core.judges.quality:DistillMosPredictor",
+    "fake": "llasa_core.judges.fake:FakeQualityPredictor",
+}
 
-
-class Transcriber(Protocol):
-    """Speech recogniser. `version` names the library and the weights."""
-
-    name: str
-    version: str
-
-    def transcribe(
-        self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
-    ) -> list[str]:
-        """float32 (T,) waves -> one text a wave, without normalisation."""
-        ...
-
-
-class SpeakerEmbedder(Protocol):
-    """Speaker verification model."""
-
-    name: str
-    version: str
-
-    def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
-        """float32 (T,) waves -> (N, D) float32 of unit length."""
-        ...
-
-
-class QualityPredictor(Protocol):
-    """Reference-free predictor of a mean opinion score, 1 (bad) to 5 (excellent)."""
-
-    name: str
-    version: str
-
-    def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
-        """float32 (T,) waves -> (N,) float32."""
-        ...
+EMOTION_EMBEDDERS = {
+    "emotion2vec_plus_large": "llasa_core.judges.emotion:Emotion2VecEmbedder",
+    "fake": "llasa_core.judges.fake:FakeSpeakerEmbedder",
+    "fake-2": "llasa_core.judges.fake:FakeSpeakerEmbedder",
+    "*": "llasa_core.judges.emotion:Emotion2VecEmbedder",  # another model's folder or hub id
+}
 
 
 def load_transcriber(name: str = "whisper-tiny.en", **options) -> Transcriber:
-    """Load a transcriber: `whisper-tiny.en`, `whisper-base`, `moonshine-tiny.en` (packaged), any
-    other Whisper name or folder, or `fake`; `fake-2` is another fake, for a search that must not be
-    scored with its verifier."""
-    if name in FAKES:
-        from llasa_core.judges.fake import FakeTranscriber
-
-        return FakeTranscriber(name, **options)
-    if name == "moonshine-tiny.en":
-        from llasa_core.judges.moonshine import MoonshineTranscriber
-
-        return MoonshineTranscriber(**options)
-    from llasa_core.judges.whisper import WhisperTranscriber
-
-    return WhisperTranscriber(name, **options)
+    """A recogniser of TRANSCRIBERS; `fake-2` is another fake, for a search that must not be scored
+    with its verifier. Raises InputError for a model out of reach.
+    """
+    return registered("transcriber", TRANSCRIBERS, name)(name, **options)
 
 
 def load_speaker_embedder(name: str = "wespeaker", **options) -> SpeakerEmbedder:
-    """Load a speaker embedder: `wespeaker`, `resemblyzer` (packaged), `wavlm`, an x-vector folder
-    or id, or a fake.
-    """
-    if name in FAKES:
-        from llasa_core.judges.fake import FakeSpeakerEmbedder
-
-        return FakeSpeakerEmbedder(name, **options)
-    from llasa_core.judges import speaker
-
-    if name == "wespeaker":
-        return speaker.WeSpeakerEmbedder(**options)
-    if name == "resemblyzer":
-        return speaker.ResemblyzerEmbedder(**options)
-    if name == "wavlm" or "/" in name:
-        return speaker.WavLMEmbedder(name, **options)
-    raise InputError(
-        f"speaker embedder {name!r} is unknown, expected wespeaker, resemblyzer, wavlm or a model"
-        " folder"
-    )
+    """A speaker model of SPEAKER_EMBEDDERS. InputError for an unknown one or one out of reach."""
+    return registered("speaker embedder", SPEAKER_EMBEDDERS, name)(name, **options)
 
 
 def load_quality_predictor(name: str = "distillmos", **options) -> QualityPredictor:
-    """Load a quality predictor: `distillmos` (packaged) or `fake`."""
-    if name == "fake":
-        from llasa_core.judges.fake import FakeQualityPredictor
-
-        return FakeQualityPredictor(**options)
-    if name == "distillmos":
-        from llasa_core.judges.quality import DistillMosPredictor
-
-        return DistillMosPredictor(**options)
-    raise InputError(f"quality predictor {name!r} is unknown, expected distillmos")
+    """A predictor of QUALITY_PREDICTORS. InputError for an unknown one or one out of reach."""
+    return registered("quality predictor", QUALITY_PREDICTORS, name)(name, **options)
 
 
 def load_emotion_embedder(name: str = "emotion2vec_plus_large", **options) -> SpeakerEmbedder:
-    """Load an embedder of emotions (the seam of a speaker's): an emotion2vec name or folder
-    (funasr), or `fake`.
-    """
-    if name in FAKES:
-        from llasa_core.judges.fake import FakeSpeakerEmbedder
-
-        return FakeSpeakerEmbedder(name, **options)
-    from llasa_core.judges.emotion import Emotion2VecEmbedder
-
-    return Emotion2VecEmbedder(name, **options)
+    """An embedder of emotions of EMOTION_EMBEDDERS. InputError for one out of reach."""
+    return registered("emotion embedder", EMOTION_EMBEDDERS, name)(name, **options)
 
 
-def default_threads() -> int:
-    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips
-    gain no more).
-    """
-    configured = os.environ.get("OMP_NUM_THREADS", "")
-    if configured.isdigit() and int(configured) > 0:
-        return int(configured)
-    available = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class Judges:
+    """The judges that score speech together; None leaves out what that one measures."""
+
+    transcriber: Transcriber | None = None
+    speaker: SpeakerEmbedder | None = None
+    quality: QualityPredictor | None = None
+    emotion: SpeakerEmbedder | None = None
+
+    def by_role(self) -> dict[str, Transcriber | SpeakerEmbedder | QualityPredictor]:
+        """{role: judge} of those that there are, the roles as results name them."""
+        roles = {
+            "transcriber": self.transcriber,
+            "speaker_embedder": self.speaker,
+            "quality_predictor": self.quality,
+            "emotion_embedder": self.emotion,
+        }
+        return {role: judge for role, judge in roles.items() if judge is not None}
+
+    def versions(self) -> dict[str, str]:
+        """{role: "name (library and weights)"}: what is written next to the numbers in a result."""
+        return {role: f"{judge.name} ({judge.version})" for role, judge in self.by_role().items()}
+
+
+def load_judges(
+    asr: str = "whisper-tiny.en",
+    speaker: str = "wespeaker",
+    quality: str = "distillmos",
+    emotion: str = "none",
+) -> Judges:
+    """Judges by name, "none" for none. InputError for an unknown one or one out of reach."""
+    return Judges(
+        None if asr == "none" else load_transcriber(asr),
+        None if speaker == "none" else load_speaker_embedder(speaker),
+        None if quality == "none" else load_quality_predictor(quality),
+        None if emotion == "none" else load_emotion_embedder(emotion),
     )
-    return min(4, available)
-
-
-def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Float32 (T',) at 16 kHz from a mono wave (T,) at `sample_rate`; InputError on a wrong shape,
-    NaN or infinity.
-    """
-    wave = np.ascontiguousarray(wave, dtype=np.float32)
-    if wave.ndim != 1:
-        raise InputError(f"a judge hears mono waves of shape (T,), got shape {wave.shape}")
-    if not np.isfinite(wave).all():
-        raise InputError(
-            f"a wave of {len(wave)} samples holds NaN or infinite values, expected finite samples"
-        )
-    if sample_rate != SAMPLE_RATE and len(wave):
-        import soxr
-
-        wave = np.ascontiguousarray(soxr.resample(wave, sample_rate, SAMPLE_RATE), dtype=np.float32)
-    return wave
-
-
-def package_folder(package: str, requirement: str) -> Path:
-    """Folder of an installed package, found without importing it; InputError with the pip line when
-    it is absent.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"package {package} is not installed, expected it from: pip install {requirement}"
-        )
-    return Path(spec.submodule_search_locations[0])
-
-
-def check_sha256(content: bytes, expected: str, source: Path | str) -> bytes:
-    """The content itself when its sha256 is the expected one, else InputError."""
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise InputError(
-            f"{source}: weights have sha256 {found[:16]}.., expected {expected[:16]}.."
-        )
-    return content
-
-
-def distribution_version(distribution: str) -> str:
-    """`name version` of an installed distribution."""
-    return f"{distribution} {importlib.metadata.version(distribution)}"

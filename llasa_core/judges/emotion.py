@@ -6,9 +6,9 @@ emotion2vec has no packaged weights: funasr (optional) loads it from a folder or
 
 import numpy as np
 
-from llasa_core import judges
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import at_16_khz, distribution_version
 
 MODEL_ID = "iic/emotion2vec_plus_large"
 
@@ -39,7 +39,7 @@ class Emotion2VecEmbedder:
             raise InputError(
                 f"emotion model {model!r} is neither a folder nor reachable on its hub: {reason}"
             ) from error
-        self.name, self.version = name, judges.distribution_version("funasr")
+        self.name, self.version = name, distribution_version("funasr")
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, D) float32 of unit length; one by one, so that no padding is
@@ -47,7 +47,7 @@ class Emotion2VecEmbedder:
         """
         rows = []
         for wave in waves:
-            wave = judges.at_16_khz(wave, sample_rate)
+            wave = at_16_khz(wave, sample_rate)
             (result,) = self._model.generate(wave, granularity="utterance", extract_embedding=True)
             rows.append(np.asarray(result["feats"], np.float32))
         return np.stack(

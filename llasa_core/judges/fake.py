@@ -8,7 +8,7 @@ judges are total, like real ones.
 
 import numpy as np
 
-from llasa_core import judges
+from llasa_core.judges.interface import SAMPLE_RATE, at_16_khz
 
 HOP = 320  # samples a character, 20 ms: a whole number of periods of every tone
 
@@ -21,13 +21,13 @@ def fake_speech(text: str, speaker: int = 0) -> np.ndarray:
     """
     levels = np.repeat((np.frombuffer(text.encode("ascii"), np.uint8) - 64.0) / 128.0, HOP)
     tone = 0.1 * np.sin(
-        2 * np.pi * 50.0 * (speaker % TONES + 1) * np.arange(len(levels)) / judges.SAMPLE_RATE
+        2 * np.pi * 50.0 * (speaker % TONES + 1) * np.arange(len(levels)) / SAMPLE_RATE
     )
     return (levels + tone).astype(np.float32)
 
 
 def _blocks(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    wave = judges.at_16_khz(wave, sample_rate)
+    wave = at_16_khz(wave, sample_rate)
     return wave[: len(wave) // HOP * HOP].reshape(-1, HOP)
 
 
@@ -69,14 +69,14 @@ class FakeSpeakerEmbedder:
 class FakeQualityPredictor:
     """1 for silence, 5 for full scale."""
 
-    name = "fake"
-    version = "fake"
+    def __init__(self, name: str = "fake"):
+        self.name = self.version = name
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N,) float32 from 1 to 5."""
         return np.array(
             [
-                1 + 4 * min(1.0, float(np.abs(judges.at_16_khz(w, sample_rate)).max(initial=0.0)))
+                1 + 4 * min(1.0, float(np.abs(at_16_khz(w, sample_rate)).max(initial=0.0)))
                 for w in waves
             ],
             np.float32,

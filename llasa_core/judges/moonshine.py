@@ -7,8 +7,15 @@ moonshine-voice 0.0.73, which is never imported (importing it starts a microphon
 
 import numpy as np
 
-from llasa_core import judges
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import (
+    SAMPLE_RATE,
+    at_16_khz,
+    check_sha256,
+    default_threads,
+    distribution_version,
+    package_folder,
+)
 
 REQUIREMENT = "--no-deps moonshine-voice==0.0.73"
 
@@ -25,38 +32,35 @@ TOKENS_PER_SECOND = (
 )
 
 SHORTEST = (
-    judges.SAMPLE_RATE // 4
+    SAMPLE_RATE // 4
 )  # samples; a shorter wave is padded with zeros, the encoder's strides need them
 
 
 class MoonshineTranscriber:
     """Transcriber on Moonshine tiny-en (27 M parameters), greedy, English only.
 
-    threads: CPU threads of one decoding; None = `judges.default_threads()`. Raises InputError when
+    threads: CPU threads of one decoding; None = `default_threads()`. Raises InputError when
     onnxruntime or the wheel is absent, or the weights in it are not the known ones.
     """
 
-    name = "moonshine-tiny.en"
-
-    def __init__(self, threads: int | None = None):
+    def __init__(self, name: str = "moonshine-tiny.en", threads: int | None = None):
+        self.name = name
         try:
             import onnxruntime
         except ImportError as error:
             raise InputError(
                 f"moonshine needs onnxruntime ({error}), expected: pip install onnxruntime"
             ) from None
-        folder = judges.package_folder("moonshine_voice", REQUIREMENT) / "assets" / "tiny-en"
+        folder = package_folder("moonshine_voice", REQUIREMENT) / "assets" / "tiny-en"
         contents = {}
         for file, digest in SHA256.items():
             if not (folder / file).is_file():
                 raise InputError(
                     f"{folder / file}: file is missing, expected it from: pip install {REQUIREMENT}"
                 )
-            contents[file] = judges.check_sha256(
-                (folder / file).read_bytes(), digest, folder / file
-            )
+            contents[file] = check_sha256((folder / file).read_bytes(), digest, folder / file)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or judges.default_threads()
+        options.intra_op_num_threads = threads or default_threads()
         self._encoder, self._decoder = (
             onnxruntime.InferenceSession(
                 contents[file], options, providers=["CPUExecutionProvider"]
@@ -67,7 +71,7 @@ class MoonshineTranscriber:
             item for item in self._decoder.get_inputs() if item.name.startswith("past_key_values")
         ]
         self._pieces = token_pieces(contents["tokenizer.bin"])
-        self.version = f"{judges.distribution_version('moonshine-voice')} (Moonshine tiny-en)"
+        self.version = f"{distribution_version('moonshine-voice')} (Moonshine tiny-en)"
 
     def transcribe(
         self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
@@ -77,12 +81,12 @@ class MoonshineTranscriber:
         """
         if language != "en":
             raise InputError(f"{self.name} hears English only, got language {language!r}")
-        return [self._transcribe_one(judges.at_16_khz(wave, sample_rate)) for wave in waves]
+        return [self._transcribe_one(at_16_khz(wave, sample_rate)) for wave in waves]
 
     def _transcribe_one(self, wave: np.ndarray) -> str:
         if not len(wave):
             return ""
-        limit = max(4, round(TOKENS_PER_SECOND * len(wave) / judges.SAMPLE_RATE))
+        limit = max(4, round(TOKENS_PER_SECOND * len(wave) / SAMPLE_RATE))
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))[None]
         mask = np.ones(
             wave.shape, np.int64

@@ -14,15 +14,21 @@ import types
 
 import numpy as np
 
-from llasa_core import judges
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import (
+    SAMPLE_RATE,
+    at_16_khz,
+    check_sha256,
+    distribution_version,
+    package_folder,
+)
 
 REQUIREMENT = "--no-deps distillmos==0.9.1 xls-r-sqa==0.1.0"
 
 WEIGHTS_SHA256 = "b18b3ac60227267cfb91e5d00ce22cc7b73716fd92f269484da1446e27031a40"
 
-SHORTEST = judges.SAMPLE_RATE // 10  # samples; a shorter wave is padded with zeros
+SHORTEST = SAMPLE_RATE // 10  # samples; a shorter wave is padded with zeros
 
 # samples: a codec drops the last, partial frame, of up to 40 ms in codecs of 25 codes a second
 LENGTH_TOLERANCE = 640
@@ -39,16 +45,15 @@ class DistillMosPredictor:
     Raises InputError when the packages are absent or the weights are not the known ones.
     """
 
-    name = "distillmos"
-
-    def __init__(self, device: str | None = None):
-        weights = judges.package_folder("distillmos", REQUIREMENT) / "weights" / "distill_mos_v7.pt"
-        judges.package_folder("xls_r_sqa", REQUIREMENT)
+    def __init__(self, name: str = "distillmos", device: str | None = None):
+        self.name = name
+        weights = package_folder("distillmos", REQUIREMENT) / "weights" / "distill_mos_v7.pt"
+        package_folder("xls_r_sqa", REQUIREMENT)
         if not weights.is_file():
             raise InputError(
                 f"{weights}: file is missing, expected it from: pip install {REQUIREMENT}"
             )
-        judges.check_sha256(weights.read_bytes(), WEIGHTS_SHA256, weights)
+        check_sha256(weights.read_bytes(), WEIGHTS_SHA256, weights)
         self._device = choose_device(device)
         with _importable_torchaudio():
             distillmos = importlib.import_module("distillmos")
@@ -56,7 +61,7 @@ class DistillMosPredictor:
             self._model = (
                 distillmos.ConvTransformerSQAModel().to(self._device).eval()
             )  # loads with weights_only=True
-        self.version = judges.distribution_version("distillmos")
+        self.version = distribution_version("distillmos")
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N,) float32 mean opinion scores, 1 to 5."""
@@ -64,7 +69,7 @@ class DistillMosPredictor:
 
         scores = np.zeros(len(waves), np.float32)
         for i, wave in enumerate(waves):
-            wave = judges.at_16_khz(wave, sample_rate)
+            wave = at_16_khz(wave, sample_rate)
             wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))
             with torch.inference_mode():
                 scores[i] = self._model(torch.from_numpy(wave)[None].to(self._device)).item()
@@ -126,7 +131,7 @@ def _pesq(reference: np.ndarray, degraded: np.ndarray, sample_rate: int, band: s
             f"PESQ cannot score a wave of {len(reference)} samples: it, or its reference, is silent"
         )
     try:
-        return float(pesq.pesq(judges.SAMPLE_RATE, reference, degraded, band))
+        return float(pesq.pesq(SAMPLE_RATE, reference, degraded, band))
     except (pesq.PesqError, ValueError) as error:
         raise TooLittleSpeechError(
             f"PESQ cannot score a wave of {len(reference)} samples: {_first_line(error)}"
@@ -154,7 +159,7 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float
             "error", RuntimeWarning
         )  # pystoi warns and returns 1e-5 when frames are too few
         try:
-            return float(pystoi.stoi(reference, degraded, judges.SAMPLE_RATE))
+            return float(pystoi.stoi(reference, degraded, SAMPLE_RATE))
         except (RuntimeWarning, ValueError) as error:
             raise TooLittleSpeechError(
                 f"STOI cannot score a wave of {len(reference)} samples: {_first_line(error)}"
@@ -165,8 +170,8 @@ def _aligned(
     reference: np.ndarray, degraded: np.ndarray, sample_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
     reference, degraded = (
-        judges.at_16_khz(reference, sample_rate),
-        judges.at_16_khz(degraded, sample_rate),
+        at_16_khz(reference, sample_rate),
+        at_16_khz(degraded, sample_rate),
     )
     if abs(len(reference) - len(degraded)) > LENGTH_TOLERANCE:
         raise InputError(

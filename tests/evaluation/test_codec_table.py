@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import tone_corpus
 
-from llasa_core import judges
 from llasa_core.codecs.classical import Coded, Metered, OpusCodec, load_any_codec, ogg_packets
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.evaluation import scoring
 from llasa_core.evaluation.codecs import available, measured, score_codec, score_originals, table
+from llasa_core.judges import load_judges
 
 
 def tone(samples=8000, rate=16_000):
@@ -87,12 +87,8 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
 
 def test_codec_is_scored_with_its_bits_beside_the_recordings(tmp_path):
     manifest = tone_corpus(tmp_path, 4, samples=9600)
-    judging = {
-        "transcriber": judges.load_transcriber("fake"),
-        "embedder": judges.load_speaker_embedder("fake"),
-    }
-    judging["quality"] = judges.load_quality_predictor("fake")
-    references = scoring.embed_references(manifest, judging["embedder"])
+    judging = load_judges("fake", "fake", "fake")
+    references = scoring.embed_references(manifest, judging.speaker)
     rows, summary = score_codec(FakeCodec(), manifest, tmp_path / "fake", judging, references)
     assert [row["bits"] for row in rows] == [30 * 12.0] * 4
     assert (

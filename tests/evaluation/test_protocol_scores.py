@@ -23,6 +23,7 @@ from llasa_core.evaluation.protocols.words import (
     simplified,
 )
 from llasa_core.files import read_rows
+from llasa_core.judges import Judges
 from llasa_core.judges.fake import fake_speech
 
 TRANSCRIBER = judges.load_transcriber("fake")
@@ -79,7 +80,7 @@ def test_seed_tts_scores_are_those_counted_by_hand(tmp_path):
     said = {"u1": ("the cats forty two mats sir", 3), "u2": ("hello there", 3)}
     manifest = spoken(tmp_path / "spoken", said)
     rows, summary = evaluate_protocol(
-        manifest, tmp_path / "p", tmp_path / "out", TRANSCRIBER, EMBEDDER, QUALITY
+        manifest, tmp_path / "p", tmp_path / "out", Judges(TRANSCRIBER, EMBEDDER, QUALITY)
     )
     # the | cat's -> cats | fortytwo -> forty, and two inserted | mats | sir: 3 of 5. Ours: "the cat
     # is 42 mats sir".
@@ -114,7 +115,9 @@ def test_seed_tts_scores_are_those_counted_by_hand(tmp_path):
 def test_sim_r_is_left_out_without_a_codec(tmp_path):
     prepare_protocol("seed-tts-en", seed_tts(tmp_path / "set"), tmp_path / "p")
     manifest = spoken(tmp_path / "spoken", {"u1": ("a", 3), "u2": ("b", 20)})
-    _, summary = evaluate_protocol(manifest, tmp_path / "p", tmp_path / "out", embedder=EMBEDDER)
+    _, summary = evaluate_protocol(
+        manifest, tmp_path / "p", tmp_path / "out", Judges(speaker=EMBEDDER)
+    )
     assert (
         summary["public_sim_o"] > 0.9
         and "public_sim_r" not in summary
@@ -126,7 +129,7 @@ def test_recordings_and_their_round_trip_are_scored_by_the_same_protocol(tmp_pat
     prepare_protocol("seed-tts-en", seed_tts(tmp_path / "set"), tmp_path / "p", codec=FakeCodec())
     for manifest in ("references.jsonl", "resynthesis/manifest.jsonl"):
         rows, summary = evaluate_protocol(
-            tmp_path / "p" / manifest, tmp_path / "p", tmp_path / "o", TRANSCRIBER
+            tmp_path / "p" / manifest, tmp_path / "p", tmp_path / "o", Judges(TRANSCRIBER)
         )
         assert summary["public_wer_n"] == 2
         if manifest == "references.jsonl":
@@ -147,7 +150,7 @@ def test_trials_and_utterances_must_be_the_same(tmp_path, said, message):
     prepare_protocol("seed-tts-en", seed_tts(tmp_path / "set"), tmp_path / "p")
     with pytest.raises(InputError, match=message):
         evaluate_protocol(
-            spoken(tmp_path / "spoken", said), tmp_path / "p", tmp_path / "out", TRANSCRIBER
+            spoken(tmp_path / "spoken", said), tmp_path / "p", tmp_path / "out", Judges(TRANSCRIBER)
         )
     assert not (tmp_path / "out").exists()
 
@@ -159,7 +162,7 @@ def test_a_verifier_of_the_search_cannot_judge_the_prompts_similarity(tmp_path):
         manifest.read_text().replace('"seed": 0', '"seed": 0, "verifiers": ["fake"]')
     )
     with pytest.raises(InputError, match="fake chose 'u1' as a verifier"):
-        evaluate_protocol(manifest, tmp_path / "p", tmp_path / "out", embedder=EMBEDDER)
+        evaluate_protocol(manifest, tmp_path / "p", tmp_path / "out", Judges(speaker=EMBEDDER))
 
 
 def test_seeds_of_a_text_are_one_cluster_and_all_of_them_must_be_there(tmp_path):
@@ -170,7 +173,10 @@ def test_seeds_of_a_text_are_one_cluster_and_all_of_them_must_be_there(tmp_path)
         for seed in (0, 1)
     }
     rows, summary = evaluate_protocol(
-        spoken(tmp_path / "spoken", said), tmp_path / "p", tmp_path / "out", TRANSCRIBER, EMBEDDER
+        spoken(tmp_path / "spoken", said),
+        tmp_path / "p",
+        tmp_path / "out",
+        Judges(TRANSCRIBER, EMBEDDER),
     )
     assert [row["text_id"] for row in rows] == ["u1", "u1", "u2", "u2"]
     assert (summary["public_wer_n"], summary["public_wer"]) == (4, pytest.approx(0.4))
@@ -181,7 +187,7 @@ def test_seeds_of_a_text_are_one_cluster_and_all_of_them_must_be_there(tmp_path)
     del said["u1.s1"]
     with pytest.raises(InputError, match=r"trial 'u1\.s1' was not spoken"):
         evaluate_protocol(
-            spoken(tmp_path / "s2", said), tmp_path / "p", tmp_path / "o2", TRANSCRIBER
+            spoken(tmp_path / "s2", said), tmp_path / "p", tmp_path / "o2", Judges(TRANSCRIBER)
         )
 
 
@@ -190,7 +196,7 @@ def test_continuation_is_heard_with_its_prompt_and_compared_without_it(tmp_path)
     ids = ["121-70-0000", "61-70-0000", "61-70-0003"]
     manifest = spoken(tmp_path / "spoken", {id_: (" and more", 20) for id_ in ids})
     rows, summary = evaluate_protocol(
-        manifest, tmp_path / "p", tmp_path / "out", TRANSCRIBER, EMBEDDER
+        manifest, tmp_path / "p", tmp_path / "out", Judges(TRANSCRIBER, EMBEDDER)
     )
     assert rows[1]["hypothesis"].split() == [
         "the",
@@ -211,7 +217,10 @@ def test_continuation_is_heard_with_its_prompt_and_compared_without_it(tmp_path)
     # The recording already holds its beginning: its words are its own, its similarity is that of
     # the rest.
     rows, summary = evaluate_protocol(
-        tmp_path / "p/references.jsonl", tmp_path / "p", tmp_path / "human", TRANSCRIBER, EMBEDDER
+        tmp_path / "p/references.jsonl",
+        tmp_path / "p",
+        tmp_path / "human",
+        Judges(TRANSCRIBER, EMBEDDER),
     )
     assert summary["public_wer"] == 0.0 and summary["public_sim_o"] > 0.9
     assert rows[1]["seconds"] == pytest.approx(2.5)
@@ -221,7 +230,7 @@ def test_speaker_centroids_stand_beside_sim_o_where_speakers_have_several_record
     prepare_protocol("librispeech-cross", librispeech(tmp_path / "set"), tmp_path / "p")
     said = {id_: ("x", 3) for id_ in ("61-70-0000", "61-70-0003")} | {"121-70-0000": ("x", 20)}
     _, summary = evaluate_protocol(
-        spoken(tmp_path / "s", said), tmp_path / "p", tmp_path / "o", embedder=EMBEDDER
+        spoken(tmp_path / "s", said), tmp_path / "p", tmp_path / "o", Judges(speaker=EMBEDDER)
     )
     assert (
         summary["public_sim_o"] > 0.9 and "speaker_similarity" not in summary
@@ -233,13 +242,18 @@ def test_emotion_is_compared_with_the_prompt(tmp_path):
     trials = read_rows(tmp_path / "p/trials.jsonl")
     # Each emotion has a tone of its own in the fixtures; all are spoken with that of Angry.
     manifest = spoken(tmp_path / "s", {row["id"]: ("eggs", 1) for row in trials})
-    rows, summary = evaluate_protocol(manifest, tmp_path / "p", tmp_path / "out", emotion=EMBEDDER)
+    rows, summary = evaluate_protocol(
+        manifest, tmp_path / "p", tmp_path / "out", Judges(emotion=EMBEDDER)
+    )
     assert {row["emotion"] for row in rows if row["emotion_similarity"] > 0.9} == {"Angry"}
     assert summary["public_emotion_similarity"] == pytest.approx(
         np.mean([row["emotion_similarity"] for row in rows]), abs=1e-6
     )
     human, summary = evaluate_protocol(
-        tmp_path / "p/references.jsonl", tmp_path / "p", tmp_path / "human", emotion=EMBEDDER
+        tmp_path / "p/references.jsonl",
+        tmp_path / "p",
+        tmp_path / "human",
+        Judges(emotion=EMBEDDER),
     )
     assert summary["public_emotion_similarity"] > 0.99 and len(human) == 15
 
@@ -276,9 +290,7 @@ def test_codec_protocol_has_every_score_of_the_papers_table(tmp_path):
             tmp_path / "p" / manifest,
             tmp_path / "p",
             tmp_path / name,
-            TRANSCRIBER,
-            EMBEDDER,
-            QUALITY,
+            Judges(TRANSCRIBER, EMBEDDER, QUALITY),
         )
     names = (
         "public_wer",
@@ -401,7 +413,9 @@ def test_real_voices_through_seed_tts_eval(tmp_path):
                 manifest.parent / f"wavs/{id_}.wav", speak(text, voice), 16000, subtype="PCM_16"
             )
         summaries.append(
-            evaluate_protocol(manifest, tmp_path / "p", tmp_path / "o", transcriber, embedder)[1]
+            evaluate_protocol(
+                manifest, tmp_path / "p", tmp_path / "o", Judges(transcriber, embedder)
+            )[1]
         )
     right, swapped = summaries
     assert right["public_wer"] <= 0.2 and right["public_sim_o"] > swapped["public_sim_o"] + 0.1

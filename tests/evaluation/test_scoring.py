@@ -10,6 +10,7 @@ from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import embed_references, evaluate_manifest
 from llasa_core.evaluation.summary import summarise
 from llasa_core.files import read_rows
+from llasa_core.judges import Judges
 from llasa_core.judges.fake import fake_speech
 
 TRANSCRIBER = judges.load_transcriber("fake")
@@ -71,7 +72,7 @@ def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(
     tmp_path, manifest, references
 ):
     rows, summary = evaluate_manifest(
-        manifest, tmp_path / "out", TRANSCRIBER, EMBEDDER, QUALITY, references=references
+        manifest, tmp_path / "out", Judges(TRANSCRIBER, EMBEDDER, QUALITY), references=references
     )
     assert [(row["errors"], row["words"]) for row in rows] == [(1, 6), (0, 2), (2, 2), (1, 1)]
     assert [(row["digit_errors"], row["digit_words"]) for row in rows] == [
@@ -130,7 +131,7 @@ def test_shares_of_several_seeds_have_intervals_over_texts_and_say_how_many():
 def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):
     out = tmp_path / "out"
     rows, summary = evaluate_manifest(
-        manifest, out, TRANSCRIBER, EMBEDDER, QUALITY, references=references, seed=5
+        manifest, out, Judges(TRANSCRIBER, EMBEDDER, QUALITY), references=references, seed=5
     )
     assert read_rows(out / "utterances.jsonl") == rows
     assert summarise(read_rows(out / "utterances.jsonl"), seed=5) == summary
@@ -146,14 +147,14 @@ def test_seeds_of_a_text_that_the_manifest_names_are_resampled_together(tmp_path
         for i in range(4)
     ]
     rows, summary = evaluate_manifest(
-        write_manifest(tmp_path / "spoken", lines), tmp_path / "out", TRANSCRIBER
+        write_manifest(tmp_path / "spoken", lines), tmp_path / "out", Judges(TRANSCRIBER)
     )
     assert [row["text_id"] for row in rows] == ["t0", "t1", "t0", "t1"]
     assert (summary["texts"], summary["corpus_wer_n"], summary["corpus_wer_texts"]) == (2, 4, 2)
 
 
 def test_a_metric_without_its_judge_is_left_out(tmp_path, manifest):
-    rows, summary = evaluate_manifest(manifest, tmp_path / "out", quality=QUALITY)
+    rows, summary = evaluate_manifest(manifest, tmp_path / "out", Judges(quality=QUALITY))
     assert (
         "corpus_wer" not in summary
         and "speaker_similarity" not in summary
@@ -173,7 +174,7 @@ def test_an_original_is_compared_with_the_other_recordings_of_its_speaker(tmp_pa
         ],
     )
     rows, summary = evaluate_manifest(
-        originals, tmp_path / "out", embedder=EMBEDDER, references=originals
+        originals, tmp_path / "out", Judges(speaker=EMBEDDER), references=originals
     )
     assert rows[0]["similarity"] < 0.1  # only a2 is left for ann
     assert [row["nearest_speaker"] for row in rows[1:]] == ["bob", "bob", "bob"]
@@ -185,7 +186,9 @@ def test_references_are_embedded_once_and_drawn_by_seed(tmp_path, manifest, refe
     embedded = embed_references(references, EMBEDDER, per_speaker=2, seed=1)
     assert embedded.speakers == ("ann", "ann", "bob", "bob")
     assert embed_references(references, EMBEDDER, per_speaker=2, seed=1).ids == embedded.ids
-    rows, _ = evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER, references=embedded)
+    rows, _ = evaluate_manifest(
+        manifest, tmp_path / "out", Judges(speaker=EMBEDDER), references=embedded
+    )
     assert rows[0]["nearest_speaker"] == "ann"
 
 
@@ -194,7 +197,7 @@ def test_a_single_reference_speaker_gives_similarity_but_no_nearest_speaker(tmp_
         tmp_path / "one", [(f"a{i}", "cat", "cat", "ann", "ann", {}) for i in range(2)]
     )
     _, summary = evaluate_manifest(
-        manifest, tmp_path / "out", embedder=EMBEDDER, references=manifest
+        manifest, tmp_path / "out", Judges(speaker=EMBEDDER), references=manifest
     )
     assert summary["speaker_similarity"] > 0.9 and "nearest_speaker_share" not in summary
 
@@ -212,7 +215,7 @@ def test_resynthesis_is_scored_against_its_original_and_too_short_speech_is_coun
     soundfile.write(tmp_path / "spoken" / "long.wav", wave, 16000)
     soundfile.write(tmp_path / "original.wav", wave, 16000)
     files = {"long": tmp_path / "original.wav", "short": tmp_path / "spoken" / "short.wav"}
-    rows, summary = evaluate_manifest(manifest, tmp_path / "out", reference_audio=files)
+    rows, summary = evaluate_manifest(manifest, tmp_path / "out", Judges(), reference_audio=files)
     assert rows[0]["stoi"] == pytest.approx(1.0, abs=1e-3) and rows[0]["pesq_wb"] > 4.5
     assert rows[0]["pesq_nb"] > 4.5
     assert rows[1]["stoi"] is None and rows[1]["pesq_wb"] is None and rows[1]["pesq_nb"] is None
@@ -220,7 +223,10 @@ def test_resynthesis_is_scored_against_its_original_and_too_short_speech_is_coun
     assert (summary["pesq_nb_n"], summary["pesq_nb_unscored"]) == (1, 1)
     with pytest.raises(InputError, match="'short' has no reference audio"):
         evaluate_manifest(
-            manifest, tmp_path / "out", reference_audio={"long": tmp_path / "original.wav"}
+            manifest,
+            tmp_path / "out",
+            Judges(),
+            reference_audio={"long": tmp_path / "original.wav"},
         )
 
 
@@ -235,7 +241,7 @@ def test_similarity_to_the_original_needs_no_other_recording(tmp_path, manifest,
         subtype="PCM_16",
     )
     rows, summary = evaluate_manifest(
-        manifest, tmp_path / "out", embedder=EMBEDDER, reference_audio=files
+        manifest, tmp_path / "out", Judges(speaker=EMBEDDER), reference_audio=files
     )
     assert (
         summary["similarity_to_original"] == pytest.approx(1.0)
@@ -244,7 +250,7 @@ def test_similarity_to_the_original_needs_no_other_recording(tmp_path, manifest,
     rows, _ = evaluate_manifest(
         manifest,
         tmp_path / "out",
-        embedder=EMBEDDER,
+        Judges(speaker=EMBEDDER),
         reference_audio=files | {"u1": tmp_path / "bob.wav"},
     )
     assert rows[0]["similarity_to_original"] < 0.1 and "similarity" not in rows[0]
@@ -257,7 +263,7 @@ def test_pesq_that_is_asked_for_and_absent_is_a_clear_error(tmp_path, manifest, 
         InputError,
         match=r"PESQ needs the package pesq .* pip install pesq, which needs a C compiler",
     ):
-        evaluate_manifest(manifest, tmp_path / "out", reference_audio=files)
+        evaluate_manifest(manifest, tmp_path / "out", Judges(), reference_audio=files)
 
 
 def test_a_missing_wav_is_named_before_anything_is_scored_or_written(tmp_path, manifest):
@@ -271,7 +277,7 @@ def test_a_missing_wav_is_named_before_anything_is_scored_or_written(tmp_path, m
     with pytest.raises(
         InputError, match=r"manifest\.jsonl: audio file .*u3\.wav of utterance 'u3' is missing"
     ):
-        evaluate_manifest(manifest, tmp_path / "out", Untouched())
+        evaluate_manifest(manifest, tmp_path / "out", Judges(Untouched()))
     assert not (tmp_path / "out").exists()
 
 
@@ -283,7 +289,7 @@ def test_an_interrupted_evaluation_leaves_nothing(tmp_path, manifest):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER, quality=Failing())
+        evaluate_manifest(manifest, tmp_path / "out", Judges(TRANSCRIBER, quality=Failing()))
     assert not (tmp_path / "out").exists()
 
 
@@ -295,7 +301,7 @@ def test_a_judge_that_returns_nan_is_an_input_error_that_names_the_audio(tmp_pat
             return np.full(len(waves), np.nan)
 
     with pytest.raises(InputError, match=r"u1\.wav: quality is nan"):
-        evaluate_manifest(manifest, tmp_path / "out", quality=NotANumber())
+        evaluate_manifest(manifest, tmp_path / "out", Judges(quality=NotANumber()))
 
 
 @pytest.mark.parametrize(
@@ -310,30 +316,33 @@ def test_a_judge_that_returns_nan_is_an_input_error_that_names_the_audio(tmp_pat
 def test_a_broken_manifest_names_the_line(tmp_path, content, message):
     (tmp_path / "m.jsonl").write_text(content)
     with pytest.raises(InputError, match=f"m.jsonl.*{message}"):
-        evaluate_manifest(tmp_path / "m.jsonl", tmp_path / "out", TRANSCRIBER)
+        evaluate_manifest(tmp_path / "m.jsonl", tmp_path / "out", Judges(TRANSCRIBER))
 
 
 def test_other_bad_input_is_refused(tmp_path, manifest, references):
     with pytest.raises(InputError, match=r"absent\.jsonl: No such file"):
-        evaluate_manifest(tmp_path / "absent.jsonl", tmp_path / "out", TRANSCRIBER)
+        evaluate_manifest(tmp_path / "absent.jsonl", tmp_path / "out", Judges(TRANSCRIBER))
     with pytest.raises(InputError, match="nothing to score with"):
-        evaluate_manifest(manifest, tmp_path / "out")
+        evaluate_manifest(manifest, tmp_path / "out", Judges())
     with pytest.raises(InputError, match="belong together"):
-        evaluate_manifest(manifest, tmp_path / "out", embedder=EMBEDDER)
+        evaluate_manifest(manifest, tmp_path / "out", Judges(speaker=EMBEDDER))
     eve = write_manifest(tmp_path / "eve", [("e", "cat", "cat", "eve", "ann", {})])
     with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
-        evaluate_manifest(eve, tmp_path / "out", embedder=EMBEDDER, references=references)
+        evaluate_manifest(eve, tmp_path / "out", Judges(speaker=EMBEDDER), references=references)
     with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
         evaluate_manifest(
-            eve, tmp_path / "out", embedder=EMBEDDER, references=embed_references(eve, EMBEDDER)
+            eve,
+            tmp_path / "out",
+            Judges(speaker=EMBEDDER),
+            references=embed_references(eve, EMBEDDER),
         )
     silent = write_manifest(tmp_path / "silent", [("s", "(laughs)", "cat", "ann", "ann", {})])
     with pytest.raises(InputError, match="empty after normalisation"):
-        evaluate_manifest(silent, tmp_path / "out", TRANSCRIBER)
+        evaluate_manifest(silent, tmp_path / "out", Judges(TRANSCRIBER))
     twice = manifest.read_text() + manifest.read_text()
     manifest.write_text(twice)
     with pytest.raises(InputError, match=r"manifest\.jsonl:5: id 'u1' is that of line 1 too"):
-        evaluate_manifest(manifest, tmp_path / "out", TRANSCRIBER)
+        evaluate_manifest(manifest, tmp_path / "out", Judges(TRANSCRIBER))
     with pytest.raises(InputError, match="no scored utterances"):
         summarise([])
 
@@ -343,7 +352,8 @@ def test_speech_without_a_tag_is_compared_with_its_reference_speaker(tmp_path, r
         spoken = [("u", "the cat sat", "the cat sat", speaker, "bob", further)]
         manifest = write_manifest(tmp_path / name, spoken)
         scores = tmp_path / f"{name}-scores"
-        return evaluate_manifest(manifest, scores, None, EMBEDDER, references=references)[0]
+        judges = Judges(speaker=EMBEDDER)
+        return evaluate_manifest(manifest, scores, judges, references=references)[0]
 
     assert rows("new", "", {"reference_speaker": "bob"}) == rows("old", "bob", {})
     with pytest.raises(InputError, match="reference_speaker of utterance 'u' is 3"):

@@ -1,4 +1,6 @@
 import importlib.util
+import inspect
+import pkgutil
 from functools import cache
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from llasa_core import judges
 from llasa_core.errors import InputError
-from llasa_core.judges import quality, speaker, whisper
+from llasa_core.judges import interface, quality, speaker, whisper
 from llasa_core.judges.fake import fake_speech
 
 SENTENCES = ("the train leaves at half past nine", "please bring four apples")
@@ -207,7 +209,7 @@ def test_elf_object_reads_a_symbol_of_a_library_and_refuses_other_files(tmp_path
 
 @needs("moonshine_voice")
 def test_missing_symbol_is_named():
-    library = judges.package_folder("moonshine_voice", "") / "libmoonshine.so"
+    library = interface.package_folder("moonshine_voice", "") / "libmoonshine.so"
     with pytest.raises(InputError, match="symbol no_such_symbol is missing"):
         speaker.elf_object(library, b"no_such_symbol")
 
@@ -299,9 +301,9 @@ def test_unknown_judges_are_refused():
 
 def test_threads_follow_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert judges.default_threads() == 3
+    assert interface.default_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= judges.default_threads() <= 4
+    assert 1 <= interface.default_threads() <= 4
 
 
 def test_fake_judges_read_text_and_speaker_of_fake_speech():
@@ -312,3 +314,26 @@ def test_fake_judges_read_text_and_speaker_of_fake_speech():
     )
     own = judges.load_speaker_embedder("fake").embed([wave], 16000)[0]
     assert own @ same > 0.99 and own @ other < 0.01
+
+
+def test_judges_are_loaded_by_name_and_told_with_their_versions():
+    every = judges.load_judges("fake", "fake-2", "fake", "fake")
+    assert every.versions() == {
+        "transcriber": "fake (fake)",
+        "speaker_embedder": "fake-2 (fake-2)",
+        "quality_predictor": "fake (fake)",
+        "emotion_embedder": "fake (fake)",
+    }
+    none = judges.load_judges("none", "none", "none")
+    assert none == judges.Judges() and none.versions() == {}
+
+
+def test_every_judge_of_the_registries_is_a_class_called_with_its_name():
+    for registry in (
+        judges.TRANSCRIBERS,
+        judges.SPEAKER_EMBEDDERS,
+        judges.QUALITY_PREDICTORS,
+        judges.EMOTION_EMBEDDERS,
+    ):
+        for place in registry.values():
+            assert "name" in inspect.signature(pkgutil.resolve_name(place)).parameters

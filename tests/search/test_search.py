@@ -11,6 +11,7 @@ from llasa_core import cli, judges
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import evaluate_manifest
+from llasa_core.judges import Judges
 from llasa_core.judges.fake import (
     FakeQualityPredictor,
     FakeSpeakerEmbedder,
@@ -322,8 +323,10 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
         synthesizer, REQUESTS[:1], tmp_path / "found", Strategy(candidates=2), verifiers, SAMPLING
     )
     with pytest.raises(InputError, match="fake chose 'a' as a verifier of the search"):
-        evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
-    rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake-2"))
+        evaluate_manifest(path, tmp_path / "scores", Judges(judges.load_transcriber("fake")))
+    rows, _ = evaluate_manifest(
+        path, tmp_path / "scores", Judges(judges.load_transcriber("fake-2"))
+    )
     assert rows[0]["id"] == "a"
 
 
@@ -412,7 +415,7 @@ def test_language_reaches_the_words_verifier_and_the_judge(synthesizer, tmp_path
     path = batch.search_manifest(synthesizer, [replace(texts["zh"], id="a")], *arguments)
     line = json.loads(path.read_text())
     assert line["language"] == "zh" and line["scores"]["words"] == pytest.approx([-1 / 6] * 2)
-    rows, _ = evaluate_manifest(path, tmp_path / "scores", judges.load_transcriber("fake"))
+    rows, _ = evaluate_manifest(path, tmp_path / "scores", Judges(judges.load_transcriber("fake")))
     assert (rows[0]["language"], rows[0]["words"]) == ("zh", 6)
     done = []
     batch.search_manifest(

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from llasa_core.data.corpora.prepare import Limits, check_utterance
-from llasa_core.judges import Transcriber
+from llasa_core.judges.interface import Transcriber
 from llasa_core.manifest import Utterance
 
 _FRAME = 0.02  # seconds, over which loudness is measured

@@ -6,6 +6,7 @@ it out of the mean.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from llasa_core.evaluation.protocols.words import public_errors
 from llasa_core.evaluation.scoring import (
     blocks_of,
     count_words,
-    judge_versions,
     publish_scores,
     read_utterances,
     refuse_verifiers,
@@ -28,17 +28,15 @@ from llasa_core.evaluation.scoring import (
 from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
 from llasa_core.files import read_object, read_rows, text_lines
 from llasa_core.intervals import CLUSTER
-from llasa_core.judges import SAMPLE_RATE, QualityPredictor, SpeakerEmbedder, Transcriber
+from llasa_core.judges import Judges
+from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder
 
 
 def evaluate_protocol(
     manifest: str | Path,
     prepared: str | Path,
     out: str | Path,
-    transcriber: Transcriber | None = None,
-    embedder: SpeakerEmbedder | None = None,
-    quality: QualityPredictor | None = None,
-    emotion: SpeakerEmbedder | None = None,
+    judges: Judges,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[list[dict], dict[str, float]]:
@@ -49,32 +47,25 @@ def evaluate_protocol(
     prepared/references.jsonl scores the recordings themselves, prepared/resynthesis/manifest.jsonl
     the codec alone. For the protocol asr: the output of `llasa transcribe`, lines of file and text
     with a tab between them. Ours: the metrics of `evaluate.summarise`. Public: public_wer and the
-    metrics of the protocol, means over trials, intervals bootstrapped over texts. emotion: an
-    embedder of emotions (`judges.load_emotion_embedder`). Raises InputError when an utterance is no
-    trial of the protocol, or a trial was not spoken.
+    metrics of the protocol, means over trials, intervals bootstrapped over texts. Raises
+    InputError when an utterance is no trial of the protocol, or a trial was not spoken.
     """
     prepared = Path(prepared)
     setting, trials = read_prepared(prepared)
     protocol = protocol_of(setting["protocol"])
     if protocol.name == "asr":
-        rows = _recognised(Path(manifest), trials)
+        rows, judges = _recognised(Path(manifest), trials), Judges()
     else:
         utterances = _matched(manifest, trials, setting["seeds"])
-        judges = (transcriber, embedder, quality, emotion)
-        if all(judge is None for judge in judges):
-            raise InputError(
-                f"{manifest}: nothing to score with, expected a transcriber, an embedder or a"
-                " predictor"
-            )
+        if not judges.by_role():
+            raise InputError(f"{manifest}: nothing to score with, expected at least one judge")
         rows = _scored(protocol, Path(manifest), utterances, prepared, Path(out), judges, progress)
     for row in rows:
         if "hypothesis" in row:
             pair = row["text"], row["hypothesis"], row["language"]
             row["public_errors"], row["public_words"] = public_errors(protocol.words, *pair)
     summary = summarise(rows, seed=seed) | public_summary(protocol, rows, seed)
-    versions = judge_versions(transcriber, embedder, quality)
-    if emotion is not None:
-        versions["emotion_embedder"] = f"{emotion.name} ({emotion.version})"
+    versions = judges.versions()
     described = {"name": protocol.name, "metric": protocol.metric, "source": protocol.source}
     described |= {
         "read_as": protocol.reading,
@@ -158,8 +149,7 @@ def _matched(manifest: str | Path, trials: Mapping[str, dict], seeds: int) -> li
 
 
 def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> list[dict]:
-    transcriber, embedder, quality, emotion = judges
-    refuse_verifiers(manifest, utterances, embedder, emotion)
+    refuse_verifiers(manifest, utterances, judges)
     # A recording, and its round trip, hold the beginning that a continuation lacks.
     whole = (prepared / "references.jsonl", prepared / "resynthesis" / "manifest.jsonl")
     is_whole = manifest.resolve() in [path.resolve() for path in whole]
@@ -179,26 +169,19 @@ def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> 
             else:
                 utterance["file"] = _written(out / "joined" / path, np.concatenate([prompt, wave]))
             seconds[utterance["id"]] = round(len(wave) / SAMPLE_RATE, DIGITS)
-    references = reference_manifest(prepared) if embedder is not None else None
+    references = reference_manifest(prepared) if judges.speaker is not None else None
     originals = prepared / "references.jsonl" if protocol.needs_codec else None
-    centred = embedder if references is not None or originals is not None else None
-    rows = score_utterances(
-        manifest,
-        utterances,
-        transcriber,
-        centred,
-        quality,
-        references,
-        originals,
-        progress=progress,
-    )
+    # without recordings to compare with, the speaker model hears the prompts alone
+    compared = references is not None or originals is not None
+    shared = judges if compared else replace(judges, speaker=None)
+    rows = score_utterances(manifest, utterances, shared, references, originals, progress=progress)
     for row in rows:
         row["seconds"] = seconds.get(row["id"], row["seconds"])
     trials = [utterance["trial"] for utterance in utterances]
-    if "similarity_to_prompt" in protocol.public.values() and embedder is not None:
-        _score_prompts(rows, own, trials, prepared, embedder, progress)
-    if "emotion_similarity" in protocol.public.values() and emotion is not None:
-        _score_emotion(rows, own, trials, prepared, emotion, progress)
+    if "similarity_to_prompt" in protocol.public.values() and judges.speaker is not None:
+        _score_prompts(rows, own, trials, prepared, judges.speaker, progress)
+    if "emotion_similarity" in protocol.public.values() and judges.emotion is not None:
+        _score_emotion(rows, own, trials, prepared, judges.emotion, progress)
     return rows
 
 
