@@ -22,6 +22,7 @@ import importlib
 
 __version__ = "0.1.0"
 
+# Public name: the module that has it, and its name there where that differs
 MODULES = {
     "read_corpus": "data.corpora.readers",
     "prepare": "data.corpora.prepare",
@@ -63,7 +64,7 @@ MODULES = {
     "listening_page": "evaluation.listening_page",
     "record": "experiments.results",
     "read_results": "experiments.results",
-}  # public name: the module that has it, and its name there where that differs
+}
 
 
 def __getattr__(name: str):

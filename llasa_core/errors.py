@@ -31,11 +31,12 @@ class DivergedError(FloatingPointError):
         self.step = step
 
 
+# A missing, unwritable or unreadable file, wherever it is noticed.
 BAD_INPUT = (
     InputError,
     OSError,
     UnicodeError,
-)  # a missing, unwritable or unreadable file, wherever it is noticed
+)
 
 
 def guarded(handle: Callable[[], int | None]) -> int:
@@ -50,9 +51,8 @@ def guarded(handle: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # nor at the interpreter's own last flush
+        # Also silences the interpreter's own last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BAD_INPUT as error:
         named = isinstance(error, OSError) and error.filename is not None

@@ -110,9 +110,8 @@ def sign_flip_test(changes: Sequence[float], n_flips: int = 10_000, seed: int = 
     """
     changes, _ = _weighted(changes, None)
     changes = changes[changes != 0]  # a zero has no sign
-    observed = abs(changes.sum()) * (
-        1 - 1e-12
-    )  # equal sums in another order of addition count as equal
+    # Equal sums in another order of addition count as equal
+    observed = abs(changes.sum()) * (1 - 1e-12)
     if 2 ** min(len(changes), 62) <= n_flips:
         patterns = np.arange(2 ** len(changes))[:, None] >> np.arange(len(changes)) & 1
         return float(np.mean(np.abs((1 - 2 * patterns) @ changes) >= observed))

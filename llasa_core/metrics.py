@@ -15,9 +15,8 @@ import numpy as np
 from llasa_core.errors import InputError
 from llasa_core.intervals import Interval, bootstrap_interval
 
-SPACELESS = frozenset(
-    {"zh", "yue", "ja", "th", "lo", "my", "km"}
-)  # every character is a word, as in Whisper's paper
+# Every character is a word, as in Whisper's paper
+SPACELESS = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 
 
 @lru_cache(maxsize=8)

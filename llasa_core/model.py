@@ -236,10 +236,11 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    # Under autocast, rotary embedding returns fp32
     query, key = (
         query.to(value.dtype),
         key.to(value.dtype),
-    )  # under autocast, rotary embedding returns fp32
+    )
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
         return _flash(query, key, value, scaling, document_lengths), None
     groups = query.shape[1] // key.shape[1]

@@ -32,9 +32,8 @@ class Example:
 
     input_ids: np.ndarray  # int32 (T,)
     spans: tuple[tuple[int, int], ...]  # one; in a conversation one for each answer
-    eot_positions: tuple[
-        int, ...
-    ]  # end-of-turn tokens of the template: attention 0 in the public training code
+    # end-of-turn tokens of the template: attention 0 in the public training code
+    eot_positions: tuple[int, ...]
 
     def labels(self) -> np.ndarray:
         """int32 (T,), not shifted: -100 outside the labelled span."""

@@ -61,9 +61,8 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
             " expected another `output_dir`, or `resume: true`"
         )
     if not config.resume and earlier != json.loads(json.dumps(values)):
-        (output / SETTINGS).unlink(
-            missing_ok=True
-        )  # a job always resumes, and this run begins anew
+        # A job always resumes, and this run starts over.
+        (output / SETTINGS).unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     command = ("-m", "llasa_core.train", str(path))
@@ -120,9 +119,8 @@ def train(options: Namespace, config: TrainConfig) -> int:
 def encode(options: Namespace) -> int:
     """Encode with a job for each shard and print the path of meta.json; status 1 if one failed."""
     arguments, settings = list(options.arguments), read_settings(options)
-    place = next(
-        i for i, text in enumerate(arguments) if text[:4] == "--sl"
-    )  # may be shortened, or hold a "="
+    # The option may be abbreviated, or contain a "=".
+    place = next(i for i, text in enumerate(arguments) if text[:4] == "--sl")
     del arguments[place : place + (2 if options.slurm and "=" not in arguments[place] else 1)]
     out = Path(options.out)
     tasks = shard_tasks(arguments, options.shards, out.with_name(f"{out.name}.slurm"), settings)

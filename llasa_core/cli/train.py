@@ -85,8 +85,7 @@ def train(options: Namespace) -> int | None:
 
     from llasa_core.training.launch import launch, local_processes
 
-    with contextlib.redirect_stdout(
-        sys.stderr
-    ):  # the libraries' own lines; standard output is the metrics alone
+    with contextlib.redirect_stdout(sys.stderr):
+        # Libraries print to standard error; standard output holds the metrics only.
         metrics = launch(config, local_processes(config))
     print_counts(metrics)

@@ -19,9 +19,8 @@ OPUS_RANGE = (6_000, 256_000)  # bits a second that libsndfile sets for one chan
 
 CODEC2_MODES = (3200, 2400, 1600, 1400, 1300, 1200, 700)  # bits a second; 700 is mode 700C
 
-CODEC2_DELAY = {
-    700: 260
-}  # samples by which decoded speech is late: where STOI of 17 s of speech is highest
+# Delay of decoded speech in samples, by bits per second: where STOI of 17 s of speech is highest.
+CODEC2_DELAY = {700: 260}
 
 CODEC2_USUAL_DELAY = 160
 
@@ -46,9 +45,8 @@ class OpusCodec:
         if not low <= bits_per_second <= high:
             raise InputError(f"Opus at {bits_per_second} bits a second, expected {low} to {high}")
         self.name = f"opus-{bits_per_second / 1000:g}k"
-        self.level = (high - bits_per_second) / (
-            high - low
-        )  # libsndfile: rate = 256,000 - level * 250,000
+        # libsndfile: rate = 256,000 - level * 250,000
+        self.level = (high - bits_per_second) / (high - low)
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
         """float32 (T,) each -> one packet stream each."""
@@ -66,9 +64,8 @@ class OpusCodec:
                 compression_level=self.level,
             )
             data = file.getvalue()
-            coded.append(
-                Coded(data, len(wave), 8 * sum(ogg_packets(data)[2:]))
-            )  # after the head and the tags
+            # After the head and the tags
+            coded.append(Coded(data, len(wave), 8 * sum(ogg_packets(data)[2:])))
         return coded
 
     def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:

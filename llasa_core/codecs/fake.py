@@ -42,9 +42,8 @@ class FakeCodec:
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         frames = wave[: len(wave) // HOP * HOP].reshape(-1, HOP)
-        loudness = 10 * np.log10(
-            (frames.astype(np.float64) ** 2).mean(axis=1) + 1e-12
-        )  # (F,) dB full scale
+        # (F,) dB full scale
+        loudness = 10 * np.log10((frames.astype(np.float64) ** 2).mean(axis=1) + 1e-12)
         level = np.clip((1 - loudness / QUIETEST) * self._levels, 0, self._levels - 1).astype(
             np.int32
         )
@@ -63,7 +62,6 @@ class FakeCodec:
         loudness = QUIETEST * (1 - (level + 0.5) / self._levels)  # (F,) dB
         amplitude = np.sqrt(2) * 10 ** (loudness / 20) * (level > 0)
         frequency = (rate + 0.5) * 8000 / self._rates  # (F,) Hz
-        phase = np.cumsum(
-            np.repeat(2 * np.pi * frequency / self.sample_rate, HOP)
-        )  # no jumps between frames
+        # No jumps between frames
+        phase = np.cumsum(np.repeat(2 * np.pi * frequency / self.sample_rate, HOP))
         return np.clip(np.repeat(amplitude, HOP) * np.sin(phase), -1, 1).astype(np.float32)

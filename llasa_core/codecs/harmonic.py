@@ -22,9 +22,8 @@ TRACK_BAND = 1200.0  # Hz, the highest that is listened to
 
 LAGS = (SAMPLE_RATE / PITCH_RANGE[1], SAMPLE_RATE / PITCH_RANGE[0])  # samples
 
-GRID = sorted(
-    {round(LAGS[0] * (LAGS[1] / LAGS[0]) ** (i / 95)) for i in range(96)}
-)  # lags of the search
+# Lags of the search
+GRID = sorted({round(LAGS[0] * (LAGS[1] / LAGS[0]) ** (i / 95)) for i in range(96)})
 
 JUMP = 2.0  # of the correlation, for an octave between two frames
 
@@ -45,9 +44,8 @@ def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tenso
 
     def autocorrelation(signal: torch.Tensor) -> torch.Tensor:
         power = torch.fft.rfft(signal, 2 * TRACK_WINDOW).abs().square()
-        power[..., int(TRACK_BAND / SAMPLE_RATE * 2 * TRACK_WINDOW) :] = (
-            0  # sharp pulses fall between whole lags
-        )
+        # Without high frequencies: sharp pulses fall between whole lags.
+        power[..., int(TRACK_BAND / SAMPLE_RATE * 2 * TRACK_WINDOW) :] = 0
         return torch.fft.irfft(power)[..., :TRACK_WINDOW]
 
     raw, shape = (
@@ -78,9 +76,8 @@ def smooth_path(scores: torch.Tensor, lags: list[int]) -> torch.Tensor:
     scores = scores - OCTAVE_BONUS * (octaves - octaves[0])  # of octaves the shorter lag wins
     best, back = scores[:, 0], []
     for frame in range(1, scores.shape[1]):
-        reached, origin = (best[:, None] - jumps).max(
-            -1
-        )  # (B, N) over where each lag is reached from
+        # (B, N) over where each lag is reached from
+        reached, origin = (best[:, None] - jumps).max(-1)
         back.append(origin)
         best = reached + scores[:, frame]
     place = best.argmax(-1)
@@ -169,9 +166,8 @@ class HarmonicNoiseHead(nn.Module):
         gains = self.linear(hidden_states).float().view(rows, frames * self.parts, 2, self.knots)
         gains = gains @ self.basis + self.start
         side = (self.n_fft - self.hop) // 2
-        padded = nn.functional.pad(self.source, (side, side)).unfold(
-            2, self.n_fft, self.hop
-        )  # (B, 2, P * F, n_fft)
+        # (B, 2, P * F, n_fft)
+        padded = nn.functional.pad(self.source, (side, side)).unfold(2, self.n_fft, self.hop)
         spectra = torch.fft.rfft(padded * self.window).transpose(1, 2)
         spectrum = (spectra * gains.clamp(max=5.0).exp()).sum(2)  # (B, P * F, bins)
         windowed = (torch.fft.irfft(spectrum, self.n_fft) * self.window).transpose(1, 2)

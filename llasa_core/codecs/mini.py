@@ -42,9 +42,8 @@ class MiniCodecConfig:
     decoder_layers: int = 3
     decoder_expansion: int = 3
     heads: int = 4
-    bottleneck_extra: int = (
-        64  # the quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders
-    )
+    # The quantizer works at width + bottleneck_extra, as X-codec2's joins two encoders.
+    bottleneck_extra: int = 64
     levels: tuple[int, ...] = (4,) * 6
     hop: int = 320  # samples a code
     n_mels: int = 80
@@ -289,9 +288,8 @@ class MiniCodec:
                     f"code {bad} is out of range: the mini codec has codes"
                     f" 0..{self.codebook_size - 1}"
                 )
-        for index, row in enumerate(
-            codes
-        ):  # alone: phases add up what a batch changes in the last digit of the pitch
+        for index, row in enumerate(codes):
+            # One by one: a batch changes the last digit of the pitch, and phases accumulate that.
             if len(row):
                 with torch.inference_mode():
                     wave = self.model.decode(

@@ -30,12 +30,13 @@ from llasa_core.manifest import read_manifest
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
+# window, hop, mel bands
 MEL_SCALES = (
     (256, 64, 20),
     (512, 128, 40),
     (1024, 256, 80),
     (2048, 512, 120),
-)  # window, hop, mel bands
+)
 
 MEL_FLOOR = 1e-4  # -80 dB of the loudest: what lies below is silence, and no error
 
@@ -50,9 +51,8 @@ class CodecTraining:
     batch_size: int = 4
     crop_seconds: float = 1.28  # of latents go through the decoder
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
-    decoder_steps: int = (
-        0  # after `steps`, so many of the decoder alone: the codes stay, a language model's too
-    )
+    # Steps of the decoder alone, after `steps`: codes do not change, nor language models on them.
+    decoder_steps: int = 0
     peak_lr: float = 1e-3
     decoder_peak_lr: float = 5e-4
     final_lr_ratio: float = 0.05
@@ -60,13 +60,11 @@ class CodecTraining:
     weight_decay: float = 0.01
     clip: float = 1.0
     ctc_weight: float = 0.2
-    spread_weight: float = (
-        0.5  # keeps every dimension of the quantizer spread over its levels; fades out
-    )
+    # Keeps every dimension of the quantizer spread over its levels; fades out
+    spread_weight: float = 0.5
     spread_steps: int = 800  # over so many steps
-    predict_weight: float = (
-        1.0  # of the error of a small causal predictor of the next frame's levels
-    )
+    # Weight of the error of a small causal predictor of the next frame's levels.
+    predict_weight: float = 1.0
     pitch_weight: float = 0.3  # of pitch and voicing
     hours: float = 4.0  # at most this much of the manifest is held in memory
     seed: int = 0

@@ -109,9 +109,8 @@ def _phase(padded: torch.Tensor, taps: list[float], phase: int, length: int) -> 
     """Samples 2 t + phase of the doubled rate, t = 0 .. length - 1."""
     total = None
     for tap in range(TAPS):
-        place = (
-            phase + 15 - tap
-        )  # of the transposed convolution over 5 samples of padding, cut by 15
+        # Place in the transposed convolution over 5 samples of padding, cut by 15.
+        place = phase + 15 - tap
         if place % 2 == 0:
             shifted = padded[:, place // 2 - 5 + EDGE :][:, :length]
             total = shifted * taps[tap] if total is None else total.add_(shifted, alpha=taps[tap])
@@ -121,9 +120,8 @@ def _phase(padded: torch.Tensor, taps: list[float], phase: int, length: int) -> 
 def _down(phases: list[torch.Tensor], taps: list[float], out: torch.Tensor) -> None:
     """Every second sample of the filtered doubled rate, written to `out` (C, T)."""
     padded = [F.pad(phase, (3, 3)) for phase in phases]
-    for (
-        phase
-    ) in padded:  # the ends of the doubled rate are repeated, whichever phase they belong to
+    for phase in padded:
+        # The ends of the doubled rate are repeated, whichever phase they belong to
         phase[:, :3], phase[:, -3:] = phases[0][:, :1], phases[1][:, -1:]
     for tap in range(TAPS):
         phase, shift = (tap - 5) % 2, (tap - 5) // 2
@@ -217,9 +215,8 @@ class Xcodec2Codec:
                 raise InputError(f"{found}: xcodec2 has codes 0..{self.codebook_size - 1}")
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         for group in self._groups([len(row) for row in codes]):
-            batch = np.stack([np.asarray(codes[index], np.int64) for index in group])[
-                :, None
-            ]  # (B, 1, F)
+            # (B, 1, F)
+            batch = np.stack([np.asarray(codes[index], np.int64) for index in group])[:, None]
             with torch.inference_mode():
                 audio = self.model.decode(
                     torch.from_numpy(batch).to(self.model.device)

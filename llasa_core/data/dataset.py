@@ -110,9 +110,8 @@ def write_table(path: Path, table: pa.Table, info: dict) -> None:
     try:
         pq.write_table(table.cast(schema), temporary, **settings)
         os.replace(temporary, path)
-    except (
-        FileNotFoundError
-    ):  # another worker on the same shard has finished the dataset and swept up
+    except FileNotFoundError:
+        # Another worker on the same shard has finished the dataset and cleaned up.
         if not path.exists():
             raise
     except OSError as error:

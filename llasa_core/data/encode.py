@@ -118,9 +118,8 @@ def encode_manifest(
             )
             made_by.add(found.get("codec_fingerprint"))
         if weights and made_by != {weights}:
-            settings.pop(
-                "codec_fingerprint"
-            )  # some part is older and does not tell whose codes it holds
+            # Some part is older and does not record the codec's fingerprint.
+            settings.pop("codec_fingerprint")
         elif weights and getattr(codec, "folder", None):
             settings["codec_folder"] = codec.folder
         return finish(out, source.parts, settings)

@@ -39,9 +39,8 @@ T = TypeVar("T")
 
 WIDTH = 2048
 
-TEMPLATE_TOKENS = (
-    41  # that public training puts before the END of a row, which it then cuts to its width
-)
+# Template tokens that public training puts before the END of a row, which it then truncates.
+TEMPLATE_TOKENS = 41
 
 PART_BYTES = 2**27  # of rows at most in one part
 
@@ -323,9 +322,8 @@ def _write_all(file: io.FileIO, block: np.ndarray) -> None:
     while len(data):
         try:
             data = data[file.write(data) :]
-        except (
-            OSError
-        ) as error:  # of a file system that promised more than it can, or the end of a full disk
+        except OSError as error:
+            # The file system has less space than it promised, or the disk is full.
             flags = fcntl.fcntl(file, fcntl.F_GETFL)
             if error.errno != errno.EINVAL or not flags & _DIRECT:
                 raise

@@ -46,9 +46,8 @@ def tar_samples(
     larger than MOST_BYTES.
     """
     key, around, members = None, None, {}  # of the sample being read; its name up to the first dot
-    ahead: dict[
-        str, dict[str, bytes]
-    ] = {}  # texts of further dots: of an audio to come, or beside that of fewer dots
+    # Texts with further dots: of audio still to come, or next to a text with fewer dots.
+    ahead: dict[str, dict[str, bytes]] = {}
     heard: set[str] = set()  # names with audio
     strays: list[tuple[str, str]] = []  # (member, reason) of the same name up to the first dot
 

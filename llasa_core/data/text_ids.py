@@ -239,9 +239,8 @@ class BulkText:
         sizes[np.logical_not(words)] = [len(row) for row in rows[len(texts) :]]
         if texts:
             together = sum(map(len, rows[: len(texts)]))
-            ends = np.cumsum(
-                np.diff(self._byte_table()[1])[ids[:together]]
-            )  # bytes: the words are ASCII
+            # Words are ASCII, so characters are bytes.
+            ends = np.cumsum(np.diff(self._byte_table()[1])[ids[:together]])
             at = np.searchsorted(ends, np.cumsum([len(word) for word in joined]))
             sizes[words] = np.diff(np.concatenate([[-1], at]))
         places = np.zeros(len(pieces), np.int64)

@@ -38,9 +38,8 @@ class PowerLaw:
         of a new point.
         """
         irreducible, amplitude, exponent = (column[:, None] for column in self.refits.T)
-        curves = (
-            irreducible + amplitude * np.ravel(x).astype(np.float64)[None] ** -exponent
-        )  # (n_boot, points)
+        # (n_boot, points)
+        curves = irreducible + amplitude * np.ravel(x).astype(np.float64)[None] ** -exponent
         low, high = np.quantile(curves, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
         return low.reshape(np.shape(x)), high.reshape(np.shape(x))
 
@@ -99,9 +98,8 @@ def power_law_fit(
             f"power law with {parameters} parameters from {len(x)} points at {len(np.unique(x))}"
             f" sizes, expected at least {parameters + 1} points at {parameters} sizes"
         )
-    scale = np.exp(
-        np.log(x).mean()
-    )  # x in units of its geometric mean: A and alpha are then nearly uncorrelated
+    # With x in units of its geometric mean, A and alpha are nearly uncorrelated.
+    scale = np.exp(np.log(x).mean())
     log_x, log_y = np.log(x / scale), np.log(y)
 
     best = min(
@@ -129,9 +127,8 @@ def _jacobian(theta: np.ndarray, log_x: np.ndarray) -> np.ndarray:
     """(N, parameters) derivatives of `_log_curve`."""
     if len(theta) == 2:
         return np.stack([np.ones_like(log_x), -log_x], axis=1)
-    share = 1.0 / (
-        1.0 + np.exp(np.clip(theta[2] - theta[0] + theta[1] * log_x, -700, 700))
-    )  # of A x^-alpha in L
+    # Fraction of L that is A x^-alpha.
+    share = 1.0 / (1.0 + np.exp(np.clip(theta[2] - theta[0] + theta[1] * log_x, -700, 700)))
     return np.stack([share, -share * log_x, 1.0 - share], axis=1)
 
 

@@ -14,9 +14,8 @@ import numpy as np
 from llasa_core.errors import InputError
 from llasa_core.intervals import Interval
 
-STEEPEST = (
-    4.0  # exponent; where a term is steeper, the runs hardly know it and its amplitude overflows
-)
+# Largest exponent; beyond it the runs do not determine the term, and its amplitude overflows.
+STEEPEST = 4.0
 
 PARAMETERS = ("irreducible", "size_amplitude", "size_exponent", "data_amplitude", "data_exponent")
 
@@ -110,10 +109,11 @@ def fit_surface(
             f" {len(np.unique(data))} amounts of data, expected at least 6 runs, 3 sizes and 3"
             " amounts"
         )
+    # Then amplitudes and exponents hardly interact.
     scales = (
         np.exp(np.log(size).mean()),
         np.exp(np.log(data).mean()),
-    )  # amplitudes and exponents then hardly interact
+    )
     log_size, log_data, log_loss = np.log(size / scales[0]), np.log(data / scales[1]), np.log(loss)
     fits = [_fit(start, log_size, log_data, log_loss, huber_delta) for start in _starts(log_loss)]
     best = min(fits, key=lambda fit: fit.cost).x

@@ -123,9 +123,8 @@ def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> d
         (kernel / "kernel.json").write_text(
             json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
         )
-        os.environ["JUPYTER_PATH"] = (
-            folder  # searched before the user's and the environment's kernels
-        )
+        # Searched before the user's and the environment's kernels
+        os.environ["JUPYTER_PATH"] = folder
         os.environ["IPYTHONDIR"] = str(Path(folder, "ipython"))  # no start-up files of the user's
         os.environ["JUPYTER_PLATFORM_DIRS"] = "1"  # papermill's import warns otherwise
         os.environ.setdefault("TQDM_MININTERVAL", "2")
@@ -140,9 +139,8 @@ def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> d
                     flush=True,
                 )
 
-        cells = len(
-            json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-        )  # the injected cell, second, keeps numbers from 1 equal
+        # With the injected cell, cell numbers counted from 1 stay equal.
+        cells = len(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"])
         try:
             result = papermill.execute_notebook(
                 notebook,

@@ -18,12 +18,13 @@ from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
 from llasa_core.files import read_object, read_rows, sha256, write_json
 
+# Columns that identify a system.
 DESCRIPTIVE = (
     "tokens_per_second",
     "codebook_size",
     "layers",
     "frame_rate",
-)  # columns that say what a system is
+)
 
 KEYS = ("artifacts", "experiment", "metrics", "notebook", "params", "provenance", "run", "schema")
 

@@ -125,9 +125,8 @@ def thread_environment(jobs: int = 1) -> dict[str, str]:
     threads = max(1, (min(cores, int(allotted)) if allotted.isdigit() else cores) // jobs)
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
-    policy = os.environ.get(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # threads that spin starve each other on a shared machine
+    # Spinning threads starve each other on a shared machine.
+    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     return {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
 
 

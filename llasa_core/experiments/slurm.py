@@ -180,9 +180,8 @@ def follow_jobs(
         while open_tasks:
             fresh = False
             if time.monotonic() - asked >= poll_seconds:
-                with contextlib.suppress(
-                    OSError
-                ):  # a controller that is busy says nothing about the jobs
+                with contextlib.suppress(OSError):
+                    # A busy controller says nothing about the jobs.
                     queue = squeue({submission.jobs[task.id][0] for task, _ in open_tasks})
                     fresh = True
                 asked = time.monotonic()
@@ -206,9 +205,8 @@ def follow_jobs(
                 unseen[task.id] = 0 if job else unseen[task.id] + fresh
                 if status and status["status"] and job:  # perhaps of the attempt before a requeue
                     continue
-                if (
-                    status is None and unseen[task.id] < 3
-                ):  # files and queue may lag behind each other
+                if status is None and unseen[task.id] < 3:
+                    # Files and queue may lag behind each other
                     continue
                 open_tasks.remove((task, state))
                 if status and status["status"] == 0:
@@ -265,9 +263,8 @@ def run_experiment(
         return states
     tasks = []
     for run in (state.run for state in waiting):
-        commands = [
-            run_arguments(experiment, run, anew) for anew in (again, False)
-        ]  # a requeued run goes on
+        # A requeued run resumes.
+        commands = [run_arguments(experiment, run, anew) for anew in (again, False)]
         command = NodeCommand(
             *map(tuple, commands), str(experiment.root), str(experiment.root / run.work)
         )

@@ -59,9 +59,8 @@ class SlurmSettings:
     max_requeues: int = 100  # at the time limit
     parallel_jobs: int = 256  # of a job array
     setup: list[str] = field(default_factory=list)  # shell lines before the job: module load ...
-    sbatch: dict[str, Any] = field(
-        default_factory=dict
-    )  # further options: {qos: high, exclusive: true}
+    # Further options: {qos: high, exclusive: true}
+    sbatch: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "SlurmSettings":

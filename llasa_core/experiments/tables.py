@@ -52,16 +52,18 @@ def with_interval(
     return f"{value} [{low}, {high}]"
 
 
+# Arms run on their own.
 GUIDED = {
     "partial-prm": "partial PRM by voice + ORM",
     "prm": "PRM by voice",
-}  # arms that were run by themselves
+}
 
+# Models of notebook 70
 DIRECTIONS = {
     "recognition": "recognises",
     "speech": "speaks",
     "both": "both directions",
-}  # models of notebook 70
+}
 
 
 def search_arms(result: Result) -> pd.DataFrame:

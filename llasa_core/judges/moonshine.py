@@ -27,13 +27,11 @@ SHA256 = {
 
 START, END = 1, 2  # token ids
 
-TOKENS_PER_SECOND = (
-    6.5  # the most that is written down, as Moonshine's own decoding has it: a loop ends there
-)
+# Most tokens decoded per second, as in Moonshine's own code; it ends loops.
+TOKENS_PER_SECOND = 6.5
 
-SHORTEST = (
-    SAMPLE_RATE // 4
-)  # samples; a shorter wave is padded with zeros, the encoder's strides need them
+# Samples; a shorter wave is padded with zeros for the encoder's strides.
+SHORTEST = SAMPLE_RATE // 4
 
 
 class MoonshineTranscriber:
@@ -88,9 +86,8 @@ class MoonshineTranscriber:
             return ""
         limit = max(4, round(TOKENS_PER_SECOND * len(wave) / SAMPLE_RATE))
         wave = np.pad(wave, (0, max(0, SHORTEST - len(wave))))[None]
-        mask = np.ones(
-            wave.shape, np.int64
-        )  # of samples for the decoder too, which itself takes every 384th of it
+        # The decoder takes the mask of samples too and reads every 384th entry of it.
+        mask = np.ones(wave.shape, np.int64)
         (states,) = self._encoder.run(None, {"input_values": wave, "attention_mask": mask})
         inputs = {
             "encoder_hidden_states": states,
@@ -110,9 +107,8 @@ class MoonshineTranscriber:
                 break
             heard.append(token)
             for item, new in zip(self._past, present, strict=True):
-                if (
-                    ".decoder." in item.name or not inputs["use_cache_branch"][0]
-                ):  # the encoder's part is made once
+                if ".decoder." in item.name or not inputs["use_cache_branch"][0]:
+                    # The encoder's part is made once
                     past[item.name] = new
             inputs["use_cache_branch"] = np.array([True])
         return (

@@ -58,9 +58,8 @@ class DistillMosPredictor:
         with _importable_torchaudio():
             distillmos = importlib.import_module("distillmos")
         with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
-            self._model = (
-                distillmos.ConvTransformerSQAModel().to(self._device).eval()
-            )  # loads with weights_only=True
+            # It loads with weights_only=True.
+            self._model = distillmos.ConvTransformerSQAModel().to(self._device).eval()
         self.version = distribution_version("distillmos")
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
@@ -155,9 +154,8 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float
 
     reference, degraded = _aligned(reference, degraded, sample_rate)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error", RuntimeWarning
-        )  # pystoi warns and returns 1e-5 when frames are too few
+        # pystoi warns and returns 1e-5 when there are too few frames.
+        warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(pystoi.stoi(reference, degraded, SAMPLE_RATE))
         except (RuntimeWarning, ValueError) as error:

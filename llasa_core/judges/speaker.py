@@ -36,9 +36,8 @@ RESEMBLYZER_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f007
 
 WAVLM_ID = "microsoft/wavlm-base-plus-sv"
 
-SHORTEST = (
-    SAMPLE_RATE // 10
-)  # samples; a shorter wave is padded with zeros, since its spectrum has no frames
+# Samples; a shorter wave is padded with zeros, since its spectrum has no frames.
+SHORTEST = SAMPLE_RATE // 10
 
 
 class WeSpeakerEmbedder:
@@ -186,9 +185,8 @@ class WavLMEmbedder:
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
         import torch
 
-        wave = np.pad(
-            wave, (0, max(0, 5 * SHORTEST - len(wave)))
-        )  # the x-vector's dilated layers need 15 frames of 20 ms
+        # The x-vector's dilated layers need 15 frames of 20 ms
+        wave = np.pad(wave, (0, max(0, 5 * SHORTEST - len(wave))))
         features = self._extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
             return (

@@ -79,9 +79,8 @@ class WhisperTranscriber:
                 f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper"
             ) from None
         kind, _, number = choose_device(device).partition(":")
-        if (
-            device is None and not ctranslate2.get_cuda_device_count()
-        ):  # its build may know no GPU where torch does
+        if device is None and not ctranslate2.get_cuda_device_count():
+            # Its build may know no GPU where torch does
             kind, number = "cpu", ""
         settings = {
             "device": kind,
@@ -147,9 +146,8 @@ def _model_folder(name: str) -> str:
 
     try:
         return download_model(name.removeprefix("whisper-"))
-    except (
-        Exception
-    ) as error:  # the hub client raises a dozen unrelated types when a name or the network is wrong
+    except Exception as error:
+        # The hub client raises a dozen unrelated types when a name or the network is wrong
         reason = str(error).splitlines()[0]
         raise InputError(
             f"Whisper model {name!r} is neither packaged nor reachable on the hub: {reason}"

@@ -52,9 +52,8 @@ def guided_search(
         strategy.candidates if strategy.name == "partial-prm" else 0,
     )
     together = max(1, synthesizer.slots // width)
-    order = sorted(
-        range(len(requests)), key=lambda index: (-limits[index], index)
-    )  # equal lengths end together
+    # Equal lengths end together
+    order = sorted(range(len(requests)), key=lambda index: (-limits[index], index))
 
     def run() -> Iterator[Chosen]:
         for start in range(0, len(order), together):

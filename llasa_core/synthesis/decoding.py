@@ -21,9 +21,9 @@ import torch
 from llasa_core.errors import InputError
 from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, row_noise
 
-ROUNDING = (
-    5e-6  # of the largest logit: ten times what was seen between a batch and a row alone in float32
-)
+# Relative to the largest logit: ten times the float32 difference seen between batched and single
+# rows.
+ROUNDING = 5e-6
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,8 @@ class SlotCache:
         self.keys, self.values = room(), room()
         self.target: torch.Tensor | None = None  # prefill: the slot of each prompt
         self.live = self.seen = 0  # step: rows in use, keys to attend to
-        self.at: tuple[torch.Tensor, torch.Tensor] | None = (
-            None  # step: slot and position that each row writes
-        )
+        # step: slot and position that each row writes
+        self.at: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def prefill(self, target: torch.Tensor) -> None:
         """The next forward pass is a prefill: slot `target[i]` takes the keys of prompt `i`."""
@@ -152,9 +151,8 @@ def decode(
 def generating(model: torch.nn.Module) -> Iterator[None]:
     """The model in the state that a `Loop` needs, and afterwards as it was."""
     implementation, training = model.config._attn_implementation, model.training
-    if (
-        implementation != "sdpa"
-    ):  # others read a boolean mask of four dimensions differently, or not at all
+    if implementation != "sdpa":
+        # Other implementations read a 4-D boolean mask differently, or not at all.
         model.set_attn_implementation("sdpa")
     model.eval()
     try:
@@ -211,9 +209,8 @@ class Loop:
         self.limits, self.seeds, self.sampling, self.answers = limits, seeds, sampling, answers
         self.hidden = hidden if hidden is not None else [()] * len(prompts)
         self.slots = min(slots, len(prompts))
-        self.refill_at = max(
-            1, self.slots // 4
-        )  # a prefill for each single free slot would cost more than it gains
+        # A prefill for each single free slot would cost more than it gains
+        self.refill_at = max(1, self.slots // 4)
         self.weight = model.get_output_embeddings().weight[answers.head]  # (V, H)
         self.device = self.weight.device
         self.end = answers.end - answers.head.start
@@ -323,13 +320,14 @@ class Loop:
         seen = int(self.length[:live].max()) + 1
         self.visible[rows, position] = True
         self.cache.step(live, (rows, position), seen)
+        # (B, H)
         state = self.body(
             input_ids=self.token[:live, None],
             attention_mask=self.visible[:live, None, None, :seen],
             position_ids=position[:, None],
             past_key_values=self.cache,
             use_cache=True,
-        ).last_hidden_state[:, 0]  # (B, H)
+        ).last_hidden_state[:, 0]
         logits = self._allowed(state, self.steps[:live])  # (B, V)
         now = torch.from_numpy(self.steps[:live]).to(self.device)
         uniform = self.uniform[rows, now]
@@ -337,9 +335,8 @@ class Loop:
         for slot in doubt.nonzero().flatten().tolist() if self.error else ():
             column[slot] = self._alone(slot, uniform[slot : slot + 1])
         peak, drawn = logits.amax(dim=-1), logits[rows, column]
-        mass = (
-            logits.sub_(peak.unsqueeze(-1)).exp_().sum(dim=-1)
-        )  # in place: these are the widest tensors there are
+        # In place: these are the widest tensors there are
+        mass = logits.sub_(peak.unsqueeze(-1)).exp_().sum(dim=-1)
         self.log_prob[:live] += (drawn - peak - mass.log()).double()
         self.token[:live] = column + self.answers.head.start
         self.output[rows, now] = self.token[:live]

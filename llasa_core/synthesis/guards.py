@@ -35,9 +35,8 @@ FRAME_SECONDS = 0.02  # of the silence detector
 
 QUIET = 45.0  # dB below the loud frames (95th percentile) of an utterance is silence
 
-INAUDIBLE = (
-    -60.0
-)  # dB full scale; an utterance whose loud frames are below it is silence altogether
+# dB full scale; an utterance whose loud frames are below it counts as silence.
+INAUDIBLE = -60.0
 
 
 @dataclass(frozen=True)
@@ -296,9 +295,8 @@ def quantile_line(x: np.ndarray, y: np.ndarray, quantile: float) -> tuple[float,
     from scipy import optimize, sparse
 
     n, ones = len(x), sparse.identity(len(x))
-    equal = sparse.hstack(
-        [np.stack([np.ones(n), x], 1), ones, -ones], format="csr"
-    )  # a + b x + over - under = y
+    # A + b x + over - under = y
+    equal = sparse.hstack([np.stack([np.ones(n), x], 1), ones, -ones], format="csr")
     cost = np.concatenate([[0, 0], np.full(n, quantile), np.full(n, 1 - quantile)])
     limits = [(None, None), (0, None), *[(0, None)] * (2 * n)]
     found = optimize.linprog(cost, A_eq=equal, b_eq=y, bounds=limits, method="highs")

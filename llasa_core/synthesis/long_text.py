@@ -171,9 +171,8 @@ def joined(waves: Iterator[np.ndarray], pauses: Sequence[float], rate: int) -> I
     The silence that two waves have at their ends counts; more than the pause is cut, down to
     LONGEST_EDGE each.
     """
-    before: tuple[np.ndarray, float] | None = (
-        None  # the wave that waits for its pause, and the silence at its end
-    )
+    # The wave that waits for its pause, and the silence at its end.
+    before: tuple[np.ndarray, float] | None = None
     for wave, pause in zip(waves, [0.0, *pauses], strict=False):
         start, end = edges(wave, rate)
         if before is not None:

@@ -125,9 +125,8 @@ def draw_with_doubt(
     if spare is not None and error:
         gap = logits[:, -1] - spare[0]
         doubt |= (sampling.top_k > 1) & (logits[:, -min(2, sampling.top_k)] - spare[0] < slack)
-        if (
-            close := gap < slack
-        ).any():  # the last that is kept might as well be the first that is not
+        if (close := gap < slack).any():
+            # Rounding could swap the last kept entry and the first dropped one.
             other = (
                 torch.cat([logits[:, :-1], spare[0][:, None]], -1),
                 torch.cat([columns[:, :-1], spare[1][:, None]], -1),
@@ -143,9 +142,8 @@ def _inverted(
     them.
     """
     weights = (logits / sampling.temperature).double().softmax(dim=-1)
-    slack = (
-        slack.double() / sampling.temperature
-    )  # a sum of weights moves by at most a quarter of what logits move
+    # A sum of weights moves by at most a quarter of what logits move
+    slack = slack.double() / sampling.temperature
     doubt = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     if sampling.top_p < 1:
         before = weights.cumsum(dim=-1) - weights
@@ -160,9 +158,8 @@ def _inverted(
     if columns is not None:
         columns, by_column = columns.sort(dim=-1)
         weights = weights.gather(-1, by_column)
-    mass = weights.cumsum(
-        dim=-1
-    )  # (B, K), non-decreasing; entries of no weight are never the first above a value
+    # (B, K), non-decreasing; entries of no weight are never the first above a value
+    mass = weights.cumsum(dim=-1)
     total = mass[:, -1]
     target = uniform * total * (1 - 1e-12)
     place = torch.searchsorted(mass, target.unsqueeze(-1), right=True)

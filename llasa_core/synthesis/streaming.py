@@ -131,9 +131,8 @@ class SpeechStream:
         for attempt in range(attempts):
             heat = attempt * self.guards.heat if self.guards is not None else 0.0
             waves, row = self._attempt(candidate_seed(self.request.seed, attempt), heat), None
-            heard = [
-                np.zeros(0, np.float32)
-            ]  # kept for the judgement only while an attempt may yet be rejected
+            # Kept for the guards only while an attempt may still be rejected.
+            heard = [np.zeros(0, np.float32)]
             early = True
             for wave, row in waves:
                 if row is None:

@@ -28,9 +28,8 @@ from llasa_core.synthesis.sampling import Sampling
 from llasa_core.text_tokenizers import DEFAULT_DATE
 from llasa_core.tokenizer import load_tokenizer, vocabulary_of
 
-DECODE_TOGETHER = (
-    16  # finished utterances handed to the codec at once; more are lost when a run is killed
-)
+# Finished utterances handed to the codec at once; more are lost when a run is killed
+DECODE_TOGETHER = 16
 
 
 class Synthesizer:
@@ -74,9 +73,8 @@ class Synthesizer:
                 f" {self.vocabulary.codebook_size}: the checkpoint was made for another codec"
             )
         rows = model.get_output_embeddings().weight.shape[0]
-        if (
-            not 0 <= rows - self.vocabulary.size < 128
-        ):  # a vocabulary may be padded up to a multiple of 128
+        if not 0 <= rows - self.vocabulary.size < 128:
+            # A vocabulary may be padded up to a multiple of 128
             raise InputError(f"the model has {rows} ids, its tokenizer {self.vocabulary.size}")
         self.model, self.tokenizer, self.codec, self.slots = (
             model.to(choose_device(device)).eval(),
@@ -360,9 +358,8 @@ class Synthesizer:
         prompts = [self.prompt.asr_prompt(row) for row in codes]
         limits = []
         for index, (prompt, row) in enumerate(zip(prompts, codes, strict=True)):
-            limits.append(
-                min(32 + len(row) // 2, self.context - len(prompt))
-            )  # speech has 3 to 6 text tokens a second
+            # Speech has 3 to 6 text tokens a second
+            limits.append(min(32 + len(row) // 2, self.context - len(prompt)))
             if limits[-1] < 1:
                 raise InputError(
                     f"clip {index}: {len(row)} codes leave no room for text in {self.context}"

@@ -72,9 +72,8 @@ class TrainConfig:
     context: int = 2048  # tokens in a packed row
     # longer utterances are dropped and counted; "truncate": cut as the public code cuts them
     overlong: str = "drop"
-    cache: str | None = (
-        None  # folder where codes are unpacked once and mapped: for corpora larger than memory
-    )
+    # Folder where codes are unpacked once and mapped: for corpora larger than memory
+    cache: str | None = None
     workers: int = 0  # processes that assemble batches; the order of the data does not depend on it
     tokens_per_step: int = 2**21  # row capacity of one optimizer step over all processes
     rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
@@ -90,13 +89,11 @@ class TrainConfig:
     bf16: bool = True  # autocast; master weights stay fp32
     seed: int = 0
     date: str = DEFAULT_DATE  # date line of the chat template
-    mask_eot: bool = (
-        False  # hide the template's <|eot_id|> from attention: the public code's loss, exactly
-    )
+    # Hide the template's <|eot_id|> from attention: the public code's loss, exactly
+    mask_eot: bool = False
     speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
-    code_noise: float = (
-        0.0  # probability that an input code is replaced by a random one; labels stay (paper: 0)
-    )
+    # Probability that an input code is replaced by a random one; labels stay (paper: 0)
+    code_noise: float = 0.0
     save_steps: int = 0  # 0 = only the final model
     save_total_limit: int = 2
     eval_steps: int = 0  # 0 = only at the end
@@ -104,25 +101,19 @@ class TrainConfig:
     log_steps: int = 10
     save_dtype: str = "float32"  # or "bfloat16"
     activation_checkpointing: bool = False
-    fsdp: bool = (
-        False  # FSDP2: parameters, gradients and optimizer states sharded over the processes
-    )
-    deepspeed: str | dict[str, Any] | None = (
-        None  # DeepSpeed settings, or their JSON file (experiments/deepspeed)
-    )
-    zero_init_residual: bool = (
-        False  # size names: attention and feed-forward start silent (model.build_model)
-    )
-    init_noise: float | None = (
-        None  # of new rows around the old ones' mean (public: 0); default 1 if tied, else 0.1
-    )
-    lora: dict[str, Any] | None = (
-        None  # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
-    )
+    # FSDP2: parameters, gradients and optimizer states sharded over the processes
+    fsdp: bool = False
+    # DeepSpeed settings, or their JSON file (experiments/deepspeed)
+    deepspeed: str | dict[str, Any] | None = None
+    # Size names only: attention and feed-forward start at zero (model.build_model)
+    zero_init_residual: bool = False
+    # Spread of new rows around the mean of the old ones (public: 0); default 1 if tied, else 0.1
+    init_noise: float | None = None
+    # {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": [...]}
+    lora: dict[str, Any] | None = None
     threads: int | None = None  # CPU threads; default: torch's
-    report_to: str = (
-        "tensorboard"  # below output_dir/runs; "none", "wandb" or another of Hugging Face's
-    )
+    # Below output_dir/runs; "none", "wandb" or another reporter of Hugging Face.
+    report_to: str = "tensorboard"
     resume: bool = False  # continue from the newest whole checkpoint in output_dir
     notes: tuple[str, ...] = ()
 
@@ -337,9 +328,8 @@ def _check_lora(config: TrainConfig) -> None:
     if importlib.util.find_spec("peft") is None:
         raise InputError("config: `lora` needs the package peft: pip install 'llasa-core[lora]'")
     modules = lora_settings(config.lora)["target_modules"]
-    if "target_modules" not in config.lora or isinstance(
-        modules, str
-    ):  # ours are Llama's; a pattern is peft's to read
+    if "target_modules" not in config.lora or isinstance(modules, str):
+        # Our layers are Llama's; a pattern is left to peft.
         return
     try:
         shape = (

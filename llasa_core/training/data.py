@@ -35,9 +35,8 @@ class TrainingData:
     vocabulary: Any
     rows: PackedRows
     held_out: HeldOut | None
-    codec: dict[
-        str, Any
-    ]  # codec, codebook_size, frame_rate and, where known, codec_fingerprint and codec_folder
+    # codec, codebook_size, frame_rate and, where known, codec_fingerprint and codec_folder
+    codec: dict[str, Any]
     speakers: list[str]  # of the datasets trained on
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
     digests: list[str]  # sha256 of what each dataset trained on holds
@@ -151,9 +150,8 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
     else:
         logger.info("encoding %s with %s into %s", entry.path, entry.codec, folder)
         encode_manifest(entry.path, folder, load_codec(entry.codec), world, rank, rows_per_part=200)
-    while (
-        not done.is_file()
-    ):  # the last process to finish its share writes it; a dead one ends all of them
+    while not done.is_file():
+        # The last process to finish its share writes it; if one dies, all end.
         time.sleep(0.2)
     return folder
 

@@ -100,9 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     def handle() -> None:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # the libraries' own lines; standard output is the metrics alone
+        with contextlib.redirect_stdout(sys.stderr):
+            # Libraries print to standard error; standard output holds the metrics only.
             config, shown = TrainConfig.from_json(arguments[0]), sys.stderr.isatty()
             if "WORLD_SIZE" in os.environ:
                 metrics = train(config, shown)

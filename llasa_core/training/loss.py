@@ -56,13 +56,14 @@ def utterance_losses(
     kept = (following != NO_LABEL).nonzero()[:, 0]  # (K,)
     borders = batch["cu_seqlens"].to(kept.device, torch.int64)
     with torch.no_grad():
+        # (K, V)
         logits = model(
             input_ids=batch["input_ids"],
             position_ids=batch["position_ids"],
             document_lengths=batch["cu_seqlens"].diff().tolist(),
             logits_to_keep=kept,
             use_cache=False,
-        ).logits[0]  # (K, V)
+        ).logits[0]
         nats = torch.nn.functional.cross_entropy(
             logits.float(), following[kept], reduction="none"
         ).double()
@@ -86,9 +87,8 @@ def held_out_loss(
     model.eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for first in range(0, len(batches), world):
-            mine = batches[
-                min(first + rank, len(batches) - 1)
-            ]  # shards need as many passes in each process
+            # Sharded processes must run equally many passes.
+            mine = batches[min(first + rank, len(batches) - 1)]
             total, count = labelled_loss(
                 model, {name: tensor.to(device) for name, tensor in mine.items()}
             )
@@ -181,9 +181,8 @@ def use_head_loss(model: PreTrainedModel) -> PreTrainedModel:
         raise InputError(
             f"{type(model).__name__}: its head is more than one matrix, expected a model like Llama"
         )
-    head.__class__ = (
-        LossHead  # a Linear still, so that whatever shards, adapts or saves it sees one
-    )
+    # Still a Linear, for code that shards, adapts or saves the head.
+    head.__class__ = LossHead
     model.forward = types.MethodType(_forward, model)
     return model
 

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from llasa_core.errors import InputError
 from llasa_core.training.config import TrainConfig
 
+# Blocks of a DeepSpeed file that would replace our AdamW and our schedule
 OURS = (
     "optimizer",
     "scheduler",
-)  # blocks of a DeepSpeed file that would replace our AdamW and our schedule
+)
 
 
 def engine_arguments(config: TrainConfig, world: int) -> dict[str, Any]:

@@ -41,11 +41,12 @@ FREE |= {
     "eval_utterances",
 }
 
+# tokens_per_step and max_steps stand for them.
 FREE |= {
     "rows_per_device",
     "gradient_accumulation_steps",
     "epochs",
-}  # tokens_per_step and max_steps stand for them
+}
 
 logger = logging.getLogger(__name__)
 

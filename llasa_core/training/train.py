@@ -70,9 +70,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     data = open_data(config, rank, world, per_device)
     rows, held_out = data.rows, data.held_out
     max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
-    sharded = (
-        config.fsdp or config.deepspeed is not None
-    )  # such a state is only read into a run that goes on
+    # Such a state is only read when the run resumes.
+    sharded = config.fsdp or config.deepspeed is not None
     settings = run_settings(config, data.digests, per_step, max_steps)
     checkpoint, start = (
         resumable(output, settings, max_steps - sharded) if config.resume else (None, 0)
@@ -294,7 +293,8 @@ def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str,
             *files,
             "chat_template.jinja",
             "llasa.json",
-        ]:  # llasa.json last: it is what "whole" means
+        ]:
+            # llasa.json last: it marks the checkpoint as complete.
             shutil.copyfile(output / name, folder / name)
     names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
     return {name: folder / file for name, file in names.items()}

@@ -105,9 +105,8 @@ class PackedTrainer(Trainer):
     ) -> None:
         self.batches, self.tokenizer, self.settings = batches, tokenizer, settings
         super().__init__(*args, train_dataset=batches, **kwargs)
-        self.model_accepts_loss_kwargs = (
-            True  # num_items_in_batch: labelled tokens of the global batch
-        )
+        # num_items_in_batch: labelled tokens of the global batch
+        self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
 
     def create_accelerator_and_postprocess(self) -> None:

@@ -303,9 +303,8 @@ def _hugging_face_part(part, name: str, source: str) -> Iterator[Utterance]:
             f"{source}: columns {', '.join(there)}, expected audio and {'/'.join(COLUMNS['text'])}"
         )
     if isinstance(part.features[audio], datasets.Audio):
-        part = part.cast_column(
-            audio, datasets.Audio(decode=False)
-        )  # our own decoder reads it, as everywhere
+        # Our own decoder reads the audio, as everywhere.
+        part = part.cast_column(audio, datasets.Audio(decode=False))
     split = SPLIT_NAMES.get(name.split(".")[0])
     for number, row in enumerate(part):
         item = {key: row[column] for key, column in columns.items() if column}

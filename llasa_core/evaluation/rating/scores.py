@@ -117,9 +117,8 @@ def agreement(
     if table["rater"].nunique() < 2:
         return {}
     levels = sorted(LEVELS)
-    counts = np.stack([table["score"] == level for level in levels], axis=1).astype(
-        np.float64
-    )  # (N, L)
+    # (N, L)
+    counts = np.stack([table["score"] == level for level in levels], axis=1).astype(np.float64)
     clips = table["sentence"].astype(str) + "\0" + table["system"].astype(str)
     number, names = pd.factorize(clips)
     units = np.zeros((len(names), len(levels)))
