@@ -80,6 +80,15 @@ def test_notebook_explains_its_parameters(path):
     assert [line for line in settings if "#" not in line] == []
 
 
+@notebook
+def test_notebook_goes_to_the_root_right_after_its_parameters(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    (place,) = [n for n, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", ())]
+    assert "at_repository_root()" in code[place + 1].source.splitlines()[-1]
+    assert all("at_repository_root" not in cell.source for cell in code[: place + 1])
+
+
 def test_importing_the_package_is_fast_and_takes_no_torch():
     script = (
         "import sys, time; start = time.perf_counter(); import llasa_core; seconds ="

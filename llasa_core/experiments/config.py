@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,23 @@ def repository_root(start: str | Path | None = None) -> Path:
             return candidate
     raise InputError(
         f"{folder}: no repository here, expected a pyproject.toml in this folder or above it"
+    )
+
+
+def at_repository_root() -> None:
+    """Change to the repository's root, where the paths in the parameters of a notebook start.
+
+    JupyterLab and nbconvert start a notebook in its own folder, papermill where it was called. The
+    root is found from the working folder, or else from this package. Raises InputError for a
+    package that was installed away from its clone.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, *Path(__file__).resolve().parents):
+        if (folder / "notebooks").is_dir() and (folder / "llasa_core" / "__init__.py").is_file():
+            os.chdir(folder)
+            return
+    raise InputError(
+        f"{here}: not inside a clone of the repository, expected the notebook below its root"
     )
 
 

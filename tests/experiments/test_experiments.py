@@ -14,7 +14,13 @@ from helpers import wait_for
 from small_study import FINISH, PARAMETERS, WORK, write_notebook
 
 from llasa_core.errors import InputError
-from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
+from llasa_core.experiments import config
+from llasa_core.experiments.config import (
+    at_repository_root,
+    load_experiment,
+    notebook_parameters,
+    repository_root,
+)
 from llasa_core.experiments.notebook import limited_notebook
 from llasa_core.experiments.progress import RunTable, plan
 from llasa_core.experiments.results import record
@@ -322,6 +328,21 @@ def test_executed_copy_keeps_the_last_state_of_a_bar_and_drops_the_largest_outpu
     assert outputs[0].text == "100%\ndone\n"
     assert outputs[1].text.startswith("[output of 50")
     assert outputs[2].text == "saved artifacts/a.wav\n"
+
+
+@pytest.mark.parametrize("start", [".", "notebooks", "/"])
+def test_a_notebook_reaches_the_root_from_wherever_jupyter_starts(start, monkeypatch):
+    root = repository_root(Path(__file__).parent)
+    monkeypatch.chdir(root / start)
+    at_repository_root()
+    assert Path.cwd() == root
+
+
+def test_a_notebook_away_from_any_clone_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "site-packages/llasa_core/config.py"))
+    with pytest.raises(InputError, match="not inside a clone of the repository"):
+        at_repository_root()
 
 
 def test_repository_root_is_the_nearest_folder_with_a_project_file(tmp_path, monkeypatch):
