@@ -42,7 +42,7 @@ MODULES = {
     "load_tokenizer": "tokenizer",
     "Prompt": "prompts",
     "TrainConfig": "training.config",
-    "launch": "training.train",
+    "launch": "training.launch",
     "publish_checkpoint": "training.train",
     "held_out_rows": "training.held_out",
     "held_out_summary": "training.held_out",
