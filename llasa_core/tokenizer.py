@@ -320,7 +320,8 @@ def load_tokenizer(path_or_id):
     """The fast tokenizer of a folder or a hub id, read from its tokenizer.json; code from a
     repository never runs.
 
-    InputError if there is none. 193,800 entries take about 3 s.
+    InputError if there is none. 193,800 entries take about 3 s; without a chat template they get
+    that of the released checkpoints.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -336,7 +337,9 @@ def load_tokenizer(path_or_id):
     if not folder.exists():
         reach(str(path_or_id), "tokenizer.json")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(path_or_id), trust_remote_code=False)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            str(path_or_id), trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         what = (
             "its tokenizer cannot be read"
@@ -345,6 +348,10 @@ def load_tokenizer(path_or_id):
         )
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path_or_id}: {what}: {reason}") from error
+    released = SpeechVocabulary(RELEASED_TEXT_SIZE, RELEASED_CODEBOOK_SIZE)
+    if not tokenizer.chat_template and len(tokenizer) == released.size:
+        tokenizer.chat_template = LLAMA3_TEMPLATE
+    return tokenizer
 
 
 def check_layout(tokenizer, config=None) -> list[str]:

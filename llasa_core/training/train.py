@@ -10,17 +10,14 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from llasa_core.checkpoint import weights_sha256
 from llasa_core.data.packing import PackedRows
 from llasa_core.device import check_folder
 from llasa_core.errors import DivergedError, InputError
@@ -38,6 +35,7 @@ from llasa_core.training.data import TrainingData, open_data
 from llasa_core.training.lora import _add_lora
 from llasa_core.training.loss import use_head_loss
 from llasa_core.training.parallel import engine_arguments, one_gpu_a_process, whole_state
+from llasa_core.training.published import write_checkpoint
 from llasa_core.training.resume import begin, resumable, run_settings
 from llasa_core.training.trainer import PackedTrainer, RunLog, StepBatches
 
@@ -179,7 +177,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         if state is not None:
             model = _whole_model(config, data, state)
         with _progress_bars(progress):
-            _publish(
+            write_checkpoint(
                 trainer.model if state is None else model, data.tokenizer, config, output, card
             )
     return metrics
@@ -253,48 +251,3 @@ def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
     if part:
         count += part * rows.rows_in_epoch(int(whole))
     return max(1, math.ceil(count / per_step))
-
-
-def _publish(
-    model: Any, tokenizer: Any, config: TrainConfig, output: Path, card: dict[str, Any]
-) -> None:
-    """Write the final folder through a temporary one; llasa.json comes last."""
-    temporary = output / ".final.part"
-    shutil.rmtree(temporary, ignore_errors=True)
-    if config.lora is not None:
-        model.save_pretrained(temporary / "adapter")
-        model = model.merge_and_unload()
-    model.to(getattr(torch, config.save_dtype)).save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    card = {**card, "weights": weights_sha256(temporary)}
-    (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
-    shutil.rmtree(output / "adapter", ignore_errors=True)
-    for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
-        os.replace(entry, output / entry.name)
-    temporary.rmdir()
-
-
-def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
-    """Copy a finished checkpoint of `train` into `folder` (empty: leave it where it is).
-
-    Returns what a result records: weights, config and tokenizer, each with its file.
-    """
-    output, folder = Path(output), Path(folder or output)
-    if folder != output:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [
-            "config.json",
-            "generation_config.json",
-            "model.safetensors",
-            "tokenizer.json",
-            "tokenizer_config.json",
-        ]
-        for name in [
-            *files,
-            "chat_template.jinja",
-            "llasa.json",
-        ]:
-            # llasa.json last: it marks the checkpoint as complete.
-            shutil.copyfile(output / name, folder / name)
-    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
-    return {name: folder / file for name, file in names.items()}

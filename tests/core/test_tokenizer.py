@@ -13,6 +13,7 @@ import pytest
 from tokenizers import AddedToken
 
 from llasa_core.errors import InputError
+from llasa_core.prompts import Prompt
 from llasa_core.text_tokenizers import DEFAULT_DATE, build_llama3_tokenizer, build_mini_tokenizer
 from llasa_core.tokenizer import (
     MARKERS,
@@ -93,6 +94,18 @@ def test_merged_llama3_has_the_released_layout(llama3_text_tokenizer, llama3_tok
         193799,
     ]
     assert check_layout(llama3_tokenizer, {"vocab_size": 193_800}) == []
+
+
+def test_the_released_layout_without_a_chat_template_gets_the_known_one(llama3_tokenizer, tmp_path):
+    llama3_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_tokenizer(tmp_path)
+    assert check_layout(loaded) == []
+    prompt = Prompt(loaded).tts_prompt("Hello.")
+    assert prompt.tolist() == Prompt(llama3_tokenizer).tts_prompt("Hello.").tolist()
 
 
 def test_llama3_special_tokens_stand_in_hugging_face_order(llama3_tokenizer):

@@ -18,7 +18,7 @@ from llasa_core.training.config import TrainConfig
 from llasa_core.training.held_out import held_out_rows, held_out_summary
 from llasa_core.training.launch import launch
 from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
-from llasa_core.training.train import publish_checkpoint
+from llasa_core.training.published import publish_checkpoint
 
 
 @pytest.fixture(scope="module")

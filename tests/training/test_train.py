@@ -10,11 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import speaking_llama
 from training_data import losses, settings, write_codes
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llasa_core.errors import InputError
 from llasa_core.model import build_model, load_model
+from llasa_core.prompts import Prompt
+from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig
+from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
 
 
@@ -293,6 +298,29 @@ def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(worksho
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(base[name], tuned[name])
     assert (tmp_path / "tuned" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_generate_of_other_people_stops_at_the_end_of_speech(workshop, tmp_path, mini_tokenizer):
+    """The base ends its answers with another id; transformers' generate reads what we publish."""
+    vocabulary = vocabulary_of(mini_tokenizer)
+    base = speaking_llama(vocabulary, end_logit=30.0)
+    base.generation_config.eos_token_id = mini_tokenizer.eos_token_id
+    base.save_pretrained(tmp_path / "base")
+    start = {"model": str(tmp_path / "base"), "max_steps": 1, "peak_lr": 1e-6, "context": 256}
+    train(settings(workshop, tmp_path / "run", **start))
+    ours = GenerationConfig.from_pretrained(tmp_path / "run")
+    assert ours.eos_token_id == [vocabulary.speech_generation_end]
+    assert (ours.do_sample, ours.temperature, ours.top_k, ours.top_p) == (True, 0.8, 50, 1.0)
+    prompt = torch.tensor(Prompt(mini_tokenizer).tts_prompt("Hello."))[None].long()
+    torch.manual_seed(0)
+    for folder, stops in (("run", True), ("base", False)):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / folder)
+        ids = model.generate(prompt, max_new_tokens=100)[0].tolist()
+        assert (len(ids) < prompt.shape[1] + 100) == stops
+        assert not stops or ids[-1] == vocabulary.speech_generation_end
+    asr = settings(workshop, tmp_path, codes=[{"path": "x", "task": "asr"}, "y"])
+    ends = generation_settings(asr, mini_tokenizer).eos_token_id
+    assert ends == [vocabulary.speech_generation_end, vocabulary.text_generation_end]
 
 
 def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):

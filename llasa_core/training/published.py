@@ -1,0 +1,90 @@
+"""The folder that a training leaves: an ordinary Hugging Face checkpoint that other people's
+`generate` speaks with.
+
+The trap avoided: a fine-tuned folder with its base's generation_config.json never stops, for END is
+not among the ids that end an answer there.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from llasa_core.checkpoint import weights_sha256
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.tokenizer import vocabulary_of
+from llasa_core.training.config import TrainConfig, read_entry
+
+
+def generation_settings(config: TrainConfig, tokenizer: Any) -> GenerationConfig:
+    """What generation_config.json says: the ids that end an answer of each task trained, our
+    sampling, the context as the longest row.
+
+    Padding is END, which no prompt holds: with `<|eot_id|>` for padding, `generate` would take the
+    template's own for padding and hide them.
+    """
+    vocabulary, sampling = vocabulary_of(tokenizer), Sampling()
+    ends = {
+        "tts": vocabulary.speech_generation_end,
+        "asr": vocabulary.text_generation_end,
+        "chat": tokenizer.eos_token_id,
+    }
+    tasks = {read_entry("codes", entry).task for entry in config.codes}
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=[end for task, end in ends.items() if task in tasks and end is not None],
+        pad_token_id=vocabulary.speech_generation_end,
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        max_length=config.context,
+    )
+
+
+def write_checkpoint(
+    model: Any, tokenizer: Any, config: TrainConfig, output: Path, card: dict[str, Any]
+) -> None:
+    """Write the final folder through a temporary one; llasa.json comes last. A LoRA model is merged
+    after its adapter was written.
+    """
+    temporary = output / ".final.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    if config.lora is not None:
+        model.save_pretrained(temporary / "adapter")
+        model = model.merge_and_unload()
+    model.generation_config = generation_settings(config, tokenizer)
+    model.to(getattr(torch, config.save_dtype)).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    card = {**card, "weights": weights_sha256(temporary)}
+    (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
+    shutil.rmtree(output / "adapter", ignore_errors=True)
+    for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
+        os.replace(entry, output / entry.name)
+    temporary.rmdir()
+
+
+def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
+    """Copy a finished checkpoint of `train` into `folder` (empty: leave it where it is).
+
+    Returns what a result records: weights, config and tokenizer, each with its file.
+    """
+    output, folder = Path(output), Path(folder or output)
+    if folder != output:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+        # llasa.json last: it marks the checkpoint as complete.
+        for name in [*files, "chat_template.jinja", "llasa.json"]:
+            shutil.copyfile(output / name, folder / name)
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    return {name: folder / file for name, file in names.items()}
