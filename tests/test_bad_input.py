@@ -137,11 +137,6 @@ CASES = {
         ENCODE,
         "corpus.jsonl:2",
     ),
-    "manifest without a line": (
-        lambda: Path("corpus.jsonl").write_text(""),
-        ENCODE,
-        "corpus.jsonl",
-    ),
     "codec of no such name": (None, [*ENCODE[:-1], "mp3"], "mp3"),
     "codec folder without weights": (
         lambda: (Path("codec").mkdir(), Path("codec/config.json").write_text("{}")),

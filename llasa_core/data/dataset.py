@@ -161,7 +161,7 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
         codes, seconds = codes + counts["codes"], seconds + counts["seconds"]
         shards.append({"file": name, "rows": counts["rows"], "sha256": sha256(folder / name)})
     rows = sum(shard["rows"] for shard in shards)
-    if not rows:
+    if not rows and parts:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
         raise InputError(
             f"{folder}: no utterance is left ({reasons or 'there was none'}), expected at least one"

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llasa_core.data.corpora.readers import AUDIO_SUFFIXES, COLUMNS
+from llasa_core.audio import AUDIO_SUFFIXES
+from llasa_core.data.corpora.manifests import COLUMNS, manifest_utterances, utterance_of
+from llasa_core.data.corpora.recordings import located
+from llasa_core.data.tar_samples import MOST_BYTES, tar_samples
 from llasa_core.errors import InputError
 from llasa_core.files import (
     brief,
@@ -27,97 +30,7 @@ from llasa_core.files import (
     parse_object,
     size_of,
 )
-from llasa_core.manifest import Unread, Utterance, read_manifest
-
-MOST_BYTES = 2**30  # of one recording
-
-_READ = (*AUDIO_SUFFIXES, ".txt", ".json")
-
-
-def tar_samples(
-    archive: tarfile.TarFile, path: str
-) -> Iterator[tuple[str, dict[str, bytes] | str]]:
-    """(name, {suffix: content}) of each sample with audio; (member, reason) of each member that
-    belongs to none.
-
-    Reasons: "missing_audio" of a text alone, "unknown_suffix", "link". Hidden members and folders
-    are passed over, and so are further ones of a sample with audio (of a.wav: a.speaker.txt,
-    a.cls). InputError, which names `path`, where a text stands apart from its audio or a member is
-    larger than MOST_BYTES.
-    """
-    key, around, members = None, None, {}  # of the sample being read; its name up to the first dot
-    # Texts with further dots: of audio still to come, or next to a text with fewer dots.
-    ahead: dict[str, dict[str, bytes]] = {}
-    heard: set[str] = set()  # names with audio
-    strays: list[tuple[str, str]] = []  # (member, reason) of the same name up to the first dot
-
-    def finished() -> Iterator[tuple[str, dict[str, bytes]]]:
-        if any(suffix in members for suffix in AUDIO_SUFFIXES):
-            heard.add(key)
-            yield key, members
-        else:
-            astray(key, members)
-
-    def astray(name: str | None, texts: dict[str, bytes]) -> None:
-        if texts and name in heard:
-            raise InputError(
-                f"{path}: {name}: a text apart from its audio, expected members of one name side by"
-                " side"
-            )
-        strays.extend((name + suffix, "missing_audio") for suffix in texts)
-
-    def told() -> Iterator[tuple[str, str]]:
-        for name, texts in ahead.items():
-            astray(name, texts)
-        for name, reason in strays:
-            if heard.isdisjoint(_beginnings(name)):
-                yield name, reason
-        ahead.clear()
-        strays.clear()
-
-    for member in archive:
-        if member.isdir() or PurePosixPath(member.name).name.startswith("."):
-            continue
-        here, suffix, first = _name(member.name)
-        read = member.isfile() and suffix in _READ
-        wait = read and here not in (first, key) and suffix not in AUDIO_SUFFIXES
-        mine = read and not wait
-        if first != around or (mine and (here != key or suffix in members)):
-            yield from finished()
-            if first != around:
-                yield from told()
-            key, around, members = (here, first, ahead.pop(here, {})) if mine else (None, first, {})
-        if not read:
-            strays.append((member.name, "unknown_suffix" if member.isfile() else "link"))
-            continue
-        if member.size > MOST_BYTES:
-            raise InputError(
-                f"{path}: {member.name} has {member.size} bytes, expected at most {MOST_BYTES}"
-            )
-        content = archive.extractfile(member).read()
-        (ahead.setdefault(here, {}) if wait else members)[suffix] = content
-    yield from finished()
-    yield from told()
-
-
-def _name(member: str) -> tuple[str, str, str]:
-    """The name of a member's sample, its suffix, and the name up to the first dot, where
-    WebDataset's ends.
-    """
-    path = PurePosixPath(member)
-    stem, _, suffix = path.name.partition(".")
-    first = str(path.with_name(stem))
-    if f".{suffix.lower()}" in _READ or path.suffix.lower() not in _READ:
-        return first, f".{suffix.lower()}", first
-    return str(path.with_suffix("")), path.suffix.lower(), first
-
-
-def _beginnings(member: str) -> Iterator[str]:
-    """The names of the samples that a member can belong to: it, cut at each of its dots."""
-    path = PurePosixPath(member)
-    places = (at for at, letter in enumerate(path.name) if letter == "." and at)
-    return (str(path.with_name(path.name[:at])) for at in places)
-
+from llasa_core.manifest import Unread, Utterance, printable
 
 _TAR = re.compile(r"\.(tar|tar\.gz|tgz)$")
 
@@ -130,16 +43,22 @@ class ManifestSource:
         self._folder = (
             self.name.rpartition("/")[0] if is_url(path) else str(Path(path).parent.resolve())
         )
-        self._utterances, self._rows = read_manifest(path), rows_per_part
-        if not self._utterances:
-            raise InputError(f"{path}: no utterances, expected at least one")
+        self._utterances, self._rows, lines = [], rows_per_part, {}
+        for number, utterance in enumerate(manifest_utterances(path), start=1):
+            first = lines.setdefault(utterance.id, number)
+            if first != number:
+                raise InputError(
+                    f"{path}:{number}: id {utterance.id!r} is that of line {first} too, expected"
+                    " unique ids"
+                )
+            self._utterances.append(utterance)
         self.rows = len(self._utterances)
         self.parts = -(-self.rows // rows_per_part)
 
     def fingerprint(self, part: int) -> str:
         """16 hex digits over the ids, texts, speakers and languages of a part."""
         digest = hashlib.sha256()
-        for utterance in self.utterances(part):
+        for utterance in self._utterances[part * self._rows : (part + 1) * self._rows]:
             fields = [utterance.id, utterance.text, utterance.speaker, utterance.language]
             digest.update(json.dumps(fields).encode())
         return digest.hexdigest()[:16]
@@ -168,15 +87,15 @@ class ManifestSource:
 
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a part, in order."""
-        return iter(self._utterances[part * self._rows : (part + 1) * self._rows])
+        found = self._utterances[part * self._rows : (part + 1) * self._rows]
+        return iter(found) if is_url(self.name) else located(found, self._folder)
 
 
 class TarSource:
-    """One part a tar; neighbouring members of one name are one utterance, as WebDataset has it
-    (tar_samples).
+    """One part a tar; members of one name are one utterance, as WebDataset has it (`tar_samples`).
 
-    audio: .wav, .flac, .mp3, .ogg or .opus; text: .txt, or .json with text and perhaps speaker,
-    language and id. Members that belong to no audio are Unread.
+    Audio: what libsndfile reads; text: .txt, or .json with text and perhaps speaker, language and
+    id. Members that belong to no audio are Unread.
     """
 
     def __init__(self, paths: list[str]):
@@ -195,20 +114,17 @@ class TarSource:
         """
         path, seen = self._paths[part], set()
         try:
-            with open_binary(path) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                for key, found in tar_samples(archive, path):
-                    unread = isinstance(found, str)
-                    utterance = (
-                        Unread(_safe(key), b"", "", reason=found)
-                        if unread
-                        else _tar_utterance(key, found, path)
+            for name, found in tar_samples(path):
+                if isinstance(found, str):
+                    utterance = Unread(printable(name), b"", "", reason=found, where=path)
+                else:
+                    utterance = _tar_utterance(name, found, path)
+                if utterance.id in seen:
+                    raise InputError(
+                        f"{path}: id {utterance.id!r} occurs twice, expected unique ids"
                     )
-                    if utterance.id in seen:
-                        raise InputError(
-                            f"{path}: id {utterance.id!r} occurs twice, expected unique ids"
-                        )
-                    seen.add(utterance.id)
-                    yield utterance
+                seen.add(utterance.id)
+                yield utterance
         except (
             tarfile.TarError,
             EOFError,
@@ -263,7 +179,13 @@ class ParquetSource:
             file = self._open(path)
             columns = _columns_of(file.schema_arrow, path)
             wanted = sorted(set(columns.values()))
-            for batch in file.iter_batches(batch_size=16, row_groups=[group], columns=wanted):
+            rows = _rows_at_once(file.metadata.row_group(group), columns["audio"])
+            if not rows:
+                for number in range(file.metadata.row_group(group).num_rows):
+                    name = f"{stem}-{group:05d}-{number:08d}"
+                    yield Unread(name, b"", "", reason="too_large", where=f"{path}: {name}")
+                return
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted):
                 for row in batch.to_pylist():
                     yield _parquet_utterance(row, columns, f"{stem}-{group:05d}-{number:08d}", path)
                     number += 1
@@ -320,18 +242,30 @@ def _of_file(path: str) -> str:
     return hashlib.sha256(f"{PurePosixPath(path).name} {size}".encode()).hexdigest()[:16]
 
 
-def _tar_utterance(key: str, members: dict[str, bytes], path: str) -> Utterance:
+def _rows_at_once(group, audio: str) -> int:
+    """So many rows of a row group that memory holds few recordings, 16 at most; 0 where one alone
+    is too large, or the column unpacks to what no audio does: more than 50 times its size.
+    """
+    chunks = [group.column(at) for at in range(group.num_columns)]
+    chunks = [one for one in chunks if one.path_in_schema.partition(".")[0] == audio]
+    unpacked = sum(one.total_uncompressed_size for one in chunks)
+    packed = sum(one.total_compressed_size for one in chunks)
+    each = unpacked // max(group.num_rows, 1)
+    if each > MOST_BYTES or unpacked > max(MOST_BYTES, 50 * packed):
+        return 0
+    return min(max(2**26 // max(each, 1), 1), 16)
+
+
+def _tar_utterance(name: str, members: dict[str, bytes], path: str) -> Utterance:
     audio = next((members[suffix] for suffix in AUDIO_SUFFIXES if suffix in members), b"")
+    where = f"{path}: {name}"
     try:
-        texts = {
-            suffix: members[suffix].decode() for suffix in (".json", ".txt") if suffix in members
-        }
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: {key}: byte {error.start} is no UTF-8, expected text") from None
-    facts = parse_object(texts[".json"], f"{path}: {key}.json") if ".json" in texts else {}
-    if ".txt" in texts:
-        facts["text"] = texts[".txt"].strip()
-    return _utterance(facts, key, audio)
+        facts = parse_object(members.get(".json", b"{}").decode(), f"{where}.json")
+        if ".txt" in members:
+            facts["text"] = members[".txt"].decode().strip()
+    except (UnicodeDecodeError, InputError):
+        return Unread(printable(name), b"", "", reason="bad_text", where=where)
+    return utterance_of(facts, where, id=name, audio=audio)
 
 
 def _columns_of(schema, path: str) -> dict[str, str]:
@@ -371,22 +305,7 @@ def _parquet_utterance(row: dict, columns: dict[str, str], name: str, path: str)
             f"{path}: column {columns['audio']} holds {type(audio).__name__}, expected bytes or a"
             " path"
         )
-    return _utterance(
-        {key: row[column] for key, column in columns.items() if key != "audio"}, name, audio
-    )
-
-
-def _utterance(facts: dict, name: str, audio) -> Utterance:
-    text, speaker, language = (facts.get(key) for key in ("text", "speaker", "language"))
-    id = name if facts.get("id") in (None, "") else str(facts["id"])
-    return Utterance(
-        _safe(id),
-        audio,
-        str(text or ""),
-        "" if speaker is None else str(speaker),
-        str(language or "en"),
-    )
-
-
-def _safe(id: str) -> str:
-    return re.sub(r"[^\w.+@=,-]", "_", id)
+    if len(audio) > MOST_BYTES and isinstance(audio, bytes):
+        return Unread(name, b"", "", reason="too_large", where=f"{path}: {name}")
+    facts = {key: row[column] for key, column in columns.items() if key != "audio"}
+    return utterance_of(facts, f"{path}: {name}", id=name, audio=audio)

@@ -7,7 +7,6 @@ dropped, or the words of the line that refuses it.
 
 import io
 import json
-import tarfile
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -397,20 +396,6 @@ def list_by_name(folder):
     return Expected(rows(), source="second.csv")
 
 
-def members(path: Path, items) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, content in items:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def audio_bytes(name: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound(name), 16_000, format="FLAC")
-    return buffer.getvalue()
-
-
 LAYOUTS = [
     plain,
     text_then_speaker,
@@ -457,3 +442,5 @@ LAYOUTS = [
     two_lists,
     list_by_name,
 ]
+
+JSON_LAYOUTS = [nemo, json_array, integers, bad_lines, moved_manifest]  # also read by encode

@@ -2,6 +2,7 @@
 bf16.
 """
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from messy_corpora import JSON_LAYOUTS
 
 from llasa_core import cli
 from llasa_core.audio import load_audio
@@ -185,8 +187,8 @@ def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
     meta = encode_manifest(f"{place}/s-{{00..01}}.tar", tmp_path / "codes", FakeCodec())
     rows = rows_of(tmp_path / "codes")
     assert [(row["id"], row["text"], row["speaker"], row["language"]) for row in rows] == [
-        ("d_a", "one", "", "en"),
-        ("own_id", "told by json", "kore", "de"),
+        ("d/a", "one", "", "en"),
+        ("own/id", "told by json", "kore", "de"),
         ("c", "three", "", "en"),
     ]
     np.testing.assert_array_equal(
@@ -242,16 +244,20 @@ def test_every_tar_member_that_is_not_read_is_counted_with_a_reason(tmp_path):
     meta = encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
     rows = rows_of(tmp_path / "codes")
     assert [(row["id"], row["text"]) for row in rows] == [
-        (name, "some words") for name in ("d_LJ.001", "d_LJ.002", "d_plain")
+        (name, "some words") for name in ("d/LJ.001", "d/LJ.002", "d/plain")
     ]
     assert dropped_of(tmp_path / "codes") == {
-        "d_u.m4a": "unknown_suffix",
-        "d_u.txt": "missing_audio",
-        "d_README": "unknown_suffix",
-        "d_t.json": "missing_audio",
-        "d_linked.wav": "link",
+        "d/u.m4a": "needs_ffmpeg",
+        "d/README": "unknown_suffix",
+        "d/t.json": "missing_audio",
+        "d/linked.wav": "link",
     }
-    assert meta["dropped"] == {"link": 1, "missing_audio": 2, "unknown_suffix": 2}
+    assert meta["dropped"] == {
+        "link": 1,
+        "missing_audio": 1,
+        "needs_ffmpeg": 1,
+        "unknown_suffix": 1,
+    }
 
 
 def test_tar_names_whose_first_dot_is_not_their_last_stay_apart(tmp_path):
@@ -268,9 +274,71 @@ def test_tar_names_whose_first_dot_is_not_their_last_stay_apart(tmp_path):
     assert dropped_of(tmp_path / "codes") == {"a.002": "textless"} and meta["dropped"] == {
         "textless": 1
     }
-    tar_of(tmp_path / "apart.tar", [("a.wav", wave), ("b.wav", wave), ("a.txt", b"words")])
-    with pytest.raises(InputError, match=r"apart\.tar: a: a text apart from its audio"):
-        encode_manifest(tmp_path / "apart.tar", tmp_path / "none", FakeCodec())
+
+
+@pytest.mark.parametrize("order", ["texts first", "texts last", "one apart"])
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_text_may_stand_far_from_its_audio_in_a_tar(tmp_path, order, suffix):
+    audio = [(f"u{number:02d}.flac", encoded(speech(number))) for number in range(20)]
+    facts = [
+        (f"u{number:02d}.json", json.dumps({"text": f"text {number}", "speaker": number}).encode())
+        for number in range(20)
+    ]
+    one_apart = [one for pair in zip(audio, facts, strict=True) for one in pair]
+    one_apart.append(one_apart.pop(1))
+    orders = {"texts first": facts + audio, "texts last": audio + facts, "one apart": one_apart}
+    whole = tmp_path / f"s.{suffix}"
+    tar_of(whole, orders[order])
+    if suffix == "tar.gz":
+        whole.write_bytes(gzip.compress(whole.read_bytes()))
+    meta = encode_manifest(whole, tmp_path / "codes", FakeCodec())
+    found = [(row["id"], row["text"], row["speaker"]) for row in rows_of(tmp_path / "codes")]
+    assert found == [(f"u{number:02d}", f"text {number}", str(number)) for number in range(20)]
+    assert meta["dropped"] == {}
+
+
+def test_what_is_too_large_or_no_text_is_dropped_and_the_rest_of_the_tar_is_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("llasa_core.data.tar_samples.MOST_BYTES", 40_000)
+    wave, large = encoded(speech(1), "WAV"), encoded(speech(2, 2.0), "WAV")
+    items = [("a.wav", large), ("a.txt", b"words"), ("b.wav", wave), ("b.json", b"{")]
+    items += [("c.wav", wave), ("c.txt", b"\xff"), ("d.wav", wave), ("d.json", b'{"text": null}')]
+    items += [("e.wav", wave), ("e.json", b'{"text": "words", "id": "half \\ud800"}')]
+    tar_of(tmp_path / "s.tar", [*items, ("f.wav", wave), ("f.txt", b"words")])
+    meta = encode_manifest(tmp_path / "s.tar", tmp_path / "codes", FakeCodec())
+    assert [row["id"] for row in rows_of(tmp_path / "codes")] == ["f"]
+    assert meta["dropped"] == {"bad_id": 1, "bad_text": 2, "textless": 1, "too_large": 1}
+
+
+def test_rows_of_parquet_that_unpack_to_what_no_audio_is_are_dropped(tmp_path):
+    zeros = [{"bytes": bytes(60 * 2**20), "path": f"{n}.wav"} for n in range(6)]
+    table = pa.table({"audio": zeros, "text": ["words"] * 6})
+    pq.write_table(table, tmp_path / "bomb.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 2**20
+    found = list(open_source(tmp_path / "bomb.parquet").utterances(0))
+    assert [one.reason for one in found] == ["too_large"] * 6
+
+
+def test_manifest_without_utterances_is_an_empty_dataset(tmp_path):
+    (tmp_path / "test.jsonl").write_text("")
+    meta = encode_manifest(tmp_path / "test.jsonl", tmp_path / "codes", FakeCodec())
+    assert (meta["utterances"], meta["shards"], meta["dropped"]) == (0, [], {})
+    assert len(read_codes(tmp_path / "codes")) == 0
+
+
+@pytest.mark.parametrize("write", JSON_LAYOUTS, ids=lambda write: write.__name__)
+def test_manifests_of_others_are_encoded_as_they_are(write, tmp_path):
+    expected, folder = write(tmp_path / "corpus"), tmp_path / "corpus"
+    (listing,) = [path for path in folder.iterdir() if path.suffix in (".json", ".jsonl")]
+    meta = encode_manifest(listing, tmp_path / "codes", FakeCodec())
+    found = [(row["id"], row["text"], row["speaker"]) for row in rows_of(tmp_path / "codes")]
+    assert found == expected.rows and meta["dropped"] == dict(sorted(expected.dropped.items()))
+    lines = dropped_of(tmp_path / "codes")
+    assert sorted(lines.values()) == sorted(
+        reason for reason, count in expected.dropped.items() for _ in range(count)
+    )
+    assert all(id.startswith(listing.name) for id in lines)
 
 
 def test_damaged_tar_is_named_and_nothing_half_is_written(tmp_path):

@@ -90,16 +90,15 @@ def utterance_of(
     try:
         utterance = _utterance(item, folder, id, audio)
     except _Unusable as error:
-        told = _first(item, COLUMNS["id"])
-        name = printable(f"{where} {told}" if isinstance(told, str | int) else where)
-        place = audio if audio is not None else b""
-        return Unread(name, place, "", reason=str(error), where=where)
-    found = checked(utterance, where)
-    return (
-        Unread(where, b"", "", reason=found.reason, where=where)
-        if found is not utterance
-        else found
-    )
+        reason = str(error)
+    else:
+        found = checked(utterance, where)
+        if found is utterance:
+            return utterance
+        reason = found.reason
+    # Its own id may be none, or that of another: it goes by its line among what is left out.
+    name = printable(id or where.rpartition("/")[2])
+    return Unread(name, b"", "", reason=reason, where=where)
 
 
 class _Unusable(Exception):
