@@ -28,6 +28,26 @@ MINI_TEXTS = (
 ) * 5
 
 
+MARKS = {  # mark -> what the path of a test, its name included, begins with
+    "notebook": ("tests/notebooks/test_notebooks.py::test_study_runs",),
+    "slurm": ("tests/experiments/test_slurm.py",),
+    "fuzz": ("tests/test_fuzz.py",),
+    "slow": (  # every test of these trains or runs a script
+        "tests/training/test_parallel.py",
+        "tests/training/test_recipes.py",
+        "tests/test_benchmarks.py",
+        "tests/test_synthesis_benchmarks.py",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for mark, beginnings in MARKS.items():
+            if item.nodeid.startswith(beginnings):
+                item.add_marker(mark)
+
+
 @pytest.fixture(scope="session")
 def mini_tokenizer():
     """A mini tokenizer merged with 4,096 codes."""

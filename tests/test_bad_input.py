@@ -503,6 +503,7 @@ def test_corpus_with_nothing_fit_leaves_the_report_of_why(place, capsys):
     assert not list(Path("out").glob("*.wav")) and not Path("out/train.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_workshop_itself_is_good_input(place, capsys):
     config()
     assert cli.main(TRAIN) == 0

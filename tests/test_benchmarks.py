@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_compares_equal_losses_and_reports_ratios_with_their_spread(
     tmp_path,
 ):

@@ -49,6 +49,7 @@ def test_tracked_weights_are_safetensors_of_at_most_12_megabytes():
     ] == []
 
 
+@pytest.mark.slow
 def test_no_tracked_text_names_a_place_on_one_machine():
     local = re.compile(rb"(?<![\w.~/-])/(home|root|work|Users)/[\w.-]+")
     found = {}
@@ -89,6 +90,7 @@ def test_notebook_goes_to_the_root_right_after_its_parameters(path):
     assert all("at_repository_root" not in cell.source for cell in code[: place + 1])
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_fast_and_takes_no_torch():
     script = (
         "import sys, time; start = time.perf_counter(); import llasa_core; seconds ="

@@ -58,6 +58,7 @@ def corpus(mini_tokenizer, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring")
 )
@@ -92,6 +93,7 @@ def test_waiting_counts_on_the_wall_and_not_on_the_cpu():
     assert value == 7 and seconds["cpu"] < 0.1 < 0.2 <= seconds["wall"]
 
 
+@pytest.mark.slow
 def test_guards_are_counted_with_and_without(corpus, tmp_path):
     out = tmp_path / "guards.json"
     given = [
@@ -129,6 +131,7 @@ def test_guards_are_counted_with_and_without(corpus, tmp_path):
     assert report["false_alarms"]["n"] == 6 and "--utterances 8" in report["command"]
 
 
+@pytest.mark.slow
 def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     out = tmp_path / "decoding.json"
     given = [
@@ -161,6 +164,7 @@ def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     assert row["slots_4"]["ratio"] == pytest.approx(speed, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_streaming_error_is_measured_by_context_and_drawn(corpus, tmp_path):
     out = tmp_path / "streaming.json"
     given = [
@@ -209,6 +213,7 @@ def test_streaming_error_is_measured_by_context_and_drawn(corpus, tmp_path):
     assert min(first, whole) > 0 and out.with_suffix(".png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_long_text_is_killed_and_goes_on(corpus, tmp_path):
     out = tmp_path / "long_text.json"
     given = [

@@ -111,6 +111,7 @@ def test_check_prints_every_difference_config_json_included_and_returns_1(
     assert lines[-1] == "config vocab_size: 128256, expected 193800"
 
 
+@pytest.mark.slow
 def test_check_accepts_the_released_layout(llama3_tokenizer, tmp_path, capsys):
     llama3_tokenizer.save_pretrained(tmp_path)
     assert cli.main(["check", str(tmp_path)]) == 0

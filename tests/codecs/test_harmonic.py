@@ -72,6 +72,7 @@ def test_codec_decodes_a_batch_like_single_utterances():
     assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
+@pytest.mark.slow
 def test_training_teaches_the_codec_the_pitch():
     torch.manual_seed(0)
     model = MiniCodecModel(SMALL)

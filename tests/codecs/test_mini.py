@@ -353,6 +353,7 @@ def test_ctc_loss_of_a_head_that_knows_nothing_by_hand(settings):
     assert step()[1].item() == 0
 
 
+@pytest.mark.slow
 def test_ctc_loss_falls_when_the_codec_is_trained_on_it(settings):
     model, head, step = losses(settings, [[3, 4, 5], [6, 7]])
     model.train()

@@ -115,6 +115,7 @@ def test_a_sound_checkpoint_is_loaded_as_it_was_saved(checkpoint):
         assert np.array_equal(model.state_dict()[name].numpy(), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stdin", [b"y\ny\ny\n", None], ids=["answers y", "closed"])
 @pytest.mark.parametrize("model_type", ["llama", "stranger"])
 def test_code_of_a_checkpoint_never_runs(tmp_path, stdin, model_type):
@@ -179,6 +180,7 @@ def test_a_hub_model_out_of_reach_is_one_line_at_once(monkeypatch, capsys):
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hostile", "told"),
     [
@@ -196,6 +198,7 @@ def test_chat_template_without_an_end_or_of_any_size_is_refused(hostile, told, m
         Prompt(tokenizer)
 
 
+@pytest.mark.slow
 def test_unknown_chat_template_that_ends_is_rendered_as_ever(mini_tokenizer):
     tokenizer = copy.deepcopy(mini_tokenizer)
     tokenizer.chat_template = "{# of a stranger #}" + tokenizer.chat_template

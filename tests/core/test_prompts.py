@@ -164,6 +164,7 @@ def test_control_literals_in_texts_and_speakers_add_no_control_token(fixture, li
     assert tokenizer.decode(prompt.text_ids(literal)) == literal
 
 
+@pytest.mark.slow
 def test_another_template_is_followed_with_what_it_writes_after_the_turn():
     tokenizer = merge_tokenizer(build_mini_tokenizer(["hello there"]), 16)
     turn = "'<|start_header_id|>' + m['role'] + '\n' + m['content'] + '<|eot_id|>\n'"
@@ -177,6 +178,7 @@ def test_another_template_is_followed_with_what_it_writes_after_the_turn():
     assert len(example.eot_positions) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

@@ -174,6 +174,7 @@ def test_saved_and_reloaded_tokenizer_is_the_same(mini_tokenizer, tmp_path):
         ]
 
 
+@pytest.mark.slow
 def test_reloaded_llama3_still_has_the_released_layout(llama3_tokenizer, tmp_path):
     llama3_tokenizer.save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -247,6 +248,7 @@ def test_layout_check_names_each_difference(mini_tokenizer):
     assert not any("\n" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_layout_check_sees_two_codes_in_exchange(llama3_text_tokenizer):
     swapped = copy.deepcopy(llama3_text_tokenizer)
     names = [f"<|s_{code}|>" for code in range(65_536)]
@@ -263,6 +265,7 @@ def test_errors_name_the_folder_of_the_tokenizer(tmp_path):
     assert str(error.value).startswith(f"{tmp_path}: no <|TEXT_GENERATION_START|> in it")
 
 
+@pytest.mark.slow
 def test_layout_check_sees_one_changed_template_and_a_missing_one(llama3_tokenizer, monkeypatch):
     template = llama3_tokenizer.chat_template
     monkeypatch.setattr(
@@ -311,6 +314,7 @@ def test_mini_tokenizer_makes_one_token_of_frequent_words(mini_tokenizer):
     assert tokens == ["Convert", "Ġthe", "Ġtext", "Ġto", "Ġspeech", ":", "Ġthe", "Ġstation"]
 
 
+@pytest.mark.slow
 def test_mini_tokenizer_depends_on_its_texts_alone():
     code = (
         "from llasa_core.text_tokenizers import"

@@ -448,6 +448,7 @@ def test_processes_change_nothing(tmp_path):
     assert files_of(tmp_path / "both") == files_of(tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_and_ends_as_if_never_stopped(tmp_path):
     corpus = good_corpus(tmp_path / "in", 70) + bad_corpus(tmp_path / "bad")
 

@@ -559,6 +559,7 @@ def test_transcript_that_spells_a_control_token_stays_text(mini_tokenizer, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_released_ids_of_a_public_row(llama3_tokenizer, tmp_path):
     """The row that the public data tool writes for this text and these codes."""
     text_ids, codes = SAMPLE
@@ -601,6 +602,7 @@ def test_bad_memory_map_is_refused_before_anything_is_written(
     assert not (tmp_path / "codes").exists()
 
 
+@pytest.mark.slow
 def test_tokenizer_of_another_codec_is_refused(codes, llama3_tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"4096 codes, .* 65536"):
         export_memmap(codes, tmp_path / "public", llama3_tokenizer)

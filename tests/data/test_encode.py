@@ -104,6 +104,7 @@ def test_every_format_is_encoded_as_it_is_alone(tmp_path, suffix, kind, settings
         assert len(row["codes"]) == len(wave) // 320
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(tmp_path):
     manifest = corpus(tmp_path / "in", 40)
     (tmp_path / "in/u005.flac").write_bytes(b"no audio")
@@ -134,6 +135,7 @@ class Fronted(FakeCodec):
         return super().encode(waves) if features is None else features
 
 
+@pytest.mark.slow
 def test_features_are_made_by_the_workers_and_change_no_code(tmp_path):
     manifest, codec = corpus(tmp_path / "in", 12), Fronted()
     encode_manifest(manifest, tmp_path / "one", codec)
@@ -146,6 +148,7 @@ def _dies(*_):
     os.kill(os.getpid(), 9)
 
 
+@pytest.mark.slow
 def test_worker_that_is_killed_ends_in_one_line_and_the_work_goes_on(tmp_path, monkeypatch):
     manifest = corpus(tmp_path / "in", 12)
     with monkeypatch.context() as patched:
@@ -165,6 +168,7 @@ def tar_of(path, samples):
             archive.addfile(member, io.BytesIO(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "memory://shards"])
 def test_tar_shards_are_parts_local_or_remote(tmp_path, where):
     place = str(tmp_path) if where == "folder" else f"{where}-{tmp_path.name}"
@@ -499,6 +503,7 @@ def _encode(manifest, out):
     encode_manifest(manifest, out, FakeCodec(), rows_per_part=3)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_union_is_the_uninterrupted_result(tmp_path):
     manifest, fork = corpus(tmp_path / "in", 60), multiprocessing.get_context("fork")
     begin = time.perf_counter()
@@ -528,6 +533,7 @@ def test_killed_at_random_moments_the_union_is_the_uninterrupted_result(tmp_path
     assert ids == [f"u{number:03d}" for number in range(60)]
 
 
+@pytest.mark.slow
 def test_two_workers_on_one_shard_do_no_harm(tmp_path):
     manifest, fork = corpus(tmp_path / "in", 60), multiprocessing.get_context("fork")
     _encode(manifest, tmp_path / "whole")

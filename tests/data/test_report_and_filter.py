@@ -60,6 +60,7 @@ def codes(tmp_path):
     return dataset(tmp_path / "codes", plain, odd)
 
 
+@pytest.mark.slow
 def test_report_counts_what_is_there(codes, tmp_path):
     report = data_report(codes, tmp_path / "report")
     assert report["utterances"] == 35 and report["hours"] == pytest.approx(
@@ -136,6 +137,7 @@ def test_scores_filter_by_mos_and_wer_and_their_lack_is_a_reason(codes, tmp_path
         filter_codes(codes, tmp_path / "none", Filters(max_wer=0.1), tmp_path / "scores.jsonl")
 
 
+@pytest.mark.slow
 def test_commands_print_where_the_result_is(codes, tmp_path, capsys):
     assert cli.main(["data", "report", str(codes), "-o", str(tmp_path / "page")]) == 0
     assert capsys.readouterr().out.strip().endswith("page/index.html")

@@ -111,6 +111,7 @@ def test_a_process_reads_no_codes_but_its_own(mini_tokenizer):
     assert len(read[0] | read[1]) == 40
 
 
+@pytest.mark.slow
 def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):
     lines = []
     for number in range(12):
@@ -148,6 +149,7 @@ def made_with(folder, count, seed, **codec):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_path, caplog):
     one = made_with(tmp_path / "one", 20, 0, codec_fingerprint="1" * 16, codec_folder="codecs/one")
     other = made_with(tmp_path / "other", 20, 1, codec_fingerprint="2" * 16)
@@ -181,6 +183,7 @@ def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_
     assert f"learnt codec_fingerprint {'1' * 16}, `codes` are of {'2' * 16}" in line
 
 
+@pytest.mark.slow
 def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop, tmp_path):
     soundfile.write(tmp_path / "u.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
     line = {"id": "u", "audio": "u.wav", "text": "Please bring apples."}
@@ -206,6 +209,7 @@ def test_a_manifest_encoded_by_a_codec_that_was_trained_anew_is_refused(workshop
         train(settings(workshop, tmp_path / "third", **changes))
 
 
+@pytest.mark.slow
 def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):
     chat = str(chat_file(tmp_path / "chat.jsonl", *[CONVERSATION] * 8))
     codes = [str(workshop / "codes"), {"path": chat, "task": "chat", "share": 0.3}]
@@ -232,6 +236,7 @@ def written(folder, rows, rows_per_part=7):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["tts", "asr"])
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("fixture", ["mini_tokenizer", "llama3_tokenizer"])
@@ -271,6 +276,7 @@ def test_examples_from_columns_are_those_of_the_prompt(fixture, cached, task, re
             )
 
 
+@pytest.mark.slow
 def test_text_ids_are_made_once_for_a_tokenizer(
     mini_tokenizer, llama3_tokenizer, tmp_path, monkeypatch
 ):
@@ -313,6 +319,7 @@ def test_codes_are_read_by_url(scheme, mini_tokenizer, tmp_path):
         read_codes("memory://nowhere")
 
 
+@pytest.mark.slow
 def test_training_reads_codes_by_url(workshop, tmp_path):
     system = fsspec.filesystem("memory")
     for path in (workshop / "codes").iterdir():

@@ -140,6 +140,7 @@ def test_a_build_without_hours_or_with_a_name_twice_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_speech_has_the_promised_level_margins_and_seed():
     pytest.importorskip("hibari")
     wave = synthetic.speak("Good morning, Laura.", synthetic.VOICES[0], seed=3)
@@ -216,11 +217,13 @@ def test_a_build_writes_a_manifest_whose_files_hold_what_it_says(corpus):
         )
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_with_two_processes(corpus, tmp_path):
     synthetic.build(tmp_path, **TINY, jobs=2)
     assert files_of(tmp_path) == files_of(corpus[0])
 
 
+@pytest.mark.slow
 def test_a_stopped_build_resumes_to_the_same_bytes_and_keeps_finished_wavs(
     corpus, tmp_path, monkeypatch
 ):

@@ -56,6 +56,7 @@ def tokenizer(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_ids_of_a_block_are_those_of_each_text_alone(tokenizer):
     bulk, encoder, texts = BulkText(tokenizer), text_encoder(tokenizer), texts_of(4000, 0)
     assert bulk.by_pieces
@@ -69,6 +70,7 @@ def test_ids_of_a_block_are_those_of_each_text_alone(tokenizer):
     assert bulk.encode(pa.array(["", "a", ""]))[1].tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_decoding_gives_the_texts_back(tokenizer):
     bulk, texts = BulkText(tokenizer), texts_of(2000, 1)
     ids, borders = bulk.encode(pa.array(texts))
@@ -76,6 +78,7 @@ def test_decoding_gives_the_texts_back(tokenizer):
     assert fine.all() and again.to_pylist() == texts and bulk.matches(ids, borders, again).all()
 
 
+@pytest.mark.slow
 def test_ids_that_are_no_text_are_told(tokenizer):
     bulk = BulkText(tokenizer)
     rows = [

@@ -85,6 +85,7 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
         available([str(tmp_path / "one/codec"), str(tmp_path / "other/codec")])
 
 
+@pytest.mark.slow
 def test_codec_is_scored_with_its_bits_beside_the_recordings(tmp_path):
     manifest = tone_corpus(tmp_path, 4, samples=9600)
     judging = load_judges("fake", "fake", "fake")

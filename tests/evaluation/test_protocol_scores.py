@@ -264,6 +264,7 @@ def test_emotion_model_that_is_absent_is_a_clear_error(monkeypatch):
         judges.load_emotion_embedder()
 
 
+@pytest.mark.slow
 def test_codec_protocol_has_every_score_of_the_papers_table(tmp_path):
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
@@ -383,6 +384,7 @@ def test_public_formula_agrees_with_a_direct_count_on_random_texts():
         assert counted == (distance[-1], len(said))
 
 
+@pytest.mark.slow
 def test_real_voices_through_seed_tts_eval(tmp_path):
     """Built-in voices laid out as the benchmark, heard by real judges: the right voice scores
     higher.

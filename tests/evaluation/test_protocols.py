@@ -133,6 +133,7 @@ def test_continuation_prompts_with_the_first_three_seconds_and_the_whole_text(tm
     assert voices[2][0].name == "61-70-0003.wav" and trials["61-70-0003"]["joined"]
 
 
+@pytest.mark.slow
 def test_continuation_is_synthesized_with_the_guards_that_are_on_by_default(
     tmp_path, mini_tokenizer, capsys
 ):

@@ -58,6 +58,7 @@ def test_limit_is_spread_evenly(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_model_trained_on_one_recording_recognises_it_at_the_command_line_too(
     tmp_path, mini_tokenizer, capsys
 ):

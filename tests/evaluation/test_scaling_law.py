@@ -32,6 +32,7 @@ def test_exact_runs_give_back_the_law_and_its_extrapolation():
     assert surface.predict(SIZES, 1.0).shape == (4,) and surface.predict(1e6, 1.0).shape == ()
 
 
+@pytest.mark.slow
 def test_noisy_seeds_give_intervals_that_hold_the_truth_and_widen_for_a_new_run():
     surface = fit_surface(*grid(3, 0.01, seed=1), n_boot=60)
     low, high = surface.predict_interval(3e7, 4.0)
@@ -46,6 +47,7 @@ def test_noisy_seeds_give_intervals_that_hold_the_truth_and_widen_for_a_new_run(
     assert flat["surface_compute_exponent_low"] < 0.4 / 0.9 < flat["surface_compute_exponent_high"]
 
 
+@pytest.mark.slow
 def test_surface_fit_is_seeded():
     first, second, other = (fit_surface(*grid(3, 0.01), n_boot=3, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.refits, second.refits)

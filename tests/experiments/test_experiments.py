@@ -186,6 +186,7 @@ def finished(tmp_path_factory):
     return experiment, {state.run.params["mode"]: state for state in states}, lines.getvalue()
 
 
+@pytest.mark.notebook
 def test_good_run_leaves_result_and_executed_copy(finished):
     experiment, states, _ = finished
     run = states["good"].run
@@ -210,6 +211,7 @@ def test_good_run_leaves_result_and_executed_copy(finished):
     assert "injected-parameters" in executed
 
 
+@pytest.mark.notebook
 def test_kernel_is_this_interpreter_with_its_share_of_the_threads(finished):
     experiment, states, _ = finished
     log = (experiment.root / f"{states['good'].run.work}.log").read_text()
@@ -233,6 +235,7 @@ def test_run_without_a_record_has_failed_with_one_line_and_its_log(finished, mod
     assert f"failed   {state.run.id}" in table
 
 
+@pytest.mark.notebook
 def test_finished_run_is_skipped_and_shown_as_done(finished):
     experiment, states, _ = finished
     run = states["good"].run
@@ -246,6 +249,7 @@ def test_finished_run_is_skipped_and_shown_as_done(finished):
         run_experiment(experiment, only="nothing")
 
 
+@pytest.mark.notebook
 def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_path):
     path = study("grid: {mode: [wait]}\n")
     (run,) = load_experiment(path).runs

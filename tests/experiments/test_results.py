@@ -431,6 +431,7 @@ def test_notebook_reads_the_same_runs_as_the_library():
     assert notebook_parameters(ROOT / "notebooks/90_paper_figures.ipynb")["runs"] == ROLES
 
 
+@pytest.mark.notebook
 def test_notebook_draws_every_figure_of_a_complete_study_and_writes_the_readme(results, tmp_path):
     log = pd.DataFrame({"step": [10, 20], "loss": [5.0, 4.0], "eval_loss": [None, 4.5]})
     shutil.rmtree(results / "human_finetune")

@@ -77,6 +77,7 @@ def embedder(request):
     return judges.load_speaker_embedder(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TINY_EN, BASE, MOONSHINE, "fake"])
 def test_transcription_is_deterministic_and_total_and_a_batch_equals_single_waves(name):
     judge = transcriber(name)
@@ -223,6 +224,7 @@ def test_fbank_of_a_constant_tone_peaks_at_its_mel_filter_and_has_no_mean():
     assert filters[:, 32].argmax() == np.ptp(features, axis=0).argmax()  # bin 32 of 512 is 1000 Hz
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [DISTILLMOS, "fake"])
 def test_quality_is_between_one_and_five_and_a_batch_equals_single_waves(name):
     judge = quality_predictor(name)
@@ -237,6 +239,7 @@ def test_quality_is_between_one_and_five_and_a_batch_equals_single_waves(name):
     np.testing.assert_allclose(scores[:1], judge.score(waves[:1], 16000), atol=1e-5)
 
 
+@pytest.mark.slow
 @needs("distillmos", "xls_r_sqa")
 def test_distillmos_prefers_speech_to_noisy_speech_and_leaves_no_stand_in_torchaudio():
     import sys

@@ -78,6 +78,7 @@ def codes(chosen):
     return chosen.spoken.generated.codes.tolist()
 
 
+@pytest.mark.slow
 def test_best_of_n_is_the_best_of_n_plain_samples_of_the_candidates_seeds(synthesizer):
     for name, chosen in run(synthesizer, REQUESTS, Strategy(candidates=6)).items():
         request = next(one for one in REQUESTS if one.id == name)
@@ -159,6 +160,7 @@ def test_guided_beams_keep_the_prefixes_that_the_verifier_likes_best(synthesizer
     assert chosen.cost.scored == 4 + 2  # prefixes, then whole utterances
 
 
+@pytest.mark.slow
 def test_more_search_finds_more_of_what_the_verifier_likes(synthesizer):
     def mean(strategy):
         return np.mean(

@@ -48,6 +48,7 @@ def without_cache(model, prompt, limit, hidden=()):
     return ids[len(prompt) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.2, 0, 0.9), Sampling(0.0)])
 def test_a_row_is_the_same_alone_and_in_any_batch(prompts, sampling):
     model = toy_llama(end_logit=1.0)
@@ -252,6 +253,7 @@ def test_draw_inverts_the_distribution_worked_out_by_hand():
     assert drawn(0.999, Sampling(0.0)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -282,6 +284,7 @@ def test_where_there_is_no_doubt_rounding_changes_no_draw_and_doubt_is_rare(samp
     assert torch.equal(column, draw(logits, uniform, sampling))
 
 
+@pytest.mark.slow
 def test_draw_in_doubt_is_decided_by_the_row_alone(prompts):
     model, sampling = toy_llama(end_logit=1.0), Sampling(0.8, 20)
     count = len(prompts)

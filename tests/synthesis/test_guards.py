@@ -86,6 +86,7 @@ def test_each_reason_is_given_for_its_own_fault():
     assert why(wave=np.zeros(32_000)) == ("silence",)
 
 
+@pytest.mark.slow
 def test_quantile_line_goes_through_the_quantile_at_every_length():
     generator = np.random.default_rng(0)
     x = generator.uniform(5, 60, 3000)
@@ -98,6 +99,7 @@ def test_quantile_line_goes_through_the_quantile_at_every_length():
         )
 
 
+@pytest.mark.slow
 def test_learnt_bounds_hold_all_that_they_were_learnt_from_and_survive_the_file(tmp_path):
     generator = np.random.default_rng(1)
     rows = []
@@ -134,6 +136,7 @@ def test_voice_whose_words_begin_the_text_has_spoken_its_codes_of_the_fewest():
     assert guards.bounds(replace(request, voice=Voice("", np.zeros(400, np.int32)))) == (1, 120)
 
 
+@pytest.mark.slow
 def test_guarded_speech_is_what_its_seed_says_whatever_the_batch(synthesizer, requests):
     plain = {one.request.id: one for one in synthesizer.speak(requests, SAMPLING)}
     guarded = {one.request.id: one for one in synthesizer.speak(requests, SAMPLING, STRICT)}
@@ -205,6 +208,7 @@ def test_bad_guards_file_is_named(tmp_path, wrong, message):
         Guards.from_file(path)
 
 
+@pytest.mark.slow
 def test_command_learns_guards_and_synthesis_uses_them(synthesizer, tmp_path, capsys):
     rows = [
         {

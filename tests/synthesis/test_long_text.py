@@ -111,6 +111,7 @@ def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, 
     assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
 
 
+@pytest.mark.slow
 def test_stopped_long_text_goes_on_and_ends_with_the_same_audio(synthesizer, tmp_path):
     requests = [Request("a", STORY, language="de"), Request("short", "Red lamp.")]
     whole = speak_long(synthesizer, requests, tmp_path / "whole", SAMPLING, Guards(attempts=2), 60)
@@ -170,6 +171,7 @@ def test_long_text_streams_piece_by_piece(synthesizer):
     assert 0 < pause <= 0.8 * 16_000
 
 
+@pytest.mark.slow
 def test_command_speaks_long_texts_streams_and_writes_numbers_out(
     synthesizer, tmp_path, capfdbinary
 ):

@@ -93,6 +93,7 @@ def test_error_falls_with_context_and_pulses_keep_their_phase(mini, codes):
     assert error(60, 20) < 0.3  # a phase that jumps would make it about 1.4
 
 
+@pytest.mark.slow
 def test_streamed_codes_are_those_of_speak_whatever_the_window(synthesizer):
     requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS[:4])]
     requests.append(
@@ -119,6 +120,7 @@ def test_first_audio_comes_before_the_last_code_is_sampled(synthesizer):
     assert len(later) > 4 and all(len(wave) == 10 * 320 for wave in later[:-1])
 
 
+@pytest.mark.slow
 def test_attempt_that_fails_before_anything_is_heard_is_made_again(mini_tokenizer):
     synthesizer = Synthesizer(
         speaking_llama(vocabulary_of(mini_tokenizer)), mini_tokenizer, FakeCodec()

@@ -64,6 +64,7 @@ def by_id(spoken):
     return {one.request.id: one for one in spoken}
 
 
+@pytest.mark.slow
 def test_same_request_gives_the_same_audio_alone_and_beside_others(synthesizer, requests):
     together = by_id(synthesizer.speak(requests, SAMPLING))
     assert set(together) == {request.id for request in requests}
@@ -228,6 +229,7 @@ def test_file_that_the_hub_lacks_is_none_and_a_hub_that_cannot_be_asked_is_an_er
     assert checkpoint_file("./gone", "llasa.json") is checkpoint_file("/a/b", "llasa.json") is None
 
 
+@pytest.mark.slow
 def test_command_says_once_that_speakers_of_a_manifest_are_no_tags(hub, tmp_path, capsys):
     lines = [{"id": str(i), "text": TEXTS[i], "speaker": "LJ"} for i in range(2)]
     (tmp_path / "lj.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -321,6 +323,7 @@ def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(
         read_settings(tmp_path / "llasa.json")
 
 
+@pytest.mark.slow
 def test_checkpoint_of_other_codec_weights_says_which_codec_to_give(
     model, mini_tokenizer, tmp_path
 ):
@@ -356,6 +359,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_killed_manifest_is_continued_and_equals_an_uninterrupted_one(
     synthesizer, requests, tmp_path, monkeypatch
 ):
@@ -429,6 +433,7 @@ def test_reference_speaker_stays_with_speech_that_has_no_tag(synthesizer, tmp_pa
     assert [row["speaker"] for row in read_utterances(path)] == ["", "ann"]
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_loses_and_repeats_nothing(synthesizer, tmp_path):
     requests = [Request(f"u{i}", text, seed=i) for i, text in enumerate(TEXTS * 4)]
     guards = Guards(attempts=3, at_once=6, silence_seconds=9.0)

@@ -101,6 +101,7 @@ def test_summary_worked_by_hand(trained):
         held_out_summary([], trained[0], 1)
 
 
+@pytest.mark.slow
 def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path, monkeypatch):
     monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", blow_up_at(3))
     config = settings(workshop, tmp_path / "run", model="nano", max_steps=5)

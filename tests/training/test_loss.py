@@ -67,6 +67,7 @@ def kernel(request, monkeypatch):
     return linear_cross_entropy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "size"), [(600, 50), (150, 5000), (150, 193_800), (0, 50)])
 def test_head_loss_equals_logits_and_cross_entropy(kernel, rows, size):
     torch.manual_seed(0)
@@ -89,6 +90,7 @@ def test_head_loss_equals_logits_and_cross_entropy(kernel, rows, size):
         assert ours.item() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2_000, 50_000])
 def test_head_loss_in_bf16_is_summed_in_fp32(kernel, monkeypatch, labels):
     """A sum in bf16 was 11.6 % too small at 50,000 labels; the weight's gradient is a sum too."""
@@ -144,6 +146,7 @@ def test_a_head_that_is_more_than_a_matrix_is_refused():
         use_head_loss(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
 def test_packed_loss_equals_the_library_with_a_mask_by_document(implementation):
     """transformers makes its own block mask from positions that restart; flex has no backward pass

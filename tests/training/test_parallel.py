@@ -90,6 +90,7 @@ def held_out(workshop):
     return {"eval_codes": [str(workshop / "held_out")], "tokens_per_step": 2048}
 
 
+@pytest.mark.slow
 @engines
 def test_two_processes_train_like_one(workshop, one, tmp_path, engine):
     changes = {
@@ -122,6 +123,7 @@ def test_two_processes_train_like_one(workshop, one, tmp_path, engine):
     assert losses(tmp_path / "two") == whole
 
 
+@pytest.mark.slow
 @engines
 def test_lora_merges_whatever_sharded_it(workshop, one, tmp_path, engine):
     changes = {"model": str(one[0]), "max_steps": 2, "rows_per_device": 1, "lora": {"r": 4}}
@@ -152,6 +154,7 @@ def test_data_parallel_is_no_wrapper_that_anything_asks_for():
             check_wrapper(config, wrapped, world=1)
 
 
+@pytest.mark.slow
 def test_one_process_that_sees_several_gpus_trains_on_one(workshop, tmp_path, monkeypatch):
     made = TrainingArguments.__post_init__
 
@@ -167,6 +170,7 @@ def test_one_process_that_sees_several_gpus_trains_on_one(workshop, tmp_path, mo
     assert card["engine"] == {"wrapper": "none", "processes": 1}
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_all_gpus_of_the_machine(
     workshop, one, tmp_path, monkeypatch, capsys
 ):
@@ -209,6 +213,7 @@ def test_an_engine_that_cannot_run_is_one_clear_line(workshop, tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_bf16_fsdp_computes_in_bf16_and_learns(workshop, one, tmp_path):
     changes = {
         "max_steps": 4,

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "experiments" / "train").glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipe_trains(path, workshop, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
