@@ -218,6 +218,7 @@ def test_kernel_is_this_interpreter_with_its_share_of_the_threads(finished):
     assert f"threads 1 {sys.executable}" in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [

@@ -23,6 +23,7 @@ from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
 
 
+@pytest.mark.slow
 def test_training_learns_and_publishes_an_ordinary_checkpoint(workshop, tmp_path):
     config = settings(
         workshop,
@@ -62,6 +63,7 @@ def load_tokens(tmp_path):
     return AutoTokenizer.from_pretrained(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
     train(
         settings(workshop, tmp_path / "one", max_steps=3, rows_per_device=4, tokens_per_step=2048)
@@ -72,6 +74,7 @@ def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "four"), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(settings(workshop, whole, save_steps=3, code_noise=0.1, speaker_tags=0.5))
@@ -86,6 +89,7 @@ def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_workers_change_neither_the_data_nor_a_bit_of_the_loss(workshop, tmp_path):
     changes = {
         "max_steps": 5,
@@ -103,6 +107,7 @@ def test_workers_change_neither_the_data_nor_a_bit_of_the_loss(workshop, tmp_pat
     assert losses(tmp_path / "none") == losses(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     changes = {"max_steps": 12, "save_steps": 3}
     train(settings(workshop, tmp_path / "whole", **changes))
@@ -130,6 +135,7 @@ def test_sigkill_loses_at_most_save_steps_and_no_bit(workshop, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_resumes_trains_no_further(workshop, tmp_path):
     config = settings(workshop, tmp_path / "run", max_steps=2, save_steps=2, resume=True)
     train(config)
@@ -210,6 +216,7 @@ def test_a_folder_from_before_settings_were_kept_resumes(finished, workshop, tmp
         train(settings(workshop, tmp_path / "run", max_steps=3, resume=True))
 
 
+@pytest.mark.slow
 def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
     finished, workshop, tmp_path, monkeypatch
 ):
@@ -241,6 +248,7 @@ def test_held_out_utterances_that_do_not_fit_are_counted(finished, workshop):
     assert train(config)["eval_dropped_overlong"] == 1
 
 
+@pytest.mark.slow
 def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
     from llasa_core.training.launch import main
@@ -280,6 +288,7 @@ def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch
         assert "Traceback" not in captured.err and captured.out == ""
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(workshop, tmp_path):
     pytest.importorskip("peft")
     train(settings(workshop, tmp_path / "base", max_steps=1))
@@ -364,6 +373,7 @@ def test_asr_and_tts_train_together_and_report_apart(workshop, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_warm_up_then_cosine_to_a_tenth(workshop, tmp_path):
     config = settings(workshop, tmp_path / "run", max_steps=5, warmup_ratio=0.4, peak_lr=1e-3)
     train(config)
