@@ -73,7 +73,7 @@ def loop_codes(paths: list[Path], codec) -> list[np.ndarray]:
             frames = max(longest // HOP, max(map(len, features)))
             padded = np.stack([np.pad(one, ((0, frames - len(one)), (0, 0))) for one in features])
             batch = np.pad(batch, ((0, 0), (0, frames * HOP - longest)))
-            xcodec2.remove(codec.model)  # the loop runs the model as transformers has it
+            xcodec2.remove_fast_snake(codec.model)  # the loop runs the model as transformers has it
             with torch.inference_mode():
                 found = codec.model.encode(
                     torch.from_numpy(batch[:, None]), torch.from_numpy(padded.astype(np.float32))
@@ -108,7 +108,7 @@ def compare(codec, count: int, scale: float, repeats: int) -> dict:
         dataset = read_codes(place / "codes")
         kept = [dataset[number]["codes"] for number in range(len(dataset))]
         if isinstance(codec, Xcodec2Codec):
-            xcodec2.remove(codec.model)  # each file alone, as transformers has it
+            xcodec2.remove_fast_snake(codec.model)  # each file alone, as transformers has it
         alone = [codec.encode([load_audio(path)])[0] for path in paths]
         hours, padding = (
             sum(soundfile.info(path).duration for path in paths) / 3600,

@@ -241,12 +241,12 @@ def refuse_another_codec(path: Path, settings: dict, codec) -> None:
     of it, than `codec`.
 
     What one side does not know agrees with anything. A codec tells its weights as `fingerprint`
-    (codecs.Codec).
+    (codecs.interface.Codec).
     """
     named, trained = settings.get("codec"), settings.get("codec_fingerprint")
     if named is not None and codec.name != named:
         raise InputError(f"{path}: the model was trained on codec {named}, not {codec.name}")
-    given = getattr(codec, "fingerprint", None) if trained else None
+    given = codec.fingerprint if trained else None
     if given is not None and given != trained:
         folder = settings.get("codec_folder")
         place = f"that of the folder {folder}" if folder else "that with which its codes were made"

@@ -101,19 +101,19 @@ def describe_type(hint: Any) -> str:
     )
 
 
-def registered(what: str, registry: Mapping[str, str], name: str) -> Any:
+def registered(what: str, registry: Mapping[str, str], name: str, also: str = "") -> Any:
     """The object "module:object" that a registry has for a name, imported when it is asked for.
 
     A key may be a pattern (`*`: anything); the first one that fits counts. Raises InputError with
-    the names that there are.
+    the names that there are, and what else is known (`also`).
     """
     for pattern, place in registry.items():
         if fnmatch.fnmatchcase(name, pattern):
             return pkgutil.resolve_name(place)
-    raise InputError(f"{what} {name!r} is unknown, expected {names_in(registry)}")
+    raise InputError(f"{what} {name!r} is unknown, expected {names_in(registry)}{also}")
 
 
 def names_in(registry: Mapping[str, Any]) -> str:
-    """The names of a registry in a sentence: "a, b or a folder", where patterns take folders."""
-    names = [name for name in registry if "*" not in name]
+    """The names of a registry in a sentence; "or a folder" where a pattern takes any."""
+    names = [name for name in registry if name.strip("*/")]
     return ", ".join(names) + (" or a folder" if len(names) < len(registry) else "")

@@ -18,6 +18,7 @@ from llasa_core.cli.common import (
     require,
     whole,
 )
+from llasa_core.codecs import codec_names
 from llasa_core.errors import InputError
 
 
@@ -155,7 +156,7 @@ def add_encode(commands: Commands) -> None:
     add.add_argument(
         "out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on"
     )
-    add.add_argument("--codec", required=True, help="xcodec2, mini, fake, or a folder")
+    add.add_argument("--codec", required=True, help=codec_names())
     add.add_argument(
         "--shards", type=count, default=1, help="processes that share the work (default 1)"
     )

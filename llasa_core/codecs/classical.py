@@ -1,8 +1,8 @@
 """Codecs of telephony beside which a speech tokenizer is judged: Opus (libsndfile) and Codec2
 (package pycodec2).
 
-They have no codebook: a wave becomes a `Coded` packet. They fit `resynthesis.resynthesize`, not a
-language model. The trap avoided: an Ogg file is a third larger than the speech in it, so bits are
+They have no codebook: a wave becomes a `Coded` packet, for `roundtrip.resynthesize` and not for a
+language model. An Ogg file is a third larger than the speech in it, so bits are
 counted in the Opus packets alone.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llasa_core.codecs.interface import Codec
 from llasa_core.errors import InputError
 
 OPUS_RANGE = (6_000, 256_000)  # bits a second that libsndfile sets for one channel
@@ -33,7 +34,7 @@ class Coded(NamedTuple):
     bits: int  # of speech, without the container
 
 
-class OpusCodec:
+class OpusCodec(Codec):
     """Opus at a target rate; variable, so the bits that are spent differ by utterance. 16 kHz in
     and out.
     """
@@ -47,6 +48,14 @@ class OpusCodec:
         self.name = f"opus-{bits_per_second / 1000:g}k"
         # libsndfile: rate = 256,000 - level * 250,000
         self.level = (high - bits_per_second) / (high - low)
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "OpusCodec":
+        """`opus-12k`: 12 kbit/s."""
+        return cls(round(1000 * _rate(name, name.removeprefix("opus-").removesuffix("k"))))
+
+    def bits(self, codes: Coded) -> float:
+        return float(codes.bits)
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
         """float32 (T,) each -> one packet stream each."""
@@ -76,7 +85,7 @@ class OpusCodec:
         return [_fitted(wave, one.samples) for wave, one in zip(waves, coded, strict=True)]
 
 
-class Codec2Codec:
+class Codec2Codec(Codec):
     """Codec2, for radio: 8 kHz, 700 to 3,200 bits a second."""
 
     sample_rate = 8_000
@@ -95,6 +104,14 @@ class Codec2Codec:
         self.name = f"codec2-{bits_per_second}"
         self._new = lambda: pycodec2.Codec2(bits_per_second)
         self._delay = CODEC2_DELAY.get(bits_per_second, CODEC2_USUAL_DELAY)
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "Codec2Codec":
+        """`codec2-1300`: 1,300 bit/s."""
+        return cls(round(_rate(name, name.removeprefix("codec2-"))))
+
+    def bits(self, codes: Coded) -> float:
+        return float(codes.bits)
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[Coded]:
         """float32 (T,) each -> whole frames each, the last one padded with silence."""
@@ -128,46 +145,25 @@ class Codec2Codec:
 class Metered:
     """Another codec, with the bits and the seconds of every wave that it encoded."""
 
-    def __init__(self, codec: Any):
+    def __init__(self, codec: Codec):
         self.codec, self.name, self.sample_rate = codec, codec.name, codec.sample_rate
         self.bits: list[float] = []
         self.seconds: list[float] = []
 
     def encode(self, waves: Sequence[np.ndarray]) -> list[Any]:
         coded = self.codec.encode(waves)
-        self.bits += [self._bits(one) for one in coded]
+        self.bits += [self.codec.bits(one) for one in coded]
         self.seconds += [len(wave) / self.sample_rate for wave in waves]
         return coded
 
     def decode(self, coded: Sequence[Any]) -> list[np.ndarray]:
         return self.codec.decode(coded)
 
-    def _bits(self, coded: Any) -> float:
-        """Of a packet, or of codes (F,), each log2(codebook size)."""
-        return (
-            float(coded.bits)
-            if isinstance(coded, Coded)
-            else len(coded) * math.log2(self.codec.codebook_size)
-        )
 
-
-def load_any_codec(name: str, device: str | None = None) -> Any:
-    """ "opus-12k", "codec2-1300", or what codecs.load_codec knows. InputError where it is not
-    there.
-    """
-    from llasa_core.codecs import load_codec
-
-    family, _, rate = name.partition("-")
-    if family in ("opus", "codec2"):
-        number = rate.removesuffix("k") if family == "opus" else rate
-        if not number.replace(".", "", 1).isdigit():
-            raise InputError(f"codec {name!r}: expected a rate, as in opus-12k or codec2-1300")
-        return (
-            OpusCodec(round(1000 * float(number)))
-            if family == "opus"
-            else Codec2Codec(round(float(number)))
-        )
-    return load_codec(name, device)
+def _rate(name: str, number: str) -> float:
+    if not number.replace(".", "", 1).isdigit():
+        raise InputError(f"codec {name!r}: expected a rate, as in opus-12k or codec2-1300")
+    return float(number)
 
 
 def ogg_packets(data: bytes) -> list[int]:

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from llasa_core.codecs.interface import Codec
 from llasa_core.errors import InputError
 
 HOP = 320  # samples
@@ -16,7 +17,7 @@ HOP = 320  # samples
 QUIETEST = -60.0  # dB full scale, the lowest loudness bin
 
 
-class FakeCodec:
+class FakeCodec(Codec):
     """Codec over `codebook_size` codes at 16 kHz, 50 codes/s."""
 
     name = "fake"
@@ -29,6 +30,11 @@ class FakeCodec:
         self.codebook_size = codebook_size
         self._rates = math.isqrt(codebook_size)
         self._levels = codebook_size // self._rates
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "FakeCodec":
+        """The codec itself: it has no weights."""
+        return cls()
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / 320),) each."""

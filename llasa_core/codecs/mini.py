@@ -23,9 +23,12 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
+from llasa_core.codecs.interface import Codec
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.files import brief, publish, read_object, write_json
+
+MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
 
 SAMPLE_RATE = 16_000
 
@@ -198,20 +201,22 @@ class MiniCodecModel(nn.Module):
         return self.synthesize(self.quantizer.from_codes(codes.unsqueeze(-1)))
 
 
-class MiniCodec:
-    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a
-    second by default.
-    """
+class MiniCodec(Codec):
+    """A trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a second by default."""
 
     name = "mini"
     sample_rate = SAMPLE_RATE
-    folder: str | None = None  # set by codecs.load_codec
 
     def __init__(self, model: MiniCodecModel, device: str | None = None):
         self.device = choose_device(device)
         self.model = model.to(self.device).eval()
         self.hop, self.codebook_size = model.config.hop, model.config.codebook_size
         self.frame_rate = SAMPLE_RATE / self.hop
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "MiniCodec":
+        """The tracked codec "mini", or one in a folder."""
+        return cls.from_folder(MINI_CODEC if name == "mini" else name, device)
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str | None = None) -> "MiniCodec":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from llasa_core.audio import load_audio, write_wav
-from llasa_core.codecs import Codec
+from llasa_core.codecs.interface import Codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import FILE_SAFE_ID, Utterance, evenly, read_manifest, write_manifest
 

@@ -1,22 +1,17 @@
-"""X-codec2's anti-aliased snake on a CPU: bit for bit what the model computes, in a third of the
-time.
+"""X-codec2, the codec of the released Llasa checkpoints, through transformers' native model: 65,536
+codes, 50 codes/s.
 
+Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The model always makes
+one code more than the published data keeps (floor(T / 320)). Neither its acoustic encoder nor its
+decoder has a mask, so a padded batch would change codes and waves: only utterances with as many
+codes share a batch, each padded as if alone.
+
+On a CPU its anti-aliased snake runs in a third of the time, bit for bit what the model computes.
 The model writes the doubled rate out in full between three convolutions, for which torch has no
 fast kernel. Here both phases are sums of shifted blocks that stay in the processor's cache, in the
 order in which the convolutions add.
 
-A codec that encodes in bfloat16, for GPUs whose time is dear: it changes codes, so it is never the
-default.
-
-`exact` is the same codec in its own precision, with which the share of changed codes is measured.
-
-FOLDED: X-codec2 (the codec of the released Llasa checkpoints) through transformers' native model:
-65,536 codes, 50 codes/s.
-
-Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The traps avoided: the
-model always makes one code more than the published data keeps (floor(T / 320)), and neither its
-acoustic encoder nor its decoder has a mask, so a padded batch changes codes and waves: only
-utterances with as many codes share a batch, each padded as if alone.
+`Bf16Codec` encodes in bfloat16 to save GPU time. It changes some codes and is off by default.
 """
 
 import functools
@@ -35,110 +30,24 @@ from transformers import SeamlessM4TFeatureExtractor, Xcodec2Model
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2AntiAliasedActivation1d
 
 from llasa_core.checkpoint import load_strictly
-from llasa_core.codecs import Codec
+from llasa_core.codecs.interface import Codec
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.files import read_object, sha256
-
-BLOCK = 2**17  # samples worked on together
-
-TAPS = 12
-
-EDGE = 8  # samples of padding on each side, more than any tap reaches
-
-
-def install_fast_snake(model: nn.Module) -> None:
-    """Let every anti-aliased snake of a model run fast where it can: float32 on a CPU, without
-    gradient or autocast.
-    """
-    for module in _snakes(model):
-        module.forward = functools.partial(_forward, module)
-
-
-def remove(model: nn.Module) -> None:
-    """The model's own computation again."""
-    for module in _snakes(model):
-        module.__dict__.pop("forward", None)
-
-
-def _snakes(model: nn.Module) -> list[nn.Module]:
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, Xcodec2AntiAliasedActivation1d)
-        and (module.upsample.stride, module.downsample.stride) == (2, 2)
-        and module.upsample.filter.numel() == module.downsample.filter.numel() == TAPS
-    ]
-
-
-def _forward(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    plain = (
-        hidden.dtype == torch.float32
-        and hidden.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-    )
-    if not plain or (torch.is_grad_enabled() and not torch.is_inference_mode_enabled()):
-        return type(module).forward(module, hidden)
-    return antialiased_snake(module, hidden)
-
-
-def antialiased_snake(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(B, C, T) -> (B, C, T): up to twice the rate, x + sin(a x)^2 / b for each channel, and down
-    again.
-    """
-    up = (module.upsample.filter.flatten() * 2).tolist()
-    down = module.downsample.filter.flatten().tolist()
-    alpha = torch.exp(module.act.alpha)[:, None]
-    scale = (1.0 / (torch.exp(module.act.beta) + module.act.no_div_by_zero))[:, None]
-    channels, length = hidden.shape[1:]
-    step = max(1, BLOCK // (length + 2 * EDGE))
-    result = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    for batch, out in zip(hidden, result, strict=True):
-        for first in range(0, channels, step):
-            block = slice(first, first + step)
-            padded = F.pad(batch[block], (EDGE, EDGE), mode="replicate")
-            phases = [_phase(padded, up, phase, length) for phase in (0, 1)]
-            for phase in phases:
-                wave = (phase * alpha[block]).sin_()
-                phase.add_(wave.mul_(wave).mul_(scale[block]))
-            _down(phases, down, out[block])
-    return result
-
-
-def _phase(padded: torch.Tensor, taps: list[float], phase: int, length: int) -> torch.Tensor:
-    """Samples 2 t + phase of the doubled rate, t = 0 .. length - 1."""
-    total = None
-    for tap in range(TAPS):
-        # Place in the transposed convolution over 5 samples of padding, cut by 15.
-        place = phase + 15 - tap
-        if place % 2 == 0:
-            shifted = padded[:, place // 2 - 5 + EDGE :][:, :length]
-            total = shifted * taps[tap] if total is None else total.add_(shifted, alpha=taps[tap])
-    return total
-
-
-def _down(phases: list[torch.Tensor], taps: list[float], out: torch.Tensor) -> None:
-    """Every second sample of the filtered doubled rate, written to `out` (C, T)."""
-    padded = [F.pad(phase, (3, 3)) for phase in phases]
-    for phase in padded:
-        # The ends of the doubled rate are repeated, whichever phase they belong to
-        phase[:, :3], phase[:, -3:] = phases[0][:, :1], phases[1][:, -1:]
-    for tap in range(TAPS):
-        phase, shift = (tap - 5) % 2, (tap - 5) // 2
-        shifted = padded[phase][:, shift + 3 :][:, : out.shape[1]]
-        if tap:
-            out.add_(shifted, alpha=taps[tap])
-        else:
-            torch.mul(shifted, taps[tap], out=out)
-
 
 CHECKPOINT = "HKUSTAudio/xcodec2-hf"
 
 HOP = 320  # samples a code; also two steps of the features, which have no other frame rate
 
+BLOCK = 2**17  # samples of the snake worked on together
 
-class Xcodec2Codec:
-    """The Codec seam over a transformers Xcodec2Model, in the precision and on the device that the
+TAPS = 12  # of its filters
+
+EDGE = 8  # samples of padding on each side, more than any tap reaches
+
+
+class Xcodec2Codec(Codec):
+    """A transformers Xcodec2Model, in the precision and on the device that the
     model has.
 
     batch_seconds: audio of equal length that may share a batch; 0 runs each utterance alone (on a
@@ -147,7 +56,6 @@ class Xcodec2Codec:
     """
 
     name = "xcodec2"
-    folder: str | None = None  # set by codecs.load_codec
     _checkpoint: str | None = None  # what the weights were loaded from
 
     def __init__(self, model: Xcodec2Model, batch_seconds: float = 0.0):
@@ -160,6 +68,16 @@ class Xcodec2Codec:
         self.codebook_size = math.prod(model.config.quantization_levels)
         self.batch_seconds = batch_seconds
         self.front = Features()
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None) -> "Xcodec2Codec":
+        """The released checkpoint "xcodec2", or one in a folder or of a hub id."""
+        return cls.from_pretrained(CHECKPOINT if name == "xcodec2" else name, device=device)
+
+    @classmethod
+    def fingerprint_of(cls, name: str) -> str | None:
+        """Of the weights' file, which is not loaded."""
+        return checkpoint_fingerprint(CHECKPOINT if name == "xcodec2" else name)
 
     @classmethod
     def from_pretrained(
@@ -309,8 +227,8 @@ def _padded(wave: np.ndarray) -> np.ndarray:
     return np.pad(wave, (0, HOP - len(wave) % HOP))
 
 
-class Bf16Codec:
-    """The Codec seam over another codec, under torch's autocast to bfloat16 while it encodes."""
+class Bf16Codec(Codec):
+    """Another codec under torch's autocast to bfloat16 while it encodes."""
 
     precision = "bfloat16"
 
@@ -318,9 +236,7 @@ class Bf16Codec:
         self.exact, self._device = exact, torch.device(choose_device(device)).type
         self.name, self.sample_rate = exact.name, exact.sample_rate
         self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
-        for name in ("front", "fingerprint", "folder"):
-            if hasattr(exact, name):
-                setattr(self, name, getattr(exact, name))
+        self.front, self.fingerprint, self.folder = exact.front, exact.fingerprint, exact.folder
 
     def encode(self, waves: list[np.ndarray], **features: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each, nearly those of `exact`."""
@@ -330,3 +246,88 @@ class Bf16Codec:
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         """As `exact` does, in its own precision."""
         return self.exact.decode(codes)
+
+
+def install_fast_snake(model: nn.Module) -> None:
+    """Let every anti-aliased snake of a model run fast where it can: float32 on a CPU, without
+    gradient or autocast.
+    """
+    for module in _snakes(model):
+        module.forward = functools.partial(_forward, module)
+
+
+def remove_fast_snake(model: nn.Module) -> None:
+    """The model's own computation again."""
+    for module in _snakes(model):
+        module.__dict__.pop("forward", None)
+
+
+def _snakes(model: nn.Module) -> list[nn.Module]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, Xcodec2AntiAliasedActivation1d)
+        and (module.upsample.stride, module.downsample.stride) == (2, 2)
+        and module.upsample.filter.numel() == module.downsample.filter.numel() == TAPS
+    ]
+
+
+def _forward(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    plain = (
+        hidden.dtype == torch.float32
+        and hidden.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+    if not plain or (torch.is_grad_enabled() and not torch.is_inference_mode_enabled()):
+        return type(module).forward(module, hidden)
+    return antialiased_snake(module, hidden)
+
+
+def antialiased_snake(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """(B, C, T) -> (B, C, T): up to twice the rate, x + sin(a x)^2 / b for each channel, and down
+    again.
+    """
+    up = (module.upsample.filter.flatten() * 2).tolist()
+    down = module.downsample.filter.flatten().tolist()
+    alpha = torch.exp(module.act.alpha)[:, None]
+    scale = (1.0 / (torch.exp(module.act.beta) + module.act.no_div_by_zero))[:, None]
+    channels, length = hidden.shape[1:]
+    step = max(1, BLOCK // (length + 2 * EDGE))
+    result = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    for batch, out in zip(hidden, result, strict=True):
+        for first in range(0, channels, step):
+            block = slice(first, first + step)
+            padded = F.pad(batch[block], (EDGE, EDGE), mode="replicate")
+            phases = [_phase(padded, up, phase, length) for phase in (0, 1)]
+            for phase in phases:
+                wave = (phase * alpha[block]).sin_()
+                phase.add_(wave.mul_(wave).mul_(scale[block]))
+            _down(phases, down, out[block])
+    return result
+
+
+def _phase(padded: torch.Tensor, taps: list[float], phase: int, length: int) -> torch.Tensor:
+    """Samples 2 t + phase of the doubled rate, t = 0 .. length - 1."""
+    total = None
+    for tap in range(TAPS):
+        # Place in the transposed convolution over 5 samples of padding, cut by 15.
+        place = phase + 15 - tap
+        if place % 2 == 0:
+            shifted = padded[:, place // 2 - 5 + EDGE :][:, :length]
+            total = shifted * taps[tap] if total is None else total.add_(shifted, alpha=taps[tap])
+    return total
+
+
+def _down(phases: list[torch.Tensor], taps: list[float], out: torch.Tensor) -> None:
+    """Every second sample of the filtered doubled rate, written to `out` (C, T)."""
+    padded = [F.pad(phase, (3, 3)) for phase in phases]
+    for phase in padded:
+        # The ends of the doubled rate are repeated, whichever phase they belong to
+        phase[:, :3], phase[:, -3:] = phases[0][:, :1], phases[1][:, -1:]
+    for tap in range(TAPS):
+        phase, shift = (tap - 5) % 2, (tap - 5) // 2
+        shifted = padded[phase][:, shift + 3 :][:, : out.shape[1]]
+        if tap:
+            out.add_(shifted, alpha=taps[tap])
+        else:
+            torch.mul(shifted, taps[tap], out=out)

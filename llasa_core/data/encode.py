@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.audio import decode_audio
-from llasa_core.codecs import Codec
+from llasa_core.codecs.interface import Codec
 from llasa_core.data.corpora.prepare import Limits, check_utterance
 from llasa_core.data.corpora.segmentation import Segmenter
 from llasa_core.data.dataset import finish, part_info, part_name, part_size, write_part
@@ -83,15 +83,16 @@ def encode_manifest(
             f"shard {shard} of {shards}, {rows_per_part} rows a part: expected 0 <= shard < shards,"
             " positive rows"
         )
+    if not codec.codebook_size:
+        raise InputError(f"codec {codec.name} has no codebook: a dataset holds codes, not packets")
     source = open_source(manifest, rows_per_part)
     settings = {
         "codec": codec.name,
         "codebook_size": codec.codebook_size,
         "frame_rate": codec.frame_rate,
     }
-    precision = getattr(codec, "precision", None)
-    settings |= {"precision": precision} if precision else {}
-    weights = getattr(codec, "fingerprint", None)
+    settings |= {"precision": codec.precision} if codec.precision else {}
+    weights = codec.fingerprint
     settings |= {"codec_fingerprint": weights} if weights else {}
     if segmenter is not None:
         settings["segmented"] = True
@@ -120,7 +121,7 @@ def encode_manifest(
         if weights and made_by != {weights}:
             # Some part is older and does not record the codec's fingerprint.
             settings.pop("codec_fingerprint")
-        elif weights and getattr(codec, "folder", None):
+        elif weights and codec.folder:
             settings["codec_folder"] = codec.folder
         return finish(out, source.parts, settings)
     except OSError as error:
@@ -147,7 +148,7 @@ def _make_parts(
         )
 
     window: list[tuple[Utterance, np.ndarray, np.ndarray | None]] = []
-    front = getattr(codec, "front", None) if workers else None
+    front = codec.front if workers else None
     samples = 0
     with contextlib.ExitStack() as stack:
         pool = (
@@ -213,7 +214,7 @@ def _encode_window(part: _Part, window: list, codec: Codec, most_samples: float)
                 "language": utterance.language,
                 "seconds": len(wave) / codec.sample_rate,
             }
-            if hasattr(codec, "exact") and (
+            if codec.exact is not None and (
                 utterance.id == first or chosen_to_compare(utterance.id)
             ):
                 part.compared += len(codes)

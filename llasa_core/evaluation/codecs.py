@@ -8,19 +8,20 @@ blank.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from llasa_core import intervals
-from llasa_core.codecs.classical import Metered, load_any_codec
+from llasa_core.codecs import load_codec
+from llasa_core.codecs.classical import Metered
+from llasa_core.codecs.interface import Codec
 from llasa_core.codecs.roundtrip import resynthesize
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import SpeakerReferences, evaluate_manifest
 from llasa_core.judges import Judges
 
 
-def available(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def available(names: Sequence[str]) -> tuple[dict[str, Codec], dict[str, str]]:
     """({name: codec}, {name: why it does not run}); a folder is named by its last part. InputError
     for a name twice.
     """
@@ -30,14 +31,14 @@ def available(names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         if short in codecs | missing:
             raise InputError(f"codecs: {short!r} twice, expected each under a name of its own")
         try:
-            codecs[short] = load_any_codec(name)
+            codecs[short] = load_codec(name)
         except InputError as error:
             missing[short] = " ".join(str(error).split())
     return codecs, missing
 
 
 def score_codec(
-    codec: Any,
+    codec: Codec,
     manifest: str | Path,
     out: str | Path,
     judges: Judges,

@@ -25,7 +25,7 @@ from llasa_core.synthesis.guards import Guards, longest_loop
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 
 if TYPE_CHECKING:
-    from llasa_core.codecs import Codec
+    from llasa_core.codecs.interface import Codec
     from llasa_core.synthesis.guards import Spoken
     from llasa_core.synthesis.synthesizer import Synthesizer
 
@@ -88,17 +88,10 @@ class StreamDecoder:
     def _decoded(self, stop: int, seen: int) -> np.ndarray:
         """The wave of codes done..stop from those up to `seen`; then these are done."""
         begin = max(0, self.done - self.window.left)
-        wave = decode_window(self.codec, self.codes, begin, seen)
+        wave = self.codec.decode_window(self.codes, begin, seen)
         piece = wave[(self.done - begin) * self.hop : (stop - begin) * self.hop]
         self.done = stop
         return piece
-
-
-def decode_window(codec: Codec, codes: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """The wave of `codes[start:stop]` from these codes alone; a codec with a `decode_window` of its
-    own may let what runs through the whole utterance (the phase of a pitch) go on from code 0."""
-    own = getattr(codec, "decode_window", None)
-    return codec.decode([codes[start:stop]])[0] if own is None else own(codes, start, stop)
 
 
 class SpeechStream:

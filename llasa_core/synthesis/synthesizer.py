@@ -166,7 +166,7 @@ class Synthesizer:
         return {
             **({"engine": self.engine.name} if self.engine is not None else {}),
             "codec": self.codec.name,
-            "codec_fingerprint": getattr(self.codec, "fingerprint", None),
+            "codec_fingerprint": self.codec.fingerprint,
             "model": self.fingerprint,
             "date": self.prompt.date,
             "speakers": self.speakers if self.speakers is None else list(self.speakers),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import llasa_core
-from llasa_core import codecs, device
+from llasa_core import device
 from llasa_core.cli import build_parser
-from llasa_core.codecs import load_codec
+from llasa_core.codecs import load_codec, mini
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig
 from llasa_core.codecs.xcodec2 import Bf16Codec
@@ -52,7 +52,7 @@ def test_a_device_that_is_not_there_is_refused_unless_another_machine_is_meant(g
 
 def test_loading_without_a_device_asks_for_the_one_that_is_there(monkeypatch):
     asked = []
-    monkeypatch.setattr(codecs, "choose_device", lambda name=None: asked.append(name) or "cpu")
+    monkeypatch.setattr(mini, "choose_device", lambda name=None: asked.append(name) or "cpu")
     load_codec("mini")
     load_codec("mini", "cpu")
     assert asked == [None, "cpu"]

@@ -9,6 +9,7 @@ from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
+from llasa_core.codecs.interface import Codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
 from llasa_core.prompts import Voice
@@ -21,7 +22,7 @@ from llasa_core.tokenizer import vocabulary_of
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=2.0)
 
 
-class MemorylessCodec:
+class MemorylessCodec(Codec):
     """A code is a constant level for one hop, whatever stands beside it: a window cut wrongly shows
     at once.
     """

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llasa_core.audio import header_seconds, load_audio, write_wav
-from llasa_core.codecs import Codec
+from llasa_core.codecs.interface import Codec
 from llasa_core.codecs.roundtrip import resynthesize
 from llasa_core.errors import InputError
 from llasa_core.evaluation.protocols import Trial, protocol_of
