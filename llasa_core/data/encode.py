@@ -1,4 +1,4 @@
-"""Audio -> codes: a source becomes a codes dataset (format: codes_dataset), part by part, resumable
+"""Audio -> codes: a source becomes a codes dataset (format: `dataset`), part by part, resumable
 and in shards.
 
 Shard I of N makes the parts p with p % N == I; the finished folder is the same, byte for byte,

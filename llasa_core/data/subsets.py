@@ -1,4 +1,4 @@
-"""Codes datasets (format: codes_dataset): made from audio or memory maps, read, and their
+"""Codes datasets (format: `dataset`): made from audio or memory maps, read, and their
 utterances joined.
 """
 

@@ -1,7 +1,7 @@
 """Speech recognition by the same model and trainer, the sides swapped: codes in, text out, and its
 word errors.
 
-Scores stand in the rows of `evaluate.summarise`. Nothing is chosen on the test set: decoding is
+Scores stand in the rows of `summary.summarise`. Nothing is chosen on the test set: decoding is
 greedy.
 """
 

@@ -150,7 +150,7 @@ def _row(line: Mapping, index: int, judged: Mapping, spent: Mapping[str, float])
 
 
 def arm_scores(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
-    """Averages of one arm with 95 % intervals over texts, in the keys of `evaluate.summarise`.
+    """Averages of one arm with 95 % intervals over texts, in the keys of `summary.summarise`.
 
     corpus_wer and similarity by the judges; verifier_wer and verifier_similarity where its
     verifiers heard it all; tokens, flops and cpu_seconds an utterance; utterances and texts.

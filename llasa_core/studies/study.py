@@ -86,7 +86,7 @@ def read_study(
 
 
 def system_scores(study: Mapping[str, Result]) -> pd.DataFrame:
-    """One row a system: `corpus`, `system`, `run`, and the metrics of `evaluate.summarise`.
+    """One row a system: `corpus`, `system`, `run`, and the metrics of `summary.summarise`.
 
     Corpus builtin: recordings, codec, synthesized. Corpus human: recordings, codec, before, after.
     Corpus resynthesis: recordings and codec with every score of the codec protocol. Corpus search:

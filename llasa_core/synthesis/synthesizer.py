@@ -1,7 +1,7 @@
 """Text (and speaker or voice prompt) -> codes -> audio; and back, codes -> text.
 
 `Synthesizer` holds one model, its tokenizer and its codec. The sampling loop is `decoding`,
-requests and their files are `speech_requests` and `speech_manifest`. What a request sounds like
+requests and their files are `manifest` and `batch`. What a request sounds like
 depends on its text, speaker, voice and seed, not on the requests beside it.
 """
 

@@ -44,7 +44,7 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise InputError(
-                f"the engine vllm is not installed here ({error}); see llasa_core/vllm_backend.py"
+                f"the engine vllm is not installed here ({error}); see llasa_core/synthesis/vllm.py"
             ) from None
         self._parameters = vllm.SamplingParams
         self._llm = vllm.LLM(

@@ -1,5 +1,5 @@
 """Opt-in: LLASA_TEST_VLLM=/path/to/python of an environment with vLLM (see
-llasa_core/vllm_backend.py).
+llasa_core/synthesis/vllm.py).
 """
 
 import json

@@ -41,12 +41,12 @@ def evaluate_protocol(
     progress: bool = False,
 ) -> tuple[list[dict], dict[str, float]]:
     """Score what was spoken for a prepared protocol -> (rows, summary), written as by
-    `evaluate.evaluate_manifest`.
+    `scoring.evaluate_manifest`.
 
     manifest: of `llasa synthesize` or `llasa search` over prepared/requests.jsonl;
     prepared/references.jsonl scores the recordings themselves, prepared/resynthesis/manifest.jsonl
     the codec alone. For the protocol asr: the output of `llasa transcribe`, lines of file and text
-    with a tab between them. Ours: the metrics of `evaluate.summarise`. Public: public_wer and the
+    with a tab between them. Ours: the metrics of `summary.summarise`. Public: public_wer and the
     metrics of the protocol, means over trials, intervals bootstrapped over texts. Raises
     InputError when an utterance is no trial of the protocol, or a trial was not spoken.
     """
