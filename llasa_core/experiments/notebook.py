@@ -68,6 +68,7 @@ def execute(order: dict[str, Any]) -> None:
             time.sleep(0.2)
     else:
         raise RunFailure("another process is executing this run")
+    earlier = earlier_result(run_dir / "result.json")
     (run_dir / "result.json").unlink(missing_ok=True)
     (run_dir / "metrics.json").unlink(missing_ok=True)
     if order["again"]:
@@ -95,11 +96,23 @@ def execute(order: dict[str, Any]) -> None:
         "notebook": order["notebook"],
         "params": order["params"],
         **recorded,
-        "provenance": origin,
     }
+    # A rerun that changed nothing keeps the provenance of the first: git shows what did change.
+    if all(earlier.get(key) == value for key, value in result.items()):
+        origin = earlier["provenance"]
+    result["provenance"] = origin
     write_json(run_dir / "result.json", result)
     (run_dir / "metrics.json").unlink()
     Path(f"{work}.ipynb").unlink(missing_ok=True)
+
+
+def earlier_result(path: Path) -> dict[str, Any]:
+    """The result that an earlier execution of the same run left; empty without one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "provenance" in found else {}
 
 
 def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +192,8 @@ def limited_notebook(notebook: dict[str, Any], root: Path, limit: int = NOTEBOOK
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell.id = "injected-parameters"  # papermill draws one at random
         for output in cell.get("outputs", ()):
             if output.output_type == "stream":
                 lines = output.text.replace("\r\n", "\n").split("\n")

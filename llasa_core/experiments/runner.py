@@ -4,6 +4,7 @@ result.json.
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def run_arguments(experiment: Experiment, run: Run, again: bool) -> list[str]:
 
 def thread_environment(jobs: int = 1) -> dict[str, str]:
     """Variables that give a process its share of the CPU threads of this machine, or of this Slurm
-    job on it.
+    job on it, and the same arithmetic on every x86 processor.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -127,7 +128,11 @@ def thread_environment(jobs: int = 1) -> dict[str, str]:
     threads = str(min(threads, int(given)) if given.isdigit() and int(given) else threads)
     # Spinning threads starve each other on a shared machine.
     policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    return {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    found = {"OMP_WAIT_POLICY": policy, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if platform.machine() in ("x86_64", "AMD64"):
+        # numpy's kernels by processor differ in the last bits, and a fit carries them into results.
+        found["OPENBLAS_CORETYPE"] = os.environ.get("OPENBLAS_CORETYPE", "Haswell")
+    return found
 
 
 def follow(state: RunState, log: Any) -> None:

@@ -29,13 +29,10 @@ from llasa_core.experiments.results import (
 from llasa_core.intervals import compare_systems
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; an empty cell becomes a dash, save in the first column."""
-    lines = [
-        header,
-        ["---"] * len(header),
-        *([row[0], *(cell or "–" for cell in row[1:])] for row in rows),
-    ]
+def markdown(table: pd.DataFrame) -> str:
+    """A table of text cells in Markdown, its index as a first column; an empty cell is a dash."""
+    rows = [[str(name), *(cell or "–" for cell in cells)] for name, *cells in table.itertuples()]
+    lines = [["", *table.columns], ["---"] * (1 + len(table.columns)), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -50,6 +47,18 @@ def with_interval(
         return ""
     value, low, high = (f"{number:z.{decimals}f}" for number in values)
     return f"{value} [{low}, {high}]"
+
+
+def interval_cells(
+    table: pd.DataFrame, columns: Mapping[str, tuple[str, float, int]]
+) -> pd.DataFrame:
+    """`with_interval` of every row; columns: {metric: (heading, factor, decimals)}."""
+    rows = table.to_dict("records")
+    cells = {
+        heading: [with_interval(row, metric, factor, decimals) for row in rows]
+        for metric, (heading, factor, decimals) in columns.items()
+    }
+    return pd.DataFrame(cells, index=table.index)
 
 
 # Arms run on their own.

@@ -251,6 +251,25 @@ def test_finished_run_is_skipped_and_shown_as_done(finished):
 
 
 @pytest.mark.notebook
+def test_rerun_that_changes_nothing_leaves_the_same_files_and_another_outcome_its_own(
+    study, tmp_path
+):
+    experiment = load_experiment(study("grid: {mode: [good]}\n"))
+    folder = tmp_path / experiment.runs[0].run_dir
+
+    def files():
+        run_experiment(experiment, force=True)
+        return [(folder / name).read_bytes() for name in ("result.json", "run.ipynb")]
+
+    first = files()
+    assert files() == first
+    result = json.loads(first[0]) | {"metrics": {"loss": 9.0}, "provenance": {"cpu": "another"}}
+    (folder / "result.json").write_text(json.dumps(result))
+    again = json.loads(files()[0])
+    assert again["metrics"]["loss"] == 1.5 and again["provenance"] != {"cpu": "another"}
+
+
+@pytest.mark.notebook
 def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_path):
     path = study("grid: {mode: [wait]}\n")
     (run,) = load_experiment(path).runs

@@ -47,3 +47,12 @@ def test_every_notebook_belongs_to_a_study():
     executed = {load_experiment(path).notebook for path in STUDIES}
     notebooks = {path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert notebooks - executed == set()
+
+
+@pytest.mark.notebook
+def test_page_of_results_is_what_notebook_90_writes():
+    written = ROOT / "artifacts/smoke/README.md"
+    if not written.is_file():  # this test alone was asked for
+        run_experiment(load_experiment(ROOT / "experiments/paper_figures.yaml", smoke=True))
+    fix = "results/README.md is stale: run llasa run experiments/paper_figures.yaml --force"
+    assert (ROOT / "results/README.md").read_text() == written.read_text(), fix
