@@ -109,8 +109,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         if utterance.id in lines:
             first = lines[utterance.id]
             raise InputError(
-                f"{path}:{number}: id {utterance.id!r} is that of line {first} too, expected"
-                " unique ids"
+                f"{path}:{number}: duplicate id {utterance.id!r} (first on line {first})"
             )
         lines[utterance.id] = number
         utterances.append(utterance)

@@ -1,9 +1,9 @@
-"""Codecs of telephony beside which a speech tokenizer is judged: Opus (libsndfile) and Codec2
-(package pycodec2).
+"""Classical codecs to compare a speech tokenizer with: Opus (libsndfile) and Codec2 (package
+pycodec2).
 
-They have no codebook: a wave becomes a `Coded` packet, for `roundtrip.resynthesize` and not for a
-language model. An Ogg file is a third larger than the speech in it, so bits are
-counted in the Opus packets alone.
+They have no codebook: a wave becomes a `Coded` packet. They work with `roundtrip.resynthesize`, not
+with a language model. Bits are counted in the Opus packets alone, because the Ogg container adds a
+third.
 """
 
 import io
@@ -27,7 +27,7 @@ CODEC2_USUAL_DELAY = 160
 
 
 class Coded(NamedTuple):
-    """What a wave became."""
+    """An encoded wave."""
 
     data: bytes
     samples: int  # of the wave, at the codec's sample rate
@@ -35,9 +35,7 @@ class Coded(NamedTuple):
 
 
 class OpusCodec(Codec):
-    """Opus at a target rate; variable, so the bits that are spent differ by utterance. 16 kHz in
-    and out.
-    """
+    """Opus at a target rate, 16 kHz in and out; variable, so bits differ by utterance."""
 
     sample_rate = 16_000
 
@@ -117,7 +115,7 @@ class Codec2Codec(Codec):
         """float32 (T,) each -> whole frames each, the last one padded with silence."""
         coded = []
         for wave in waves:
-            codec = self._new()  # it has a memory
+            codec = self._new()  # it is stateful
             size = codec.samples_per_frame()
             frames = math.ceil((len(wave) + self._delay) / size)
             padded = np.zeros(frames * size, np.int16)
@@ -127,8 +125,8 @@ class Codec2Codec(Codec):
         return coded
 
     def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
-        """Frames -> float32 (T,) each, as long as the waves were and without the delay of the
-        codec.
+        """Frames -> float32 (T,) each, as long as the original waves, with the codec's delay
+        removed.
         """
         waves = []
         for one in coded:
@@ -143,7 +141,7 @@ class Codec2Codec(Codec):
 
 
 class Metered:
-    """Another codec, with the bits and the seconds of every wave that it encoded."""
+    """Wraps a codec and records the bits and the seconds of every wave that it encodes."""
 
     def __init__(self, codec: Codec):
         self.codec, self.name, self.sample_rate = codec, codec.name, codec.sample_rate

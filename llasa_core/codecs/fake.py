@@ -1,8 +1,8 @@
-"""A codec without a model, for tests: each 20 ms frame becomes its loudness and zero-crossing rate,
-and a tone again.
+"""A codec without a model, for tests.
 
-code = loudness bin * rate bins + rate bin. It costs microseconds and hears almost nothing, but
-keeps every promise of the seam.
+Each 20 ms frame becomes its loudness and zero-crossing rate, and a tone again: code = loudness bin
+* rate bins + rate bin. It costs microseconds, sounds like nothing, and keeps every promise of the
+seam.
 """
 
 import math

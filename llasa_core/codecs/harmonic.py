@@ -1,10 +1,10 @@
-"""The head of the mini codec's decoder: a harmonic-plus-noise synthesiser whose pitch comes from
-the latents.
+"""The head of the mini codec's decoder: a harmonic-plus-noise synthesiser with the pitch of the
+latents.
 
-A mel front carries no phase, and at one frame in 20 ms an ISTFT head cannot guess phases that run
-on from frame to frame: it draws a pulse a frame and the pitch is lost. Here the decoder draws two
+Mel features carry no phase, and at one frame per 20 ms an ISTFT head cannot keep phases continuous
+from frame to frame: it makes one pulse per frame and loses the pitch. Here the decoder predicts two
 smooth filters, one for pulses at the pitch and one for noise (DDSP, Engel et al. 2020; Neural
-Homomorphic Vocoder, Liu et al. 2020). Harmonics follow by themselves, and so the voice.
+Homomorphic Vocoder, Liu et al. 2020), so harmonics come out right.
 """
 
 import math
@@ -18,7 +18,7 @@ PITCH_RANGE = (65.0, 420.0)  # Hz
 
 TRACK_WINDOW = 1024  # samples of an autocorrelation frame
 
-TRACK_BAND = 1200.0  # Hz, the highest that is listened to
+TRACK_BAND = 1200.0  # Hz, upper limit of the autocorrelation
 
 LAGS = (SAMPLE_RATE / PITCH_RANGE[1], SAMPLE_RATE / PITCH_RANGE[0])  # samples
 
@@ -65,15 +65,15 @@ def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def smooth_path(scores: torch.Tensor, lags: list[int]) -> torch.Tensor:
-    """Scores (B, F, N) of N lags -> the path (B, F) with the best sum of scores, less JUMP for an
-    octave's change.
+    """Scores (B, F, N) of N lags -> the path (B, F) with the best total score, with a penalty of
+    JUMP per octave of change.
 
     The Viterbi search of Boersma (1993); without it a tracker jumps between octaves from frame to
     frame.
     """
     octaves = torch.tensor(lags, device=scores.device).float().log2()
     jumps = JUMP * (octaves[:, None] - octaves[None]).abs()
-    scores = scores - OCTAVE_BONUS * (octaves - octaves[0])  # of octaves the shorter lag wins
+    scores = scores - OCTAVE_BONUS * (octaves - octaves[0])  # among octaves prefer the shorter lag
     best, back = scores[:, 0], []
     for frame in range(1, scores.shape[1]):
         # (B, N) over where each lag is reached from

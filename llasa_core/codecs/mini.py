@@ -1,10 +1,10 @@
-"""The mini codec: a log-mel ConvNeXt front, X-codec2's quantizer and decoder modules at small
-width, a harmonic head.
+"""The mini codec: a log-mel ConvNeXt encoder, X-codec2's quantizer and decoder at small width, a
+harmonic head.
 
 16 kHz, one codebook; by default hop 320, 50 codes/s, 4,096 codes (FSQ, levels [4]*6). A checkpoint
 is a folder with `config.json` and `model.safetensors`. As in X-codec2 the decoder attends to the
-whole utterance and normalises over time, so a padded batch would change every sample: utterances of
-equal length are batched, others run alone.
+whole utterance and normalises over time, so padding would change every sample: utterances of equal
+length are batched, others run alone.
 """
 
 import hashlib
@@ -181,13 +181,14 @@ class MiniCodecModel(nn.Module):
     def synthesize(self, latents: torch.Tensor, source: torch.Tensor | None = None) -> torch.Tensor:
         """Latents (B, F, width + bottleneck_extra) -> wave (B, F * hop).
 
-        The sources (B, 2, F * hop) of the head are those of the latents' own pitch unless given.
+        `source`: the source waves (B, 2, F * hop) of the head; by default those of the latents' own
+        pitch.
         """
         self.decoder.head.source = self.own_source(latents) if source is None else source
         return self.decoder(latents)[:, 0]
 
     def own_source(self, latents: torch.Tensor) -> torch.Tensor:
-        """The source waves (B, 2, F * hop) of the pitch and voicing that the latents tell."""
+        """The source waves (B, 2, F * hop) for the pitch and voicing predicted from the latents."""
         log_pitch, logit = self.pitch(latents)
         return source_waves(
             log_pitch.exp().clamp(*PITCH_RANGE),
@@ -202,7 +203,9 @@ class MiniCodecModel(nn.Module):
 
 
 class MiniCodec(Codec):
-    """A trained mini codec: float32 waves at 16 kHz <-> int32 codes, 50 a second by default."""
+    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, by default
+    50 per second.
+    """
 
     name = "mini"
     sample_rate = SAMPLE_RATE
@@ -252,8 +255,8 @@ class MiniCodec(Codec):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of settings and weights as `save` rounds them: the same before it and after
-        loading again.
+        """16 hex digits of settings and weights, rounded as `save` does: equal before saving and
+        after loading.
         """
         digest = hashlib.sha256(json.dumps(asdict(self.model.config), sort_keys=True).encode())
         for name, value in sorted(self._saved_weights().items()):
@@ -307,7 +310,7 @@ class MiniCodec(Codec):
         """The wave float32 ((stop - start) * hop,) of `codes[start:stop]`, decoded from these codes
         alone.
 
-        Only the phase of the pulses and the noise run on from code 0: cut anew they would jump
+        Only the phase of the pulses and the noise continue from code 0; restarted they would jump
         between two windows.
         """
         with torch.inference_mode():

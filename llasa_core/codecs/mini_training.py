@@ -1,10 +1,10 @@
 """Training of the mini codec: multi-resolution log-mel loss on crops, character CTC on whole
 utterances.
 
-The encoder sees whole utterances, the decoder random crops of their latents. Two helpers read the
-quantized latents and are thrown away afterwards: a CTC head makes codes say what was spoken, the
-part that a semantic encoder plays in X-codec2, and a frame predictor makes them predictable.
-Checkpoints make a killed run resume with the same batches.
+The encoder sees whole utterances, the decoder random crops of their latents. Two auxiliary heads
+read the quantized latents and are discarded afterwards: a CTC head makes codes carry the words, the
+role of the semantic encoder in X-codec2, and a frame predictor makes codes predictable. A killed
+run resumes with the same batches.
 """
 
 import json
@@ -38,7 +38,7 @@ MEL_SCALES = (
     (2048, 512, 120),
 )
 
-MEL_FLOOR = 1e-4  # -80 dB of the loudest: what lies below is silence, and no error
+MEL_FLOOR = 1e-4  # -80 dB of the loudest: below it is silence and does not count
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CodecTraining:
     ctc_weight: float = 0.2
     # Keeps every dimension of the quantizer spread over its levels; fades out
     spread_weight: float = 0.5
-    spread_steps: int = 800  # over so many steps
+    spread_steps: int = 800  # number of steps of the fade
     # Weight of the error of a small causal predictor of the next frame's levels.
     predict_weight: float = 1.0
     pitch_weight: float = 0.3  # of pitch and voicing
@@ -106,7 +106,7 @@ class CharacterHead(nn.Module):
 
 
 class FramePredictor(nn.Module):
-    """The levels of every frame guessed from the seven frames before it: (B, F, D) -> (B, F, D)."""
+    """Predicts the levels of every frame from the seven before it: (B, F, D) -> (B, F, D)."""
 
     def __init__(self, dimensions: int, width: int):
         super().__init__()
@@ -135,7 +135,7 @@ class MelLoss(nn.Module):
 
 
 class WaveSet:
-    """Utterances of a manifest in memory as 16-bit samples, with their text as CTC labels."""
+    """The utterances of a manifest in memory as 16-bit samples, with their texts as CTC labels."""
 
     def __init__(self, manifest: str, hours: float, seed: int):
         utterances = read_manifest(manifest)
@@ -188,7 +188,7 @@ class WaveSet:
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; a second one for the
+    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; another cosine for the
     decoder's steps.
     """
     if step < min(settings.warmup_steps, settings.steps):
@@ -206,9 +206,7 @@ def learning_rate(settings: CodecTraining, step: int) -> float:
 
 
 def fix_codes(model: MiniCodecModel) -> None:
-    """Stop training all that decides which codes an utterance gets, and run it as inference
-    does.
-    """
+    """Freeze everything that determines an utterance's codes, and run it as in inference."""
     for module in (model.embed, model.blocks, model.norm, model.widen, model.quantizer.project_in):
         module.requires_grad_(False).eval()
 
@@ -291,7 +289,7 @@ def step_losses(
 
 
 def _fewest_frames(label: list[int]) -> int:
-    """That CTC needs: one a character, and a blank between two that are the same."""
+    """Frames that CTC needs: one per character, plus a blank between two equal ones."""
     return len(label) + sum(first == second for first, second in pairwise(label))
 
 
@@ -299,9 +297,9 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat
     metrics.
 
-    `output_dir/resume.pt` lets a stopped run go on and spares a finished one every step, for the
-    same settings only. `report` receives each log row: step, mel, ctc (nats a character),
-    codes_used (of the last 50 batches), seconds.
+    `output_dir/resume.pt` lets a stopped run resume, and a finished one return at once, with the
+    same settings only. `report` receives each log row: step, mel, ctc (nats per character),
+    codes_used (in the last 50 batches), seconds.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)

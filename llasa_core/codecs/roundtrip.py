@@ -1,5 +1,5 @@
-"""A codec's round trip over a manifest: the same utterances as originals and as decoded codes,
-ready to be scored.
+"""A codec's round trip over a manifest: originals and decoded codes of the same utterances, ready
+to be scored.
 """
 
 from dataclasses import replace
@@ -32,11 +32,12 @@ def select(manifest: str | Path, limit: int = 0) -> list[Utterance]:
 def resynthesize(
     manifest: str | Path, out: str | Path, codec: Codec, limit: int = 0, progress: bool = True
 ) -> RoundTrip:
-    """Encode and decode utterances of `manifest`, one at a time, and write both sides under `out`.
+    """Encode and decode utterances of `manifest`, one at a time, and write both manifests under
+    `out`.
 
-    Originals are referred to where they are; decoded waves are `out/wavs/ID.wav`, 16-bit,
-    `codec.sample_rate` Hz, floor(T / hop) * hop samples long. InputError for an id that is no file
-    name, or a wave shorter than one code.
+    Originals keep their paths; decoded waves are `out/wavs/ID.wav`, 16-bit, `codec.sample_rate` Hz,
+    floor(T / hop) * hop samples long. InputError for an id that is not a file name, or a wave
+    shorter than one code.
     """
     out = Path(out)
     originals = select(manifest, limit)

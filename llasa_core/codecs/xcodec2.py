@@ -1,17 +1,15 @@
-"""X-codec2, the codec of the released Llasa checkpoints, through transformers' native model: 65,536
+"""X-codec2, the codec of the released Llasa checkpoints, on transformers' native model: 65,536
 codes, 50 codes/s.
 
-Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The model always makes
-one code more than the published data keeps (floor(T / 320)). Neither its acoustic encoder nor its
-decoder has a mask, so a padded batch would change codes and waves: only utterances with as many
-codes share a batch, each padded as if alone.
+Features come from SeamlessM4TFeatureExtractor, which needs no torchaudio. The model makes one code
+more than the published data keeps (floor(T / 320)). Neither its acoustic encoder nor its decoder
+has a mask, so padding changes codes and waves: only utterances with equally many codes share a
+batch, each padded as if alone.
 
-On a CPU its anti-aliased snake runs in a third of the time, bit for bit what the model computes.
-The model writes the doubled rate out in full between three convolutions, for which torch has no
-fast kernel. Here both phases are sums of shifted blocks that stay in the processor's cache, in the
-order in which the convolutions add.
-
-`Bf16Codec` encodes in bfloat16 to save GPU time. It changes some codes and is off by default.
+Also here: the anti-aliased snake activation for CPUs, bit for bit the model's own in a third of the
+time (both phases of the doubled rate are sums of shifted blocks that stay in cache, added in the
+order of the convolutions), and `Bf16Codec`, which encodes in bfloat16 to save GPU time; it changes
+some codes and is off by default.
 """
 
 import functools
@@ -37,7 +35,7 @@ from llasa_core.files import read_object, sha256
 
 CHECKPOINT = "HKUSTAudio/xcodec2-hf"
 
-HOP = 320  # samples a code; also two steps of the features, which have no other frame rate
+HOP = 320  # samples per code, and two steps of the features
 
 BLOCK = 2**17  # samples of the snake worked on together
 
@@ -47,12 +45,11 @@ EDGE = 8  # samples of padding on each side, more than any tap reaches
 
 
 class Xcodec2Codec(Codec):
-    """A transformers Xcodec2Model, in the precision and on the device that the
-    model has.
+    """The Codec seam over a transformers Xcodec2Model, with the model's precision and device.
 
-    batch_seconds: audio of equal length that may share a batch; 0 runs each utterance alone (on a
-    CPU a batch gains nothing). A batch is exact up to the rounding of sums, which may flip a code
-    whose value lies on a border.
+    batch_seconds: how much audio of equal length may share a batch; 0 runs each utterance alone (on
+    a CPU batching gains nothing). A batch is exact up to the rounding of sums, which may flip a
+    code whose value lies on a boundary.
     """
 
     name = "xcodec2"
@@ -90,8 +87,8 @@ class Xcodec2Codec(Codec):
         """The released checkpoint, or a folder or hub id in transformers' format (safetensors
         only).
 
-        float32 gives the published codes; bfloat16 changes some. InputError if it cannot be had or
-        is another model.
+        float32 gives the published codes; bfloat16 changes some. InputError if it is not available
+        or is another model.
         """
         model = load_strictly(Xcodec2Model, str(name_or_path), dtype=dtype)
         codec = cls(model.to(choose_device(device)), batch_seconds)
@@ -100,16 +97,14 @@ class Xcodec2Codec(Codec):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """`checkpoint_fingerprint` of what it was loaded from; None for a model that was handed
-        over in memory.
-        """
+        """`checkpoint_fingerprint` of the loaded checkpoint; None for a model passed in memory."""
         return None if self._checkpoint is None else checkpoint_fingerprint(self._checkpoint)
 
     def encode(
         self, waves: list[np.ndarray], features: list[np.ndarray] | None = None
     ) -> list[np.ndarray]:
-        """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each; `features`: what `front`
-        made of each wave.
+        """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each; `features`: the output of
+        `front` for each wave.
         """
         codes: list[np.ndarray] = [np.zeros(0, np.int32)] * len(waves)
         for group in self._groups([len(wave) // HOP for wave in waves]):
@@ -169,11 +164,11 @@ class Xcodec2Codec(Codec):
 
 
 class Features:
-    """A wave (T,) -> the log mel features of its F = floor(T / 320) codes and one more, float32 (F
-    + 1, 160).
+    """A wave (T,) -> log mel features, float32 (F + 1, 160), for its F = floor(T / 320) codes and
+    one more.
 
-    They take numpy nine milliseconds a second: worker processes make them, for which this is
-    picklable.
+    numpy takes nine milliseconds per second of audio, so this is picklable and runs in worker
+    processes.
     """
 
     def __init__(self):
@@ -189,11 +184,10 @@ class Features:
 
 
 def checkpoint_fingerprint(name: str) -> str | None:
-    """16 hex digits of the weights' file in a folder or of a hub id; None where there is no
-    safetensors file.
+    """16 hex digits of the weights in a folder or of a hub id; None without a safetensors file.
 
-    The start of the file's sha256 (of several files: of their fingerprints'), which the hub's cache
-    has as the name of the file itself: only weights in a plain folder are read for it.
+    The start of the file's sha256 (of several files: the hash of their fingerprints). In the hub's
+    cache the file name is that sha256, so only weights in a plain folder are read.
     """
 
     def place(file: str) -> Path | None:
@@ -220,15 +214,18 @@ def _file_fingerprint(path: Path) -> str:
 
 
 def _padded(wave: np.ndarray) -> np.ndarray:
-    """One to 320 zeros more, up to a multiple of 320, as the model's own feature extractor adds
-    them.
+    """The wave with one to 320 zeros appended, up to a multiple of 320, as the model's own feature
+    extractor does.
     """
     wave = np.asarray(wave, np.float32)
     return np.pad(wave, (0, HOP - len(wave) % HOP))
 
 
 class Bf16Codec(Codec):
-    """Another codec under torch's autocast to bfloat16 while it encodes."""
+    """Another codec under torch's autocast to bfloat16 while it encodes.
+
+    `exact` is the same codec in its own precision; the share of changed codes is measured with it.
+    """
 
     precision = "bfloat16"
 
@@ -249,7 +246,7 @@ class Bf16Codec(Codec):
 
 
 def install_fast_snake(model: nn.Module) -> None:
-    """Let every anti-aliased snake of a model run fast where it can: float32 on a CPU, without
+    """Use the fast snake in every anti-aliased activation of a model, in float32 on a CPU without
     gradient or autocast.
     """
     for module in _snakes(model):
@@ -284,9 +281,7 @@ def _forward(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def antialiased_snake(module: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """(B, C, T) -> (B, C, T): up to twice the rate, x + sin(a x)^2 / b for each channel, and down
-    again.
-    """
+    """(B, C, T) -> (B, C, T): upsample by two, x + sin(a x)^2 / b per channel, downsample."""
     up = (module.upsample.filter.flatten() * 2).tolist()
     down = module.downsample.filter.flatten().tolist()
     alpha = torch.exp(module.act.alpha)[:, None]

@@ -174,7 +174,7 @@ def test_manifest_moves_with_its_audio(tmp_path):
             '{"id": "b", "audio": "b", "text": "b", "split": "eval"}',
             "m.jsonl:2: split is 'eval', expected train",
         ),
-        ('{"id": "a", "audio": "b", "text": "b"}', "m.jsonl:2: id 'a' is that of line 1 too"),
+        ('{"id": "a", "audio": "b", "text": "b"}', "m.jsonl:2: duplicate id 'a' (first on line 1)"),
         (b"\xff", "m.jsonl:2: byte 0 is no UTF-8"),
     ],
 )

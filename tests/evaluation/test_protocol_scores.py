@@ -142,7 +142,7 @@ def test_recordings_and_their_round_trip_are_scored_by_the_same_protocol(tmp_pat
         ({"u1": ("a", 3)}, r"trial 'u2' was not spoken \(1 of 2 are missing\)"),
         (
             {"u1": ("a", 3), "u2": ("b", 3), "u9": ("c", 3)},
-            "utterance 'u9' is no trial of the protocol",
+            "utterance 'u9' is not a trial of the protocol",
         ),
     ],
 )

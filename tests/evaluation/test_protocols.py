@@ -90,7 +90,7 @@ def test_seed_tts_chinese_lists_are_two_protocols(tmp_path):
         ("u3||prompt-wavs/p1.wav|Text.", r"meta\.lst:3: .* none empty"),
         (
             "u1|Words.|prompt-wavs/p1.wav|Text.",
-            r"meta\.lst:3: id 'u1' is that of .*meta\.lst:1 too",
+            r"meta\.lst:3: duplicate id 'u1' \(first in .*meta\.lst:1\)",
         ),
         (
             "../u3|Words.|prompt-wavs/p1.wav|Text.",

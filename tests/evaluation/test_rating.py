@@ -148,8 +148,8 @@ def test_tracked_sentences_fill_every_category_of_both_languages_and_can_be_spok
         ({"expected": " "}, "expected is ' ', expected text"),
         ({"text": 3}, "text is 3, expected text"),
         ({"id": "a/b"}, "id 'a/b', expected a file name"),
-        ({"id": "q1"}, "id 'q1' is that of"),
-        ({"text": "Is it?"}, "text 'Is it?' is that of"),
+        ({"id": "q1"}, "id 'q1' is a duplicate"),
+        ({"text": "Is it?"}, "text 'Is it?' is a duplicate"),
         ({"note": "x"}, "the key 'note' is unknown"),
     ],
 )
@@ -419,7 +419,7 @@ def test_score_outside_the_rubric_is_refused(made, key, tmp_path, score, message
 
 def test_rater_in_two_files_and_a_clip_scored_twice_are_refused(made, key, tmp_path):
     ann = export(tmp_path, key, "ann", lambda system, sentence: 2)
-    with pytest.raises(InputError, match="rater 'ann' is that of"):
+    with pytest.raises(InputError, match="rater 'ann' is a duplicate"):
         read_scores([ann, ann], made / "out" / "key.json")
     item = next(iter(key["items"]))
     twice = export(

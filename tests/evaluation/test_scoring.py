@@ -341,7 +341,9 @@ def test_other_bad_input_is_refused(tmp_path, manifest, references):
         evaluate_manifest(silent, tmp_path / "out", Judges(TRANSCRIBER))
     twice = manifest.read_text() + manifest.read_text()
     manifest.write_text(twice)
-    with pytest.raises(InputError, match=r"manifest\.jsonl:5: id 'u1' is that of line 1 too"):
+    with pytest.raises(
+        InputError, match=r"manifest\.jsonl:5: duplicate id 'u1' \(first on line 1\)"
+    ):
         evaluate_manifest(manifest, tmp_path / "out", Judges(TRANSCRIBER))
     with pytest.raises(InputError, match="no scored utterances"):
         summarise([])

@@ -1,10 +1,10 @@
-"""Public evaluation protocols: what each reads, which of its numbers are published, and by which
+"""Public evaluation protocols: what each reads, which of its numbers are published, and with which
 models.
 
-One reader a protocol turns the benchmark's own folder into trials; `preparation` makes requests and
-manifests of them, `scoring` computes the public metric beside ours. What the paper does not say
-(utterance filter, pairing of prompts) is fixed here and named in `reading`, so that nobody takes it
-for the authors' choice. Importing this costs nothing.
+Each protocol has a reader that turns the benchmark's own folder into trials; `preparation` makes
+requests and manifests of them, `scoring` computes the public metric next to ours. Choices that the
+paper leaves open (utterance filter, pairing of prompts) are named in `reading`, so that nobody
+takes them for the authors'. Importing this loads nothing else.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Trial:
     """One utterance of a benchmark.
 
     prompt: recording whose voice is to be continued, None for recognition and codecs; prompt_text:
-    its words, empty where `text` holds them too. prompt_seconds: only so much of its beginning is
-    the prompt. reference: recording of the text itself, where there is one. where: file and line it
-    comes from, for messages.
+    its words, empty if `text` contains them too. prompt_seconds: only this much of its beginning is
+    the prompt. reference: recording of the text itself, if there is one. where: file and line, for
+    messages.
     """
 
     id: str
@@ -47,9 +47,9 @@ class Protocol:
     """How a benchmark is read and scored.
 
     reader: module and function (Path) -> (trials, {reason: trials left out}). words: how texts are
-    normalised, "seed-tts" or "whisper", and `mean`, over "utterances" or the "corpus". public:
-    {public metric: row key} of means, beside public_wer. judges: {role: model that the published
-    numbers are by}. needs_codec: nothing can be scored without a round trip.
+    normalised, "seed-tts" or "whisper". mean: over "utterances" or the "corpus". public: {public
+    metric: row key} of means, in addition to public_wer. judges: {role: model behind the published
+    numbers}. needs_codec: the scores need a round trip.
     """
 
     name: str
@@ -217,8 +217,8 @@ def protocol_of(name: str) -> Protocol:
 
 
 def same_model(ours: str, published: str) -> bool:
-    """Whether a judge is the published model, by name; "large-v3" and "whisper-large-v3" are
-    one.
+    """Whether a judge is the published model, by name; "large-v3" and "whisper-large-v3" are the
+    same.
     """
     return ours.removeprefix("whisper-") == published.removeprefix("whisper-")
 

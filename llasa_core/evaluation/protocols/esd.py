@@ -1,9 +1,9 @@
-"""Emotional Speech Dataset: SPEAKER/SPEAKER.txt (id, text, emotion between tabs) and
+"""Emotional Speech Dataset: SPEAKER/SPEAKER.txt (id, text, emotion; tabs) and
 SPEAKER/EMOTION/[test/]ID.wav.
 
-Lists are UTF-8, UTF-16 or GB 18030, as the speakers' recordists left them. The emotion is that of
-the folder: the lists name it in two languages. Where there is no folder `test`, it is the 21st to
-50th of an emotion's 350 sentences.
+Lists are UTF-8, UTF-16 or GB 18030, depending on the speaker. The emotion is that of the folder,
+because the lists name it in two languages. Without a folder `test`, the 21st to 50th of an
+emotion's 350 sentences are the test.
 """
 
 import codecs
@@ -104,7 +104,7 @@ def _texts(listing: Path) -> dict[str, tuple[str, str]]:
             )
         if fields[0] in texts:
             raise InputError(
-                f"{where}: {fields[0]!r} is that of {texts[fields[0]][0]} too, expected unique ids"
+                f"{where}: {fields[0]!r} is a duplicate id (first in {texts[fields[0]][0]})"
             )
         texts[fields[0]] = where, fields[1]
     return texts

@@ -1,8 +1,8 @@
-"""LibriSpeech subsets (SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside .flac) as trials of four
+"""LibriSpeech subsets (SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt next to .flac) as trials of four
 protocols.
 
 A transcript without its recording, or a recording without its transcript, is an error. Utterances
-outside the length filter are counted, not lost.
+outside the length filter are counted.
 """
 
 from collections import defaultdict
@@ -15,17 +15,17 @@ from llasa_core.evaluation.protocols import Trial
 from llasa_core.files import text_lines
 from llasa_core.manifest import manifest_lines
 
-SECONDS = (4.0, 10.0)  # of an utterance that is spoken again
+SECONDS = (4.0, 10.0)  # s, utterances to be synthesized
 
-PROMPT_SECONDS = (2.0, 5.0)  # of a whole utterance that serves as a prompt
+PROMPT_SECONDS = (2.0, 5.0)  # s, whole utterances used as prompts
 
-CONTINUED_SECONDS = 3.0  # of the beginning that is continued
+CONTINUED_SECONDS = 3.0  # s, the beginning that is continued
 
 CROSS_LIST = "cross_sentence.lst"
 
 
 def read_recordings(folder: Path) -> tuple[list[Trial], dict[str, int]]:
-    """Every recording with its transcript: of a subset's folder, or of a manifest."""
+    """Every recording with its transcript, from a subset's folder or a manifest."""
     if folder.is_file():
         return [
             Trial(

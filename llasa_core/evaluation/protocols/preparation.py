@@ -2,8 +2,8 @@
 trials.jsonl, prompts.
 
 Every line and every wav is checked before anything is written; OUT/protocol.json comes last, by
-rename: where it is, OUT is whole. With a codec, prompts and references go through it too: sim-r and
-the codec's own row need them.
+rename, and marks OUT as complete. With a codec, prompts and references are also resynthesized, for
+sim-r and the codec's own row.
 """
 
 import os
@@ -19,7 +19,7 @@ from llasa_core.evaluation.protocols import Trial, protocol_of
 from llasa_core.files import write_json, write_rows
 from llasa_core.manifest import FILE_SAFE_ID, Utterance, evenly, read_manifest, write_manifest
 
-SAMPLE_RATE = 16_000  # Hz, of a prompt that is cut
+SAMPLE_RATE = 16_000  # Hz, of truncated prompts
 
 
 def prepare_protocol(
@@ -31,15 +31,15 @@ def prepare_protocol(
     limit: int = 0,
     progress: bool = False,
 ) -> dict:
-    """Write OUT for a protocol (`protocols.PROTOCOLS`) and return what OUT/protocol.json says.
+    """Write OUT for a protocol (`protocols.PROTOCOLS`) and return the content of OUT/protocol.json.
 
-    OUT/requests.jsonl: what `llasa synthesize --manifest` and `llasa search` read, unless there is
-    nothing to speak; with several seeds each trial is asked for as ID.s0, ID.s1, ..
-    OUT/references.jsonl: recordings of the texts, where there are some. OUT/prompts: prompts that
-    were cut. With a codec: OUT/resynthesis/manifest.jsonl, the references after it, and
+    OUT/requests.jsonl: input of `llasa synthesize --manifest` and `llasa search`, unless there is
+    nothing to speak; with several seeds each trial becomes ID.s0, ID.s1, .. OUT/references.jsonl:
+    recordings of the texts, where they exist. OUT/prompts: truncated prompts. With a codec:
+    OUT/resynthesis/manifest.jsonl, the references after the round trip, and
     OUT/resynthesized_prompts. limit: trials spread evenly over the list; 0 takes all. Raises
-    InputError, before anything is written, for a malformed line, a repeated id, a missing or broken
-    wav.
+    InputError, before anything is written, for a malformed line, a duplicate id, a missing or
+    broken wav.
     """
     protocol, out = protocol_of(name), Path(out)
     if protocol.needs_codec and codec is None:
@@ -86,9 +86,7 @@ def prepare_protocol(
 
 
 def check_trials(trials: list[Trial]) -> dict[Path, float]:
-    """Seconds of every recording; InputError with file and line for the first trial that cannot be
-    used.
-    """
+    """Seconds of every recording; InputError with file and line for the first unusable trial."""
     seen: dict[str, str] = {}
     lengths: dict[Path, float] = {}
     for trial in trials:
@@ -99,8 +97,7 @@ def check_trials(trials: list[Trial]) -> dict[Path, float]:
             )
         if trial.id in seen:
             raise InputError(
-                f"{trial.where}: id {trial.id!r} is that of {seen[trial.id]} too, expected"
-                " unique ids"
+                f"{trial.where}: duplicate id {trial.id!r} (first in {seen[trial.id]})"
             )
         seen[trial.id] = trial.where
         if not any(character.isalnum() for character in trial.text):
@@ -124,7 +121,7 @@ def _seconds(path: Path, where: str) -> float:
         raise InputError(f"{where}: audio file {path} is missing")
     seconds = header_seconds(path, where)
     if not seconds:
-        raise InputError(f"{where}: audio file {path} holds no samples, expected audio")
+        raise InputError(f"{where}: audio file {path} contains no samples, expected audio")
     return seconds
 
 
@@ -181,8 +178,8 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def reference_manifest(prepared: Path) -> Path | None:
-    """OUT/references.jsonl where every speaker has two recordings or more, whose centroid says
-    whose voice it is.
+    """OUT/references.jsonl, if every speaker has at least two recordings, so that a centroid
+    identifies the voice.
     """
     path = prepared / "references.jsonl"
     if not path.is_file():

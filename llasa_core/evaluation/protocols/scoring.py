@@ -1,8 +1,8 @@
-"""Scores of a prepared protocol: the public metric (public_*) and ours side by side in one summary.
+"""Scores of a prepared protocol: the public metric (public_*) and ours in one summary.
 
-The public number is a formula AND a model: summary.json names the models that the published numbers
-are by and whether ours are those. A trial that was not spoken is an error; the public scripts leave
-it out of the mean.
+A public number is a formula AND a model: summary.json names the models behind the published numbers
+and whether ours are the same. A trial that was not spoken is an error; the public scripts leave it
+out of the mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,15 +40,15 @@ def evaluate_protocol(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[list[dict], dict[str, float]]:
-    """Score what was spoken for a prepared protocol -> (rows, summary), written as by
+    """Score the speech for a prepared protocol -> (rows, summary), written as by
     `scoring.evaluate_manifest`.
 
     manifest: of `llasa synthesize` or `llasa search` over prepared/requests.jsonl;
     prepared/references.jsonl scores the recordings themselves, prepared/resynthesis/manifest.jsonl
     the codec alone. For the protocol asr: the output of `llasa transcribe`, lines of file and text
     with a tab between them. Ours: the metrics of `summary.summarise`. Public: public_wer and the
-    metrics of the protocol, means over trials, intervals bootstrapped over texts. Raises
-    InputError when an utterance is no trial of the protocol, or a trial was not spoken.
+    metrics of the protocol, means over trials, intervals bootstrapped over texts. Raises InputError
+    for an utterance that is not a trial of the protocol, or a trial that was not spoken.
     """
     prepared = Path(prepared)
     setting, trials = read_prepared(prepared)
@@ -134,7 +134,7 @@ def _matched(manifest: str | Path, trials: Mapping[str, dict], seeds: int) -> li
     for utterance in utterances:
         if utterance["id"] not in wanted:
             raise InputError(
-                f"{manifest}: utterance {utterance['id']!r} is no trial of the protocol"
+                f"{manifest}: utterance {utterance['id']!r} is not a trial of the protocol"
             )
         text_id = wanted[utterance["id"]]
         trial = trials[text_id]
@@ -150,7 +150,7 @@ def _matched(manifest: str | Path, trials: Mapping[str, dict], seeds: int) -> li
 
 def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> list[dict]:
     refuse_verifiers(manifest, utterances, judges)
-    # A recording, and its round trip, hold the beginning that a continuation lacks.
+    # Recordings and their round trips contain the beginning that a continuation lacks.
     whole = (prepared / "references.jsonl", prepared / "resynthesis" / "manifest.jsonl")
     is_whole = manifest.resolve() in [path.resolve() for path in whole]
     own = []  # files without the prompt
@@ -171,7 +171,7 @@ def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> 
             seconds[utterance["id"]] = round(len(wave) / SAMPLE_RATE, DIGITS)
     references = reference_manifest(prepared) if judges.speaker is not None else None
     originals = prepared / "references.jsonl" if protocol.needs_codec else None
-    # without recordings to compare with, the speaker model hears the prompts alone
+    # without recordings to compare with, the speaker model only embeds the prompts
     compared = references is not None or originals is not None
     shared = judges if compared else replace(judges, speaker=None)
     rows = score_utterances(manifest, utterances, shared, references, originals, progress=progress)

@@ -1,9 +1,8 @@
-"""Seed-TTS-Eval lists (`meta.lst`, `hardcase.lst`): utt|prompt text|prompt wav|text, perhaps
-|reference wav.
+"""Seed-TTS-Eval lists (`meta.lst`, `hardcase.lst`): utt|prompt text|prompt wav|text[|reference
+wav].
 
 Paths are relative to the list's folder. Where a line names no reference recording, wavs/UTT.wav is
-it if it is there. The public script leaves out what it does not find; here a missing wav is an
-error.
+used if it exists. The public script skips missing files; here a missing wav is an error.
 """
 
 from pathlib import Path

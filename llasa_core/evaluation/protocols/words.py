@@ -1,7 +1,7 @@
-"""Word counts as the public scripts make them, beside `metrics.word_errors`, which is ours.
+"""Word counts as the public scripts compute them; ours are in `metrics.word_errors`.
 
-Seed-TTS-Eval (run_wer.py): every punctuation mark but ' is stripped, so "forty-two" is one word,
-and "don’t" with a curly apostrophe is not "don't"; English is lowered, Chinese is cut into
+Seed-TTS-Eval (run_wer.py): all punctuation but ' is stripped, so "forty-two" is one word, and
+"don’t" with a curly apostrophe is not "don't"; English is lowercased, Chinese is split into
 characters, numbers stay as written.
 """
 

@@ -1,9 +1,9 @@
-"""A blinded page on which a rater scores systems 1 to 3: OUT/page (give it to raters) and
-OUT/key.json (keep it).
+"""A blinded page on which raters score systems 1 to 3: OUT/page is for the raters, OUT/key.json
+stays private.
 
-On the page nothing names a system: clips are files of meaningless names in alphabetical order, and
-what a rater hears in which order follows from seed, rater and sentence. The page's hash covers
-texts, rubric and every clip's samples.
+Nothing on the page names a system: clips have meaningless names in alphabetical order, and their
+order follows from seed, rater and sentence. The page's hash covers texts, rubric and every clip's
+samples.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ SCHEMA = 1
 
 
 def named_manifests(sources: Sequence[str]) -> dict[str, Path]:
-    """{system: manifest} of "NAME=MANIFEST", or of "MANIFEST", called like its folder. InputError
-    for a name twice.
+    """{system: manifest} of "NAME=MANIFEST", or of "MANIFEST", named after its folder. InputError
+    for a duplicate name.
     """
     named: dict[str, Path] = {}
     for source in sources:
@@ -51,9 +51,9 @@ def rating_page(
     """Write OUT/page/index.html with its clips in OUT/page/clips, and OUT/key.json; returns hash
     and counts.
 
-    systems: {name: manifest with id, audio and text} that speak every sentence. Raises InputError
-    for no system, a sentence that one lacks or speaks with another text, a clip that is not there,
-    and an OUT that holds another page.
+    systems: {name: manifest with id, audio and text}; each speaks every sentence. Raises InputError
+    for no system, a missing sentence or one with another text, a missing clip, and an OUT that
+    holds another page.
     """
     out = Path(out)
     if not systems or not sentences:

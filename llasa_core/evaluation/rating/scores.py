@@ -1,9 +1,8 @@
 """Scores exported from a rating page: checked against its key, then means by system and category,
-and rater agreement.
+and agreement.
 
-A sentence is the unit: raters are averaged within it and the bootstrap resamples sentences. Scores
-of another page, of a rater who is there twice, or with a clip left out are an error, never a
-smaller average.
+The unit is the sentence: raters are averaged within it and the bootstrap resamples sentences.
+Scores of another page, a duplicate rater or a missing clip are errors, not silently averaged away.
 """
 
 import json
@@ -26,8 +25,8 @@ def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, 
     """Rows id, rater, system, sentence, language, category, score, place (0: heard first) of
     several exported files.
 
-    Raises InputError with the file for another page (hash), an item the page does not have, a score
-    that is not 1, 2 or 3, items without a score, and a rater who occurs in two files.
+    Raises InputError with the file for another page (hash), an item that is not on the page, a
+    score other than 1, 2 or 3, items without a score, and a rater who occurs in two files.
     """
     unblinded = _object_with(key, ("page", "items", "sentences"))
     sentences = {sentence["id"]: sentence for sentence in unblinded["sentences"]}
@@ -44,9 +43,7 @@ def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, 
         if not isinstance(rater, str) or not rater:
             raise InputError(f"{path}: rater is {rater!r}, expected a name")
         if rater in raters:
-            raise InputError(
-                f"{path}: rater {rater!r} is that of {raters[rater]} too, expected one file a rater"
-            )
+            raise InputError(f"{path}: rater {rater!r} is a duplicate (first in {raters[rater]})")
         raters[rater] = path
         scored = _scored_items(path, exported["scores"], unblinded["items"])
         if missing := sorted(set(unblinded["items"]) - set(scored)):
@@ -149,7 +146,7 @@ def coincidences(units: np.ndarray) -> np.ndarray:
     level.
 
     Krippendorff (2011), Computing Krippendorff's alpha-reliability, step C; a unit with one rater
-    pairs with nothing.
+    forms no pair.
     """
     units = np.asarray(units, np.float64)
     raters = units.sum(axis=1)[:, None, None]

@@ -1,9 +1,9 @@
-"""Test sentences of text understanding: the paper's seven categories in English and seven in
-Chinese, scored 1 to 3.
+"""Test sentences of text understanding: the paper's seven categories in English and in Chinese,
+scored 1 to 3.
 
-JSON lines with id, language, category, text and expected (what a listener should hear). Whoever
-scores reads `expected`, so a sentence without one is an error. The tracked sentences are our own:
-the paper's are not published.
+JSON lines with id, language, category, text and expected (what a listener should hear). Raters read
+`expected`, so a sentence without it is an error. The tracked sentences are our own: the paper's are
+not published.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ CATEGORIES = {  # of the paper's Tables 6 and 7, in its order
     ),
 }
 
-LEVELS = {  # ends: the paper's rubric; the middle is ours
+LEVELS = {  # 1 and 3: the paper's rubric; 2 is ours
     1: "fails: what is asked for is not there",
     2: "partly: there, but wrong in places or unnatural",
     3: "correct and natural",
@@ -93,9 +93,7 @@ def read_sentences(*paths: str | Path) -> list[Sentence]:
                 )
             for name in (f"id {item['id']!r}", f"text {item['text']!r}"):
                 if name in seen:
-                    raise InputError(
-                        f"{where}: {name} is that of {seen[name]} too, expected it once"
-                    )
+                    raise InputError(f"{where}: {name} is a duplicate (first in {seen[name]})")
                 seen[name] = where
             sentences.append(Sentence(**item))
         if len(sentences) == before:

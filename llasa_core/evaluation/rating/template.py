@@ -1,9 +1,8 @@
-"""The rating page itself: HTML, style and script in one text, with @TITLE@ and @DATA@ left open for
-`rating`.
+"""The rating page: HTML, style and script in one text, with @TITLE@ and @DATA@ as placeholders.
 
-It asks no network and no server, keeps progress in localStorage under page and rater, and never
-learns a system's name. The order is Fisher and Yates over mulberry32, seeded with FNV-1a of seed,
-rater and sentence: always the same.
+It uses no network and no server, keeps progress in localStorage per page and rater, and never
+learns a system's name. The order is a Fisher-Yates shuffle with mulberry32, seeded with FNV-1a of
+seed, rater and sentence: always the same.
 """
 
 PAGE = r"""<!doctype html>
