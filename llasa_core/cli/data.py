@@ -4,7 +4,7 @@ filter.
 
 import itertools
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from llasa_core.cli.common import (
@@ -20,6 +20,8 @@ from llasa_core.cli.common import (
 )
 from llasa_core.codecs import codec_names
 from llasa_core.errors import InputError
+
+HELD_OUT = 20  # utterances of dev and of test, below which a score says little
 
 
 def add_data(commands: Commands) -> None:
@@ -86,7 +88,9 @@ def add_prepare(commands: Commands) -> None:
         "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"
     )
     add.add_argument(
-        "--layout", default="auto", choices=("auto", "ljspeech", "libritts", "jsonl", "hf")
+        "--layout",
+        default="auto",
+        choices=("auto", "table", "ljspeech", "libritts", "jsonl", "pairs", "hf"),
     )
     add.add_argument("--speaker", help="speaker name for a corpus that names none")
     add.add_argument("--language", help="language code, in place of the corpus's own")
@@ -98,15 +102,94 @@ def add_prepare(commands: Commands) -> None:
         "--seed", type=whole, default=0, help="builtin: seed of sentences and voices (default 0)"
     )
     add.add_argument("--jobs", type=count, default=1, help="processes (default 1)")
+    add.add_argument(
+        "--split",
+        type=shares,
+        metavar="TRAIN,DEV,TEST",
+        help="shares of what names no split (default 0.96,0.02,0.02)",
+    )
+    add.add_argument(
+        "--min-held-out",
+        type=whole,
+        metavar="N",
+        help=f"utterances of dev and of test at least, up to a tenth each (default {HELD_OUT})",
+    )
+    add_limits(add)
 
 
-def prepare(options: Namespace) -> None:
-    """Print the report's counts."""
+def add_limits(parser: ArgumentParser) -> None:
+    """--max-seconds and --allow-dropped."""
+    parser.add_argument(
+        "--max-seconds",
+        type=positive,
+        metavar="X",
+        help="leave out longer recordings (default 30; 2,048 tokens have room for about 38)",
+    )
+    parser.add_argument(
+        "--allow-dropped",
+        action="store_true",
+        help="exit 0 also where more than a tenth is left out",
+    )
+
+
+def limits_of(options: Namespace):
+    """What an utterance must be, with --max-seconds."""
+    from llasa_core.data.corpora.prepare import Limits
+
+    return Limits() if options.max_seconds is None else Limits(max_seconds=options.max_seconds)
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Three numbers, for argparse."""
+    try:
+        train, dev, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}, expected shares such as 0.9,0.05,0.05") from None
+    return train, dev, test
+
+
+REMEDIES = {
+    "needs_ffmpeg": "unreadable: needs ffmpeg, which makes wav files of it",
+    "missing_audio": "there is no such file",
+    "ambiguous_audio": "the name fits several files",
+    "too_long": "see --max-seconds; llasa encode --segment-asr cuts it",
+    "offset": "a piece of a longer recording, to be cut out first",
+    "bad_path": "the path is too long or no text",
+    "bad_id": "the id is no text",
+}
+
+
+def tell_dropped(dropped: dict[str, int], first: dict[str, str], kept: int, allowed: bool) -> int:
+    """Lines on standard error, one a reason and one where it is more than a tenth of all; the exit
+    status.
+    """
+    for reason, number in dropped.items():
+        remedy = f" ({REMEDIES[reason]})" if reason in REMEDIES else ""
+        print(f"llasa: left out {number}: {reason}{remedy}, first {first[reason]}", file=sys.stderr)
+    number = sum(dropped.values())
+    if 10 * number <= number + kept:
+        return 0
+    end = "" if allowed else "; --allow-dropped takes it as it is"
+    share = f"{number} of {number + kept} utterances were left out ({number / (number + kept):.0%})"
+    print(f"llasa: {share}, more than a tenth{end}", file=sys.stderr)
+    return 0 if allowed else 1
+
+
+def tell(line: str) -> None:
+    """A line on standard error."""
+    print(f"llasa: {line}", file=sys.stderr)
+
+
+def prepare(options: Namespace) -> int:
+    """Print the report's counts; 1 where more than a tenth was left out."""
+    own = ("split", "min_held_out", "max_seconds")
     if options.source == "builtin":
         from llasa_core.data.corpora import synthetic
 
         if options.hours and options.utterances:
             raise InputError("--hours and --utterances exclude each other")
+        if given := [name for name in own if getattr(options, name) is not None]:
+            raise InputError(f"--{given[0].replace('_', '-')} is not for the builtin corpus")
         hours = options.hours or (None if options.utterances else 1.0)
         report = synthetic.build(
             options.out,
@@ -121,20 +204,41 @@ def prepare(options: Namespace) -> None:
 
         if options.hours or options.utterances:
             raise InputError("--hours and --utterances belong to the builtin corpus")
+        said: list[str] = []
         utterances = readers.read_corpus(
-            options.source, options.layout, options.speaker, options.language
+            options.source, options.layout, options.speaker, options.language, said.append
         )
-        # a list that only names files is read, and so checked, to its end before anything is
-        # written
+        # A list that only names files is read to its end before anything is written: what it has
+        # wrong is then refused at once.
         listed = []
         for utterance in utterances:
             listed.append(utterance)
-            if isinstance(utterance.audio, bytes):
+            if isinstance(utterance.audio, bytes) and utterance.audio:
                 break
-        whole = itertools.chain(listed, utterances)
+        for line in said:
+            tell(line)
+        least = HELD_OUT if options.min_held_out is None else options.min_held_out
         with progress_bar(None, "utterance") as bar:
-            report = prepare.prepare(whole, options.out, jobs=options.jobs, progress=bar.update)
+            report = prepare.prepare(
+                itertools.chain(listed, utterances),
+                options.out,
+                limits_of(options),
+                options.split or (0.96, 0.02, 0.02),
+                jobs=options.jobs,
+                progress=bar.update,
+                min_held_out=least,
+            )
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
+    if options.source == "builtin":
+        return 0
+    wanted = zip(("dev", "test"), report["split_fractions"][1:], strict=True)
+    held_out = {name: report["splits"][name]["utterances"] for name, share in wanted if share}
+    if min(held_out.values(), default=HELD_OUT) < HELD_OUT:
+        few = " and ".join(f"{number} {name}" for name, number in held_out.items())
+        tell(f"only {few} utterances: scores on them are uncertain; see --split, --min-held-out")
+    return tell_dropped(
+        report["dropped"], report["first_dropped"], report["kept"], options.allow_dropped
+    )
 
 
 def add_encode(commands: Commands) -> None:
@@ -182,6 +286,7 @@ def add_encode(commands: Commands) -> None:
         help="cut long recordings at silence, their text as ASR hears it",
     )
     add.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
+    add_limits(add)
 
 
 def encode(options: Namespace) -> int | None:
@@ -189,6 +294,7 @@ def encode(options: Namespace) -> int | None:
     from llasa_core.codecs import load_codec
     from llasa_core.data.encode import encode_manifest
     from llasa_core.data.sources import open_source
+    from llasa_core.files import read_rows
 
     if options.shard >= options.shards:
         raise InputError(f"--shard is {options.shard}, expected 0 to {options.shards - 1}")
@@ -208,6 +314,7 @@ def encode(options: Namespace) -> int | None:
 
         segmenter = Segmenter(load_transcriber(options.segment_asr))
     settings = {"rows_per_part": options.rows_per_part, "segmenter": segmenter}
+    settings["limits"] = limits_of(options)
     settings["workers"] = options.workers if source.parts > 1 else 0
     total = source.rows and source.rows // options.shards
     with progress_bar(total, "utterance") as bar:
@@ -221,9 +328,15 @@ def encode(options: Namespace) -> int | None:
             **settings,
         )
     if meta is None:
-        print(f"shard {options.shard} of {options.shards} is done, others are not", file=sys.stderr)
-    else:
-        print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
+        tell(f"shard {options.shard} of {options.shards} is done, others are not")
+        return 0
+    print_counts({key: value for key, value in meta.items() if not isinstance(value, list)})
+    first = {}
+    for row in read_rows(Path(options.out, "dropped.jsonl")) if meta["dropped"] else ():
+        first.setdefault(row["reason"], f"{row['id']} ({row['part']})")
+    if not meta["utterances"] and not meta["dropped"]:
+        tell(f"{options.manifest} holds no utterances, and so does {options.out}")
+    return tell_dropped(meta["dropped"], first, meta["utterances"], options.allow_dropped)
 
 
 def add_import_memmap(commands: Commands) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -96,13 +96,16 @@ def encode_manifest(
     settings |= {"codec_fingerprint": weights} if weights else {}
     if segmenter is not None:
         settings["segmented"] = True
+    if others := asdict(limits).items() - asdict(Limits()).items():
+        settings["limits"] = dict(sorted(others))
     try:
         out.mkdir(parents=True, exist_ok=True)
         todo = []
         for number in range(shard, source.parts, shards):
             info, path = {**settings, "source": source.fingerprint(number)}, out / part_name(number)
             if path.exists():
-                refuse_another(path, info | {"audio": source.audio(number)})
+                made = {"limits": settings.get("limits"), "audio": source.audio(number)}
+                refuse_another(path, info | made)
                 if progress:
                     progress(part_size(path))
             else:

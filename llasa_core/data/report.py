@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from llasa_core import plots
 from llasa_core.data.dataset import NumberedNames, read_meta, read_part
+from llasa_core.errors import InputError
 from llasa_core.files import publish, write_json
 
 # robust standard deviations from the median of a language, beyond which a rate is an outlier
@@ -48,6 +49,8 @@ def data_report(
     equal texts of one speaker. InputError as `read_codes`.
     """
     meta = read_meta(codes)
+    if not meta["utterances"]:
+        raise InputError(f"{codes}: no utterances in it, expected a codes dataset to report on")
     usage = np.zeros(meta["codebook_size"], np.int64)
     columns: dict[str, list] = {
         name: [] for name in ("seconds", "characters", "frames", "run", "sound", "said", "id")

@@ -231,6 +231,8 @@ def open_source(spec: str | Path, rows_per_part: int = 1000) -> Any:
             f"{spec}: {len(names)} files, {names[0]} first; expected one manifest, tars or parquet"
             " files"
         )
+    if names[0].lower().endswith((".csv", ".tsv", ".psv")):
+        raise InputError(f"{spec}: a table, expected a manifest, which `llasa prepare` makes of it")
     return ManifestSource(spec, rows_per_part)
 
 

@@ -217,10 +217,7 @@ def test_folder_of_something_else_is_refused(manifest, codes, tmp_path):
         encode_manifest(manifest, codes, FakeCodec(), rows_per_part=5)
 
 
-def test_manifest_without_lines_and_shards_that_are_none_are_refused(manifest, tmp_path):
-    (tmp_path / "m.jsonl").write_text("\n")
-    with pytest.raises(InputError, match=r"m\.jsonl: no utterances"):
-        encode_manifest(tmp_path / "m.jsonl", tmp_path / "out", FakeCodec())
+def test_shards_that_are_none_are_refused(manifest, tmp_path):
     with pytest.raises(InputError, match="shard 2 of 2"):
         encode_manifest(manifest, tmp_path / "out", FakeCodec(), shards=2, shard=2)
     assert not (tmp_path / "out").exists()
