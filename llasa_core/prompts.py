@@ -1,10 +1,10 @@
-"""The one prompt: training examples and generation prompts for both directions, from the same
-cached template pieces.
+"""The one prompt: training examples and generation prompts for both directions, from cached
+template pieces.
 
 TTS: user `Convert the text to speech:` + text in TEXT_UNDERSTANDING, assistant codes in
-SPEECH_GENERATION; ASR swaps the sides. The chat template is rendered once, with a fixed date; a
-sample is a numpy splice of its ids (0.1 ms). Lengths, never values, say where labels and template
-tokens stand: pad and eot may share an id.
+SPEECH_GENERATION; ASR swaps the sides. The chat template is rendered once, with a fixed date; an
+example is a numpy splice of its ids (0.1 ms). Labels and template tokens are located by lengths,
+never by values, because pad and eot may share an id.
 """
 
 import re
@@ -31,7 +31,7 @@ class Example:
     """
 
     input_ids: np.ndarray  # int32 (T,)
-    spans: tuple[tuple[int, int], ...]  # one; in a conversation one for each answer
+    spans: tuple[tuple[int, int], ...]  # one, in a conversation one per answer
     # end-of-turn tokens of the template: attention 0 in the public training code
     eot_positions: tuple[int, ...]
 
@@ -45,8 +45,8 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: what was said, and its speech codes (F,). No text: the text to speak
-    begins with it.
+    """A voice to continue: its words and its speech codes (F,). Without words, the text to speak
+    must begin with them.
     """
 
     text: str
@@ -80,17 +80,15 @@ class Prompt:
         tag = self._plain_ids("Speaker a ")
         if self._template_ids(between + "Speaker a ").tolist() != [*self._between, *tag]:
             raise InputError(
-                f"{name_of(tokenizer)}: its chat template's assistant header melts into the words"
-                " after it"
+                f"{name_of(tokenizer)}: the assistant header of its chat template tokenizes"
+                " differently before text, prompts cannot be spliced"
             )
         eot = tokenizer.backend_tokenizer.token_to_id("<|eot_id|>")
         self._eot = tokenizer.eos_token_id if eot is None else eot
         self._tags, self._frames = {}, {}
 
     def text_ids(self, text: str) -> np.ndarray:
-        """int32 (T,): the ids of a text, which never hold a control token. InputError if it is
-        empty.
-        """
+        """int32 (T,): the ids of a text, never a control token. InputError if it is empty."""
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"text: expected a text with words in it, got {text!r}")
         return self._plain_ids(text)
@@ -125,9 +123,9 @@ class Prompt:
         """A conversation [{"role", "content"}, ..]; labels are each assistant's content and the end
         of its turn.
 
-        The ids are those of the chat template, except that a content never holds a control token.
-        Its end-of-turn tokens are never hidden (`eot_positions` is empty): they are what the answer
-        ends with.
+        The ids are those of the chat template, except that a content never contains a control
+        token. `eot_positions` is empty: its end-of-turn tokens are never masked, because answers
+        end with them.
         """
         shown = [
             {**one, "content": f"SENTINELOFTURN{number:05d}"} for number, one in enumerate(messages)
@@ -149,8 +147,8 @@ class Prompt:
         return Example(np.concatenate(parts, dtype=np.int32), tuple(spans), ())
 
     def template_length(self, task: str) -> int:
-        """Tokens of a "tts" or "asr" example that are neither of its text nor codes: template and
-        four markers.
+        """Tokens of a "tts" or "asr" example besides its text and codes: the template and four
+        markers.
         """
         before = self._before_asr if task == "asr" else self._before_tts
         return len(before) + len(self._between) + len(self._after) + 4
@@ -158,7 +156,7 @@ class Prompt:
     def splice(
         self, task: str, text_ids: np.ndarray, codes: np.ndarray, speaker: str | None = None
     ) -> Example:
-        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that are known to be good,
+        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that were already checked,
         in 5 us.
         """
         key = (task, speaker)
@@ -186,11 +184,10 @@ class Prompt:
         return Example(ids, ((b - 1, b + second + 1),), where)
 
     def _frame(self, task: str, speaker: str | None) -> tuple:
-        """What stands before, between and after text and codes, and the places of its end-of-turn
-        tokens by part.
+        """The ids before, between and after text and codes, and the positions of end-of-turn tokens
+        in each part.
 
-        Found in an example of one text id and one code; the places are those without text and
-        codes.
+        Found in an example of one text id and one code; the positions do not count text and codes.
         """
         code = np.zeros(1, np.int64)
         made = (
@@ -222,10 +219,10 @@ class Prompt:
     def tts_prompt(
         self, text: str, speaker: str | None = None, voice: Voice | None = None
     ) -> np.ndarray:
-        """int32 (T,), up to SPEECH_GENERATION_START and, where a voice is given, its codes.
+        """int32 (T,), up to SPEECH_GENERATION_START and, if a voice is given, its codes.
 
-        With a voice the text is the voice's own text, a space and `text`, so that the model
-        continues the voice; where the voice has no text, `text` holds its words already.
+        With a voice the text is the voice's words, a space and `text`, so that the model continues
+        the voice; if the voice has no words, `text` already begins with them.
         """
         ids = self.vocabulary
         if voice is not None:
@@ -291,8 +288,8 @@ class Prompt:
         )
 
     def _refuse_readable_controls(self):
-        """A text model that can spell a special token by itself would let transcripts give
-        orders.
+        """If plain text could encode to a special token, a transcript could inject
+        control tokens.
         """
         for name in {*self.tokenizer.all_special_tokens, *MARKERS}:
             if self.tokenizer.backend_tokenizer.token_to_id(name) in self._plain_ids(name):

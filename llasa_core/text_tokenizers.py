@@ -1,9 +1,9 @@
 """The text tokenizers that speech codes are merged onto: Llama-3 from Meta's vocabulary file, and a
 mini BPE.
 
-Both are byte-level (nothing is unknown) fast tokenizers with Llama-3's control tokens and a chat
-template with a fixed date (`date_string` overrides it). Trap: the special tokens stand in the order
-of the Hugging Face checkpoints (`<|eot_id|>` 128009), which is not that of Meta's own code.
+Both are byte-level fast tokenizers (no unknown token) with Llama-3's control tokens and a chat
+template with a fixed date (`date_string` overrides it). The special tokens have the order of the
+Hugging Face checkpoints (`<|eot_id|>` 128009), not that of Meta's own code.
 """
 
 import base64
@@ -104,9 +104,9 @@ def build_mini_tokenizer(texts: Iterable[str], vocab_size: int = 1024):
     """A byte-level BPE of at most `vocab_size` ids trained on `texts`; the same texts give the same
     tokenizer.
 
-    Frequent words become one token and nothing is unknown. Each text counts once with the fixed
-    words of the prompt around it, so these are short too. Needs vocab_size > 261 (256 bytes and 5
-    special tokens).
+    Frequent words become one token and there is no unknown token. Each text is counted with the
+    fixed words of the prompt around it, so these are short too. Needs vocab_size > 261 (256 bytes
+    and 5 special tokens).
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

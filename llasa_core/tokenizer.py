@@ -1,9 +1,9 @@
-"""The unified vocabulary: text ids, then eight markers, then the speech codes (code c has id
+"""The merged vocabulary: text ids, then eight markers, then the speech codes (code c has id
 text_size + 8 + c).
 
-Owns the merge of a text tokenizer with N codes, loading, and the check against the released layout.
-Hot paths do arithmetic on ids; `<|s_N|>` strings are only built once, at the merge. Trap: a
-transcript may spell `<|s_12|>` or `<|eot_id|>`; text is encoded by `text_encoder`, which knows no
+Merges a text tokenizer with N codes, loads merged ones, and checks them against the released
+layout. Hot paths do arithmetic on ids; `<|s_N|>` strings are built only once, at the merge. A
+transcript may contain `<|s_12|>` or `<|eot_id|>`: text is encoded by `text_encoder`, which knows no
 added token, so it never turns into control tokens.
 """
 
@@ -51,8 +51,8 @@ _RELEASED_CONTROLS = {
 _RELEASED_INSTRUCTION_IDS = [12281, 279, 1495, 311, 8982, 25]
 
 
-# A template is a program: a loop in it can run for ever, a repetition fill the memory, already when
-# it is compiled. An unknown one first runs in a process of its own under these limits.
+# A template is a program: a loop can run for ever and a repetition can fill the memory, even
+# while it compiles. An unknown template first runs in a process of its own under these limits.
 _TEMPLATE_SECONDS = 5
 _TEMPLATE_TRIAL = """
 import json, resource, sys
@@ -68,8 +68,8 @@ print(len(rendered[0]))
 
 @dataclass(frozen=True)
 class SpeechVocabulary:
-    """Ids of the unified vocabulary, by arithmetic alone: `text_size` text ids, 8 markers,
-    `codebook_size` codes.
+    """Ids of the merged vocabulary by arithmetic: `text_size` text ids, 8 markers, `codebook_size`
+    codes.
     """
 
     text_size: int
@@ -173,8 +173,8 @@ def merge_tokenizer(tokenizer, codebook_size: int):
     on.
 
     They are added as ordinary tokens, not special ones, as in the released checkpoints, so that
-    decoding with `skip_special_tokens=True` keeps them. InputError if the tokenizer already holds
-    one of them.
+    decoding with `skip_special_tokens=True` keeps them. InputError if the tokenizer already
+    contains one of them.
     """
     from tokenizers import AddedToken
 
@@ -230,9 +230,9 @@ def text_encoder(tokenizer):
     """A `tokenizers.Tokenizer` over the same model without any added token: no text becomes a
     control token.
 
-    It shares the model with `tokenizer`, so it costs nothing; `.encode(text,
-    add_special_tokens=False).ids` are the same ids as the tokenizer's own wherever the text spells
-    no added token.
+    It shares the model with `tokenizer`, so it costs nothing. `.encode(text,
+    add_special_tokens=False).ids` equals the tokenizer's own ids unless the text contains an added
+    token.
     """
     from tokenizers import Tokenizer
 
@@ -246,11 +246,11 @@ def text_encoder(tokenizer):
 
 
 def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]:
-    """What the chat template writes before the user's content, between it and the assistant's, and
-    after that.
+    """What the chat template writes before the user's content, between the two contents, and after
+    the assistant's.
 
-    Rendered once with sentinels for the contents. InputError if there is no template or it does not
-    keep the contents.
+    Rendered once with sentinels as contents. InputError if there is no template or it changes the
+    contents.
     """
     if not tokenizer.chat_template:
         raise InputError(
@@ -266,7 +266,7 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
     turns = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, date_string=date)
-    except Exception as error:  # jinja2 raises its own kinds; the template is the user's input
+    except Exception as error:  # jinja2 has its own exceptions; the template is user input
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{name_of(tokenizer)}: its chat template failed on a user and an assistant turn:"
@@ -302,7 +302,7 @@ def _template_problem(template: str, special_tokens: str) -> str | None:
             input=json.dumps(asked),
             capture_output=True,
             text=True,
-            timeout=60,  # of waiting; what counts are the seconds of computing
+            timeout=60,  # wall time; the limit itself is CPU time
         )
     except subprocess.TimeoutExpired:
         return f"does not end within {_TEMPLATE_SECONDS} s of computing"
@@ -320,8 +320,7 @@ def load_tokenizer(path_or_id):
     """The fast tokenizer of a folder or a hub id, read from its tokenizer.json; code from a
     repository never runs.
 
-    InputError if there is none. 193,800 entries take about 3 s; without a chat template they get
-    that of the released checkpoints.
+    InputError if there is none. 193,800 entries take about 3 s.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -355,10 +354,9 @@ def load_tokenizer(path_or_id):
 
 
 def check_layout(tokenizer, config=None) -> list[str]:
-    """Differences from the released checkpoints (DESIGN.md section 1), one line each; an empty list
-    is a match.
+    """Differences from the released checkpoints, one line each; an empty list means they match.
 
-    `config` is a model's config (an object or a dict with `vocab_size`), checked too where given.
+    `config` is a model's config (an object or a dict with `vocab_size`), checked too if given.
     """
     released = SpeechVocabulary(RELEASED_TEXT_SIZE, RELEASED_CODEBOOK_SIZE)
     expected = dict(_RELEASED_CONTROLS)

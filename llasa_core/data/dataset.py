@@ -48,8 +48,8 @@ def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
     rename.
 
     `info` is JSON kept in the file: codec, codec_fingerprint, codebook_size, frame_rate, dropped
-    ([[id, reason], ..]), source and audio (fingerprints of what it was made from); those not known
-    are left out.
+    ([[id, reason], ..]), source and audio (fingerprints of what it was made from); unknown ones are
+    omitted.
     """
     size = info["codebook_size"]
     if not 1 <= size <= 2**16:
@@ -88,7 +88,7 @@ def code_lists(borders: np.ndarray, codes: np.ndarray) -> pa.Array:
 
 
 def write_table(path: Path, table: pa.Table, info: dict) -> None:
-    """Write a table of SCHEMA, its codes known to be inside the codebook, as one part; the rest as
+    """Write a table of SCHEMA, its codes known to be inside the codebook, as one part; otherwise as
     `write_part`.
     """
     counts = {"codes": len(joined(table["codes"]).values), "seconds": _seconds(table)}
@@ -136,16 +136,16 @@ def part_info(path: Path) -> dict:
 
 
 def part_size(path: Path) -> int:
-    """The number of utterances that a part was made from, those left out included."""
+    """The number of utterances that a part was made from, including dropped ones."""
     return pq.read_metadata(path).num_rows + len(part_info(path)["dropped"])
 
 
 def finish(folder: Path, parts: int, settings: dict) -> dict:
-    """Write meta.json over the parts 0..parts-1, which must all be there, and return it;
-    dropped.jsonl lists the rest.
+    """Write meta.json over the parts 0..parts-1, which must all exist, and return it; dropped.jsonl
+    lists the dropped utterances.
 
-    `settings`: codec, codebook_size, frame_rate and whatever else shall stand in it. InputError if
-    a part does not belong there, or no utterance is left.
+    `settings`: codec, codebook_size, frame_rate and anything else to record. InputError if a part
+    does not belong there, or no utterance is left.
     """
     expected = [part_name(number) for number in range(parts)]
     refuse_others(folder, expected)
@@ -264,12 +264,12 @@ class CodesDataset:
         return self._codes[part][borders[at] : borders[at + 1]]
 
     def value(self, name: str, index: int):
-        """One of the other columns of a row, 0 <= index < len(self)."""
+        """A value of another column of a row, 0 <= index < len(self)."""
         part, at = self._place(index)
         return self._columns[part][name][at].as_py()
 
     def column(self, name: str) -> list[pa.Array]:
-        """One of the other columns, an array for each part."""
+        """Another column, one array per part."""
         return [columns[name] for columns in self._columns]
 
     def lengths(self) -> np.ndarray:
@@ -311,7 +311,7 @@ def read_codes(
 
 
 def read_part(folder: str | Path, shard: dict, codebook_size: int, verify: bool = True) -> pa.Table:
-    """One part that meta.json lists, each column in one chunk. InputError as `read_codes`."""
+    """One part listed in meta.json, each column in one chunk. InputError as `read_codes`."""
     path = join(folder, shard["file"])
     try:
         content = read_bytes(path) if is_url(path) else None
@@ -405,7 +405,7 @@ def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
 
 
 def codec_of(meta: dict) -> dict:
-    """What meta.json says of the codec: for a dataset made from this one."""
+    """What meta.json records about the codec, for a dataset derived from this one."""
     keys = ("codec", "codebook_size", "frame_rate", "codec_fingerprint", "codec_folder")
     return {key: meta[key] for key in keys if key in meta}
 
@@ -423,7 +423,7 @@ def _refuse_foreign_codes(path: Path, table: pa.Table, codebook_size: int) -> No
 
 
 def refuse_others(folder: str | Path, expected: Sequence[str]) -> None:
-    """InputError if a part lies in the folder that is not expected there."""
+    """InputError if the folder contains an unexpected part."""
     there = {PurePosixPath(name).name for name in listing(folder, ".parquet")}
     others = sorted(name for name in there - set(expected) if name.startswith("part-"))
     if others:

@@ -1,9 +1,9 @@
-"""What a training run reads: codes datasets as text-to-speech or recognition examples, and text
-chat, with weights.
+"""Training examples: codes datasets as synthesis or recognition examples, and text chat, with
+weights.
 
-A source knows the length of every example before one is built, so rows are planned without reading
-the codes. Lengths are counted with the prompt's own tokenizer; a test compares each with the
-example that it announces.
+A source knows the length of every example before it is built, so rows are planned without reading
+the codes. Lengths are counted with the prompt's own tokenizer; a test compares them with the
+examples.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ class ExampleSource:
     """One dataset as examples of one task: "tts" (text -> codes), "asr" (codes -> text) or "chat"
     (messages).
 
-    `dataset` is a CodesDataset; of "chat" a ChatDataset, or rows with "id" and "messages" like it.
-    `weight` is how often the dataset is seen in an epoch (0.5: another half each epoch).
-    `speaker_tags` is the probability that an utterance carries its speaker's tag, drawn by hash of
-    utterance id and epoch. `cut`: examples longer than so many tokens lose their end, as the public
-    code does; without it nothing is ever cut.
+    `dataset` is a CodesDataset; for "chat" a ChatDataset, or rows with "id" and "messages" like it.
+    `weight` is how often the dataset is seen per epoch (0.5: another half each epoch).
+    `speaker_tags` is the probability that an utterance carries its speaker's tag, drawn from a hash
+    of utterance id and epoch. `cut`: longer examples are truncated to this many tokens, as in the
+    public code; by default none is.
     """
 
     dataset: Any
@@ -42,7 +42,7 @@ class ExampleSource:
     lengths: np.ndarray = field(init=False)  # (N,) tokens without a tag
     tag_lengths: np.ndarray = field(init=False)  # (N,) tokens that the tag adds
     speakers: list[str] = field(init=False)
-    truncated: int = field(init=False)  # examples that lose their end
+    truncated: int = field(init=False)  # examples that are truncated
 
     def __post_init__(self) -> None:
         if self.task == "chat":
@@ -75,7 +75,7 @@ class ExampleSource:
         self.speakers = sorted(name for name in names if name)
 
     def longest(self) -> np.ndarray:
-        """int64 (N,): tokens of each example with its tag, cut where this source cuts."""
+        """int64 (N,): tokens of each example with its tag, truncated if this source truncates."""
         whole = self.lengths + self.tag_lengths
         return whole if self.cut is None else np.minimum(whole, self.cut)
 
@@ -127,7 +127,7 @@ class ExampleSource:
 
 
 def _cut(example: Any, length: int) -> Any:
-    """The first `length` tokens: END is lost, and with it the lesson of stopping."""
+    """The first `length` tokens. Drops END, so the model does not learn to stop."""
     spans = tuple((start, min(end, length)) for start, end in example.spans if start < length)
     eots = tuple(at for at in example.eot_positions if at < length)
     return replace(example, input_ids=example.input_ids[:length], spans=spans, eot_positions=eots)
@@ -137,8 +137,8 @@ def balance(sources: Sequence[ExampleSource], shares: Sequence[float | None]) ->
     """Set the weights of the sources that ask for a share of an epoch's tokens; the others keep
     theirs.
 
-    Source i with share s_i is seen so often that it makes up s_i of all tokens. Raises InputError
-    where the shares leave nothing to the others, or there are none.
+    Source i with share s_i is repeated until it makes up s_i of all tokens. Raises InputError if
+    the shares leave nothing to the others, or there are no others.
     """
     total = sum(share for share in shares if share is not None)
     given = sum(
@@ -158,10 +158,10 @@ def balance(sources: Sequence[ExampleSource], shares: Sequence[float | None]) ->
 
 class ChatDataset:
     """Conversations of a JSON lines file: {"messages": [{"role", "content"}, ..], "id" (optional)}
-    a line.
+    per line.
 
     Roles are system, user and assistant. Raises InputError, which names the line, for anything else
-    and for a conversation without an assistant's answer to something.
+    and for a conversation without an assistant's answer.
     """
 
     def __init__(self, path: str | Path):

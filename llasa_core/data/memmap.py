@@ -1,8 +1,8 @@
-"""The public memory map (format: memmap_rows) <-> codes datasets, streamed: a part of rows in
-memory at a time.
+"""Import and export of the public memory map (format: memmap_rows), streamed one part of rows at a
+time.
 
-Rows are imported whole or not at all: one whose END is cut off, or whose text would come back with
-other ids, is dropped and counted. What was imported is exported byte for byte.
+A row is imported completely or not at all: rows whose END is cut off, or whose decoded text would
+get other ids, are dropped and counted. Imported rows are exported byte for byte.
 """
 
 import contextlib
@@ -61,10 +61,10 @@ def import_memmap(
     """Each split of a folder of public rows -> the codes dataset out/SPLIT; returns their meta.json
     by split.
 
-    Ids are SPLIT-ROW; speaker and language are empty, seconds those of the codes. Stopped and
-    started again, it goes on with the parts that are not there. Dropped and counted: "cut" (at the
-    width, so without END), "no_end", "foreign_ids" (an id where it does not belong), "textless",
-    "no_codes", "text_differs" (the decoded text has other ids). InputError for bad files.
+    Ids are SPLIT-ROW; speaker and language are empty, seconds are those of the codes. A stopped
+    import resumes with the missing parts. Dropped and counted: "cut" (as long as the width, so
+    without END), "no_end", "foreign_ids" (an id out of place), "textless", "no_codes",
+    "text_differs" (the decoded text has other ids). InputError for bad files.
     """
     folder, out = Path(folder), Path(out)
     splits = sorted(
@@ -115,7 +115,7 @@ def import_memmap(
 def _parts(
     path: Path, rows: int, width: int, rows_per_part: int, rows_of: RowFormat, settings: dict
 ) -> Iterator[tuple[int, int, list[RowParts], str]]:
-    """(first row, number of rows, their parsed blocks, a hash of what they hold), for each part."""
+    """(first row, number of rows, their parsed blocks, a hash of their content), for each part."""
     most = min(rows_per_part, max(1, PART_BYTES // (4 * width)))
     first, count, blocks = 0, 0, []
     for block in row_blocks(path, rows, width):
@@ -142,7 +142,7 @@ def _source(blocks: list[RowParts], settings: dict) -> str:
 def _table(
     blocks: list[RowParts], texts: BulkText, split: str, first: int, count: int, frame_rate: float
 ) -> tuple[pa.Table, list[tuple[str, str]]]:
-    """The utterances of a part, and (id, reason) of the rows that are none."""
+    """The utterances of a part, and (id, reason) of the dropped rows."""
     reasons: dict[int, str] = {}
     done = 0
     for block in blocks:
@@ -200,13 +200,12 @@ def export_memmap(
     width: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict]:
-    """A codes dataset (split "train"), or a folder of one for each split, -> public rows in
-    `folder`.
+    """A codes dataset (split "train"), or a folder with one per split, -> public rows in `folder`.
 
-    `width`: tokens a row; that of the imported rows, else 2,048. What was imported is exported byte
-    for byte. Returns for each split: rows, width, dropped (an utterance longer than a row), and
-    end_lost_in_public: rows whose END falls off in public training, which adds a template and cuts.
-    InputError for a tokenizer of another codebook, and for a full disk.
+    `width`: tokens per row; by default that of the imported rows, else 2,048. Imported rows are
+    exported byte for byte. Returns for each split: rows, width, dropped (utterances longer than a
+    row), and end_lost_in_public: rows whose END public training truncates, because it adds a
+    template. InputError for a tokenizer of another codebook, and for a full disk.
     """
     codes, folder = Path(codes), Path(folder)
     rows_of, texts = RowFormat(tokenizer), BulkText(tokenizer)
@@ -257,7 +256,7 @@ def export_memmap(
 
 
 def _ahead(items: Iterator[T], aside: ThreadPoolExecutor) -> Iterator[T]:
-    """The items of an iterator, each made by a thread while the one before is used."""
+    """The items of an iterator, each computed by a thread while the previous one is used."""
     items = iter(items)
     following = aside.submit(next, items, None)
     while (item := following.result()) is not None:
@@ -266,7 +265,7 @@ def _ahead(items: Iterator[T], aside: ThreadPoolExecutor) -> Iterator[T]:
 
 
 class _RowsFile:
-    """Rows for a file, built in one block while another thread writes the block before."""
+    """A file of rows: one block is built while another thread writes the previous one."""
 
     def __init__(self, file: io.FileIO, width: int, rows_of: RowFormat, aside: ThreadPoolExecutor):
         self.file, self.width, self.rows_of, self.aside = file, width, rows_of, aside
@@ -275,8 +274,9 @@ class _RowsFile:
         self.blocks = np.frombuffer(memory, np.int32).reshape(2, step, width)
 
     def write(self, ids: np.ndarray, at: np.ndarray, codes: pa.ListArray) -> np.ndarray:
-        """Append texts ids[at[i] : at[i + 1]] with their codes; int64 (N,): the rows' lengths,
-        those above the width left out."""
+        """Append texts ids[at[i] : at[i + 1]] with their codes; int64 (N,): the lengths of all
+        rows, those above the width are not written.
+        """
         width, borders = self.width, codes.offsets.to_numpy().astype(np.int64)
         code_ids = codes.values.to_numpy().astype(np.int32) + self.rows_of.vocabulary.first_code
         lengths = np.diff(at) + np.diff(borders) + 4

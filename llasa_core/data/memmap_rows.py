@@ -2,7 +2,7 @@
 built in blocks.
 
 A row is TEXT_UNDERSTANDING_START text END SPEECH_GENERATION_START codes END, padded with
-<|eot_id|>. The shape file is parsed by itself, a few bytes at most, so that a forged one neither
+<|eot_id|>. The shape file is parsed by hand, at most a few bytes, so that a forged one neither
 unpickles nor allocates anything.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from llasa_core.errors import InputError
 from llasa_core.tokenizer import MARKERS, name_of, vocabulary_of
 
-BLOCK_BYTES = 2**21  # of rows read and checked at a time: they stay in the processor's cache
+BLOCK_BYTES = 2**21  # rows read and checked at a time, so that they stay in the CPU cache
 
 MOST_COLUMNS = 2**20
 
@@ -28,9 +28,9 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class RowParts:
-    """What whole rows of one block hold: ids and codes end to end, in the order of the rows."""
+    """The content of the valid rows of one block: ids and codes concatenated in row order."""
 
-    reasons: dict[int, str]  # row of the block -> why it is no utterance
+    reasons: dict[int, str]  # row of the block -> why it is invalid
     text_ids: np.ndarray  # int32 (T,)
     text_sizes: np.ndarray  # int64 (G,), G rows without a reason
     codes: np.ndarray  # uint16 (F,)
@@ -72,7 +72,7 @@ def read_shape(folder: Path, split: str) -> tuple[int, int]:
 
 
 def _shape_of(content: bytes) -> list[int] | str:
-    """The integers of a small .npy file, or what is wrong with it."""
+    """The integers of a small .npy file, or a description of what is wrong with it."""
     if len(content) > 4096:
         return "more than 4096 bytes"
     if content[:6] != b"\x93NUMPY" or len(content) < 12 or content[6] not in (1, 2, 3):
@@ -89,8 +89,8 @@ def _shape_of(content: bytes) -> list[int] | str:
 
 
 def row_blocks(path: Path, rows: int, width: int) -> Iterator[np.ndarray]:
-    """The rows in blocks int32 (R, width), one buffer used again and again. InputError where the
-    file ends early.
+    """The rows in blocks int32 (R, width); one buffer is reused. InputError where the file ends
+    early.
     """
     buffer = np.empty((min(rows, max(1, BLOCK_BYTES // (4 * width))), width), np.int32)
     with path.open("rb", buffering=0) as file:
@@ -110,7 +110,7 @@ def row_blocks(path: Path, rows: int, width: int) -> Iterator[np.ndarray]:
 
 
 class RowFormat:
-    """Rows of one tokenizer, to be parsed and built."""
+    """Parses and builds the rows of one tokenizer."""
 
     def __init__(self, tokenizer):
         self.vocabulary, self.padding = vocabulary_of(tokenizer), end_of_turn(tokenizer)
@@ -119,7 +119,7 @@ class RowFormat:
         self._order += [ids.speech_generation_start, ids.speech_generation_end]
 
     def parse(self, block: np.ndarray) -> RowParts:
-        """Rows (R, width) -> their parts; each row that is not whole has its reason."""
+        """Rows (R, width) -> their parts; each invalid row gets a reason."""
         ids, count = self.vocabulary, len(block)
         sizes = _true_in_each_row(block != self.padding)
         used = np.concatenate([row[:size] for row, size in zip(block, sizes.tolist(), strict=True)])
@@ -158,7 +158,7 @@ class RowFormat:
         return self._parse_one_by_one(block)
 
     def _parse_one_by_one(self, block: np.ndarray) -> RowParts:
-        """The same where a row is not whole: each is looked at alone."""
+        """The slow path for blocks with invalid rows: each row alone."""
         ids, reasons, texts, codes = self.vocabulary, {}, [], []
         for number, row in enumerate(block):
             parts = self._split(row)
@@ -175,7 +175,7 @@ class RowFormat:
         return RowParts(reasons, text_ids, sizes[0], flat, sizes[1])
 
     def _split(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray] | str:
-        """Text ids and code ids of a row, or the reason why it is none."""
+        """Text ids and code ids of a row, or the reason why it is invalid."""
         ids = self.vocabulary
         ends = np.flatnonzero(row == ids.speech_generation_end)
         if not len(ends):
@@ -196,8 +196,8 @@ class RowFormat:
         return (text, speech) if len(text) else "textless"
 
     def build(self, block: np.ndarray, text_ids, text_borders, code_ids, code_borders) -> None:
-        """Fill rows (R, width) with the texts and codes that lie between the borders (R + 1,) each;
-        all must fit.
+        """Fill rows (R, width) with texts and codes, each given by borders (R + 1,); all
+        must fit.
         """
         ids, rows = self.vocabulary, np.arange(len(block))
         block.fill(self.padding)

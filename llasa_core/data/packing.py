@@ -1,10 +1,10 @@
-"""Examples -> packed rows: several whole utterances share one row, and no utterance is ever cut.
+"""Packing: several whole utterances share one row of a batch, and no utterance is ever cut.
 
 A batch is one flat row of documents: input_ids, position_ids (restarting at 0 in each document) and
 labels (-100 = no label), each (1, L), with cu_seqlens (N + 1,) for the document borders. Labels
-follow the Hugging Face convention (labels[t] is the token at t; the loss shifts by one). The trap
-avoided: the first token of a document never carries a label, so the shift cannot make one utterance
-predict the next. What a step sees depends on seed and step alone.
+follow the Hugging Face convention (labels[t] is the token at t; the loss shifts by one). The first
+token of a document never carries a label, so the shift cannot make one utterance predict the next.
+The rows of a step depend on seed and step alone.
 """
 
 from bisect import bisect_right
@@ -31,8 +31,8 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         bad = int(np.flatnonzero((lengths < 1) | (lengths > capacity))[0])
         raise InputError(f"document {bad} has {lengths[bad]} tokens, expected 1 to {capacity}")
     rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by the room they have left
-    open_rooms = 0  # bit r set = some row has r tokens of room
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by their free tokens
+    open_rooms = 0  # bit r set = some row has r free tokens
     for index in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[index])
         fitting = open_rooms >> length
@@ -53,11 +53,11 @@ def pack_lengths(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def packed_windows(
     lengths: Sequence[int], capacity: int, seed: Sequence[int], window: int = 8192
 ) -> Iterator[list[np.ndarray]]:
-    """Shuffle, pack each window of `window` documents with `pack_lengths`, and shuffle its rows: a
-    list a window.
+    """Shuffle, pack each window of `window` documents with `pack_lengths`, and shuffle its rows:
+    one list per window.
 
-    The order is a function of the arguments only. The window bounds what must be known at once;
-    with 8,192 documents the last, partly filled row of each window costs well below 1 %.
+    The order is a function of the arguments only. The window bounds memory; with 8,192 documents
+    the last, partly filled row of each window costs well below 1 %.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     generator = np.random.default_rng(list(seed))
@@ -69,8 +69,8 @@ def packed_windows(
 
 
 class _Rows:
-    """Rows of indices end to end: ten million documents in two arrays, not in millions of small
-    ones.
+    """Rows of indices, concatenated: ten million documents in two arrays instead of millions of
+    small ones.
     """
 
     def __init__(self, windows: Iterator[list[np.ndarray]]):
@@ -103,13 +103,14 @@ def collate(
     distort: Callable[[np.ndarray], np.ndarray] | None = None,
     mask_eot: bool = False,
 ) -> dict[str, Any]:
-    """Lay examples end to end as one flat batch.
+    """Concatenate examples into one flat batch.
 
     `examples` have input_ids (T,), spans and eot_positions (prompts.Example). `distort` maps the
-    joined ids (L,) to the ids that the model sees; labels keep the true ids. `mask_eot` leaves the
-    template's end-of-turn tokens out and gaps in the positions: the loss of the public code, which
-    masks them as keys and gives them no label. Returns input_ids, position_ids, labels (1, L) int64
-    and cu_seqlens (N + 1,) int32. Raises InputError where an example would label its first token.
+    concatenated ids (L,) to the ids that the model sees; labels keep the true ids. `mask_eot`
+    removes the template's end-of-turn tokens and leaves gaps in the positions: the loss of the
+    public code, which masks them as keys and gives them no label. Returns input_ids, position_ids,
+    labels (1, L) int64 and cu_seqlens (N + 1,) int32. Raises InputError for an example that labels
+    its first token.
     """
     lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
     borders = np.concatenate([[0], np.cumsum(lengths)])
@@ -147,8 +148,8 @@ def collate(
 def code_noise(
     vocabulary: Any, probability: float, generator: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A `distort` for `collate`: each speech code becomes, with `probability`, one drawn evenly
-    from the codebook.
+    """A `distort` for `collate`: each speech code is replaced, with `probability`, by one drawn
+    uniformly from the codebook.
     """
 
     def distort(ids: np.ndarray) -> np.ndarray:
@@ -166,9 +167,9 @@ def code_noise(
 class PackedRows:
     """An endless, reproducible sequence of packed rows over one or more sources, epoch after epoch.
 
-    Row n is the same on every machine and at every restart. Utterances longer than `capacity` are
-    dropped and counted in `dropped_overlong` (distinct utterances). Raises InputError where nothing
-    is left to pack.
+    Row n is the same on every machine and after every restart. Utterances longer than `capacity`
+    are dropped and counted in `dropped_overlong` (distinct utterances). Raises InputError if
+    nothing is left to pack.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def text_ids(dataset: CodesDataset, tokenizer) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(dataset: CodesDataset, tokenizer, ids_path: Path, borders_path: Path) -> None:
-    """Both files, the borders last: where they are, the ids are whole."""
+    """Write both files, the borders last: their presence marks the ids as complete."""
     raw, sizes = ids_path.with_suffix(".raw"), []
     with raw.open("wb") as file:
         for ids, one in _encoded(dataset, tokenizer):
@@ -76,7 +76,7 @@ def _write(dataset: CodesDataset, tokenizer, ids_path: Path, borders_path: Path)
 
 
 def _encoded(dataset: CodesDataset, tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids and sizes of the texts, a block at a time."""
+    """Ids and sizes of the texts, one block at a time."""
     bulk = BulkText(tokenizer)
     for number, texts in enumerate(dataset.column("text")):
         for first in range(0, len(texts), BLOCK):
@@ -162,11 +162,11 @@ class BulkText:
         ]
 
     def decode(self, ids: np.ndarray, borders: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-        """Ids (T,) of N texts end to end, borders (N + 1,) -> string array (N,), and bool (N,):
-        False where it is none.
+        """Ids (T,) of N concatenated texts, borders (N + 1,) -> string array (N,), and bool (N,):
+        False where it is not a text.
 
-        None are ids outside the text vocabulary, added tokens, and bytes that are no UTF-8; the
-        string is empty there.
+        That is the case for ids outside the text vocabulary, added tokens, and invalid UTF-8; the
+        string is then empty.
         """
         letters, places = self._byte_table()
         known = (ids >= 0) & (ids < len(places) - 1)
@@ -208,7 +208,7 @@ class BulkText:
             self._learn(*self._words)
 
     def _entries(self, pieces: list[str]) -> np.ndarray:
-        """int64 (P,): where each piece stands in the tables of places and sizes."""
+        """int64 (P,): the index of each piece in the tables of places and sizes."""
         if len(self._known) > MOST_PIECES:
             self._forget()
         entries = np.fromiter(map(self._known.get, pieces, repeat(-1)), np.int64, len(pieces))

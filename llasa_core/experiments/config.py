@@ -183,7 +183,7 @@ def at_repository_root() -> None:
 
 
 def load_experiment(path: str | Path, smoke: bool = False) -> Experiment:
-    """Read and check an experiment file (DESIGN.md section 7) and list its runs.
+    """Read and check an experiment file and list its runs.
 
     Besides base, grid and smoke a file may hold `runs: {name: {parameter: value}}`, which
     multiplies with the grid. Values of `smoke` replace those of base, runs and grid; runs that

@@ -114,7 +114,7 @@ class PublishedTable:
 
 
 def read_result(path: str | Path) -> Result:
-    """One result.json (DESIGN.md section 4); InputError if it is damaged or lies in another run's
+    """One result.json; InputError if it is damaged or lies in another run's
     folder.
     """
     path = Path(path)
