@@ -3,7 +3,7 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab shell check test clean
+.PHONY: help install demo lab notebooks shell check test clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -37,6 +37,9 @@ demo: install ## the whole pipeline at mini scale on a CPU, with a page to liste
 
 lab: install ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab notebooks
+
+notebooks: install ## execute all notebooks as they stand and store their outputs
+	$(BIN)/python -m llasa_core.experiments.outputs
 
 shell: install ## a shell with .venv active, where `llasa` is on the path
 	@echo "llasa --help lists the commands; leave with exit"

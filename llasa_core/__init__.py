@@ -12,7 +12,7 @@ here; its module is loaded when a name is first used:
 * search: Strategy, WordsVerifier, VoiceVerifier, search_manifest
 * evaluation: load_judges, load_transcriber, load_speaker_embedder, embed_references,
   evaluate_manifest, summarise, compare_systems, listening_page
-* notebooks and results: at_repository_root, record, read_results
+* notebooks and results: at_repository_root, find_or_make, listen, record, read_results
 
 The modules `plots`, `files`, `intervals` and `metrics` are imported as such: `from llasa_core
 import plots`.
@@ -63,6 +63,8 @@ MODULES = {
     "compare_systems": "intervals",
     "listening_page": "evaluation.listening_page",
     "at_repository_root": "experiments.config",
+    "find_or_make": "experiments.small",
+    "listen": "audio",
     "record": "experiments.results",
     "read_results": "experiments.results",
 }

@@ -222,3 +222,14 @@ def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> N
     samples = np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
     soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
     publish(Path(path), buffer.getvalue())
+
+
+def listen(path: str | Path):
+    """A player for the last line of a notebook's cell; the path in batch runs, which keep no
+    sound.
+    """
+    if os.environ.get("LLASA_BATCH"):
+        return str(path)
+    from IPython.display import Audio
+
+    return Audio(filename=str(path))

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from llasa_core.experiments.config import notebook_parameters, repository_root
+from llasa_core.experiments.outputs import KEY, sources_fingerprint
 
 ROOT = repository_root(Path(__file__).parent)
 LARGE = ("results/checkpoints/",)  # tracked weights
@@ -61,9 +62,14 @@ def test_no_tracked_text_names_a_place_on_one_machine():
 
 
 @notebook
-def test_notebook_has_no_outputs(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None
+def test_outputs_in_a_notebook_are_small_and_of_its_present_code(path):
+    assert path.stat().st_size <= LIMIT
+    found = nbformat.read(path, as_version=4)
+    outputs = [output for cell in found.cells for output in cell.get("outputs", ())]
+    if outputs:
+        assert found.metadata[KEY] == sources_fingerprint(found), "stale: run `make notebooks`"
+    assert not [one for one in outputs if one.output_type == "error" or one.get("name") == "stderr"]
+    assert not re.search("data:audio|<audio|/tmp/", nbformat.writes(found))
 
 
 @notebook

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.codecs.interface import Codec

@@ -26,6 +26,12 @@ from llasa_core.files import write_json
 
 NOTEBOOK_LIMIT = 256_000  # bytes of an executed copy
 
+# Progress bars as text, which the log shows and a stored notebook can hold; widgets are for hands.
+KERNEL = (
+    "import sys; sys.modules['tqdm.notebook'] = None;"
+    " from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+)
+
 LOCK_PATIENCE = 10.0  # seconds that a dying predecessor gets
 
 
@@ -115,32 +121,28 @@ def earlier_result(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and "provenance" in found else {}
 
 
-def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Execute `notebook` into the file `executed` in the working folder; returns the executed
-    notebook.
+def run_papermill(
+    notebook: str, executed: str, parameters: dict[str, Any], folder: str | None = None
+) -> dict[str, Any]:
+    """Execute `notebook` into the file `executed` in the working folder, or in `folder`; returns
+    the executed notebook.
 
     Its output goes to this process's standard error as it appears. Raises RunFailure with cell and
     error.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        kernel = Path(folder, "kernels", "python3")
+    with tempfile.TemporaryDirectory() as spec:
+        kernel = Path(spec, "kernels", "python3")
         kernel.mkdir(parents=True)
-        argv = [
-            sys.executable,
-            "-Xfrozen_modules=off",
-            "-m",
-            "ipykernel_launcher",
-            "-f",
-            "{connection_file}",
-        ]
+        argv = [sys.executable, "-Xfrozen_modules=off", "-c", KERNEL, "-f", "{connection_file}"]
         (kernel / "kernel.json").write_text(
             json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
         )
         # Searched before the user's and the environment's kernels
-        os.environ["JUPYTER_PATH"] = folder
-        os.environ["IPYTHONDIR"] = str(Path(folder, "ipython"))  # no start-up files of the user's
+        os.environ["JUPYTER_PATH"] = spec
+        os.environ["IPYTHONDIR"] = str(Path(spec, "ipython"))  # no start-up files of the user's
         os.environ["JUPYTER_PLATFORM_DIRS"] = "1"  # papermill's import warns otherwise
         os.environ.setdefault("TQDM_MININTERVAL", "2")
+        os.environ["LLASA_BATCH"] = "1"  # audio players become paths
         import papermill
         from nbclient.exceptions import DeadKernelError
 
@@ -159,6 +161,7 @@ def run_papermill(notebook: str, executed: str, parameters: dict[str, Any]) -> d
                 notebook,
                 executed,
                 parameters,
+                cwd=folder,
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
-from llasa_core.files import read_object, read_rows, sha256, write_json
+from llasa_core.files import publish, read_object, read_rows, sha256, write_json, write_rows
 
 # Columns that identify a system.
 DESCRIPTIVE = (
@@ -294,17 +294,46 @@ def model_of(scored: Result, system: str, speech: Mapping[str, Result]) -> str:
 
 
 def record(
-    run_dir: str | Path, metrics: dict[str, Any], artifacts: dict[str, str | Path] | None = None
+    run_dir: str | Path,
+    metrics: Mapping[str, Any],
+    artifacts: Mapping[str, str | Path] | None = None,
+    *,
+    tables: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+    figures_dir: str | Path | None = None,
 ) -> Path:
-    """Write `run_dir`/metrics.json, the last act of a notebook; returns its path.
+    """Write what a notebook found to `run_dir`, its last act; returns the path of metrics.json.
 
-    `metrics`: name -> finite number. `artifacts`: name -> file or folder inside the repository,
-    kept with its sha256. Raises InputError for anything else, and then writes nothing.
+    metrics: name -> finite number; a mapping of numbers is flattened, its name in front.
+    artifacts: name -> file or folder inside the repository, kept with its sha256.
+    tables: name -> DataFrame, list of rows or JSON-lines file, saved as NAME.jsonl; a mapping as
+        NAME.json.
+    figures: name -> figure, saved as NAME.png and NAME.svg in `figures_dir` (default: `run_dir`).
+    Raises InputError for anything else, before metrics.json is written.
     """
-    run_dir = Path(run_dir)
-    root = repository_root()
+    run_dir, root = Path(run_dir), repository_root()
+    values = _numbers(run_dir, metrics)
+    kept = {name: _artifact(run_dir, root, name, path) for name, path in (artifacts or {}).items()}
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for name, table in (tables or {}).items():
+        kept[name] = _artifact(run_dir, root, name, _save_table(run_dir, name, table))
+    folder = Path(figures_dir or run_dir)
+    for name, figure in (figures or {}).items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, stamp in (("png", "Software"), ("svg", "Date")):
+            path = folder / f"{name}.{kind}"
+            figure.savefig(path, metadata={stamp: None})  # the same figure gives the same file
+            kept[f"{name}_{kind}"] = _artifact(run_dir, root, name, path)
+    return write_json(run_dir / "metrics.json", {"metrics": values, "artifacts": kept})
+
+
+def _numbers(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, int | float]:
     values: dict[str, int | float] = {}
     for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            flat = {f"{name}_{key}": inner for key, inner in value.items()}
+            values |= _numbers(run_dir, flat)
+            continue
         number = (
             value.item()
             if hasattr(value, "item") and getattr(value, "size", 1) in (1, ())
@@ -319,13 +348,24 @@ def record(
         if not math.isfinite(number):
             raise InputError(f"{run_dir}: metric `{name}` is {value}, expected a finite number")
         values[name] = int(number) if isinstance(number, numbers.Integral) else float(number)
-    kept = {}
-    for name, path in (artifacts or {}).items():
-        full = (root / path).resolve()
-        if not full.exists():
-            raise InputError(f"{run_dir}: artifact `{name}`: {path} does not exist")
-        if not full.is_relative_to(root):
-            raise InputError(f"{run_dir}: artifact `{name}`: {path} lies outside the repository")
-        kept[name] = {"path": full.relative_to(root).as_posix(), "sha256": sha256(full)}
-    run_dir.mkdir(parents=True, exist_ok=True)
-    return write_json(run_dir / "metrics.json", {"metrics": values, "artifacts": kept})
+    return values
+
+
+def _artifact(run_dir: Path, root: Path, name: str, path: str | Path) -> dict[str, str]:
+    full = (root / path).resolve()
+    if not full.exists():
+        raise InputError(f"{run_dir}: artifact `{name}`: {path} does not exist")
+    if not full.is_relative_to(root):
+        raise InputError(f"{run_dir}: artifact `{name}`: {path} lies outside the repository")
+    return {"path": full.relative_to(root).as_posix(), "sha256": sha256(full)}
+
+
+def _save_table(run_dir: Path, name: str, table: Any) -> Path:
+    if isinstance(table, Mapping):
+        return write_json(run_dir / f"{name}.json", table)
+    path = run_dir / f"{name}.jsonl"
+    if isinstance(table, str | Path):
+        publish(path, Path(table).read_bytes())
+        return path
+    rows = table.to_dict("records") if isinstance(table, pd.DataFrame) else table
+    return write_rows(path, rows)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import wait_for
+from matplotlib.figure import Figure
 from small_study import FINISH, PARAMETERS, WORK, write_notebook
 
 from llasa_core.errors import InputError
@@ -22,10 +24,12 @@ from llasa_core.experiments.config import (
     repository_root,
 )
 from llasa_core.experiments.notebook import limited_notebook
+from llasa_core.experiments.outputs import KEY, refresh, sources_fingerprint
 from llasa_core.experiments.progress import RunTable, plan
 from llasa_core.experiments.results import record
 from llasa_core.experiments.runner import RunState, follow, run_experiment
-from llasa_core.files import sha256
+from llasa_core.experiments.small import find_or_make
+from llasa_core.files import read_rows, sha256
 
 
 @pytest.fixture
@@ -319,7 +323,7 @@ def test_record_writes_plain_numbers_and_hashes_files_and_folders(tmp_path, monk
         ({"wer": float("nan")}, {}, "metric `wer` is nan"),
         ({"wer": np.inf}, {}, "expected a finite number"),
         ({"wer": "0.1"}, {}, "expected a number"),
-        ({"wer": {"low": 1}}, {}, "expected a number"),
+        ({"wer": {"low": "1"}}, {}, "metric .wer_low. is .1., expected a number"),
         ({"done": True}, {}, "expected a number"),
         ({}, {"model": "nowhere.bin"}, "nowhere.bin does not exist"),
         ({}, {"model": "/"}, "outside the repository"),
@@ -377,6 +381,78 @@ def test_repository_root_is_the_nearest_folder_with_a_project_file(tmp_path, mon
     assert repository_root() == tmp_path
     with pytest.raises(InputError, match=r"expected a pyproject\.toml"):
         repository_root("/")
+
+
+def test_record_saves_and_names_tables_and_figures(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    Path("log.jsonl").write_text('{"step": 1}\n')
+    figure = Figure()
+    path = record(
+        "run",
+        {"codec": {"wer": 0.5, "n": 3}, "seconds": 1.5},
+        tables={"rows": [{"id": "a"}], "frame": pd.DataFrame({"id": ["b"]}), "log": "log.jsonl"}
+        | {"report": {"hours": 2.0}},
+        figures={"wer": figure},
+        figures_dir="figures",
+    )
+    found = json.loads(path.read_text())
+    assert found["metrics"] == {"codec_wer": 0.5, "codec_n": 3, "seconds": 1.5}
+    assert {name: item["path"] for name, item in found["artifacts"].items()} == {
+        "rows": "run/rows.jsonl",
+        "frame": "run/frame.jsonl",
+        "log": "run/log.jsonl",
+        "report": "run/report.json",
+        "wer_png": "figures/wer.png",
+        "wer_svg": "figures/wer.svg",
+    }
+    assert read_rows("run/frame.jsonl") == [{"id": "b"}]
+    assert found["artifacts"]["log"]["sha256"] == sha256("log.jsonl")
+    assert json.loads(Path("run/report.json").read_text()) == {"hours": 2.0}
+
+
+def test_missing_input_names_the_command_that_makes_it(monkeypatch):
+    monkeypatch.chdir(repository_root(Path(__file__).parent))
+    with pytest.raises(InputError, match=r"prepare\.yaml --only human$"):
+        find_or_make("artifacts/human/no_such.jsonl")
+    with pytest.raises(InputError, match=r"first: llasa run experiments/human_finetune\.yaml$"):
+        find_or_make("artifacts/models/human/no_such")
+    with pytest.raises(InputError, match=r"no/such is missing$"):
+        find_or_make("no/such")
+    assert find_or_make("pyproject.toml") == "pyproject.toml"
+
+
+def test_small_input_is_made_by_the_notebook_that_writes_it(tmp_path, monkeypatch):
+    parameters = 'corpus_dir = "artifacts/scratch/corpus"\nrun_dir = "artifacts/scratch/10"'
+    work = "from pathlib import Path\nPath(corpus_dir).mkdir(parents=True)"
+    work += "\nPath(corpus_dir, 'test.jsonl').touch()"
+    write_notebook(tmp_path / "notebooks/10_prepare_data.ipynb", parameters, work)
+    monkeypatch.chdir(tmp_path)
+    assert find_or_make("artifacts/scratch/corpus/test.jsonl") == (
+        "artifacts/scratch/corpus/test.jsonl"
+    )
+    assert Path("artifacts/scratch/corpus/test.jsonl").exists()
+
+
+def test_outputs_stored_in_a_notebook_hold_no_bar_no_warning_and_its_fingerprint(
+    tmp_path, monkeypatch
+):
+    work = (
+        "import os, sys, warnings\nfrom tqdm.auto import tqdm\nwarnings.warn('noise')\n"
+        "for _ in tqdm(range(3)): pass\nprint('in', os.path.basename(os.getcwd()))"
+    )
+    path = tmp_path / "notebooks/a.ipynb"
+    write_notebook(path, "run_dir = 'x'", work, "print(os.getcwd())")
+    monkeypatch.chdir(tmp_path)
+    for name in ("JUPYTER_PATH", "IPYTHONDIR", "LLASA_BATCH"):
+        monkeypatch.setenv(name, "")
+    refresh("notebooks/a.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    texts = [output.text for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert texts == ["in notebooks\n", "notebooks\n"]
+    assert notebook.metadata[KEY] == sources_fingerprint(notebook)
+    notebook.cells[-1].source += "  # later"
+    assert notebook.metadata[KEY] != sources_fingerprint(notebook)
 
 
 class Terminal(io.StringIO):

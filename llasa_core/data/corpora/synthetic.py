@@ -303,7 +303,7 @@ def build(
 
 
 def _shown(iterable, total, progress):
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     return tqdm(iterable, total=total, unit="utterance", disable=not progress)
 
