@@ -43,7 +43,7 @@ MODULES = {
     "Prompt": "prompts",
     "TrainConfig": "training.config",
     "launch": "training.launch",
-    "publish_checkpoint": "training.train",
+    "publish_checkpoint": "training.published",
     "held_out_rows": "training.held_out",
     "held_out_summary": "training.held_out",
     "Synthesizer": "synthesis.synthesizer",
