@@ -19,6 +19,7 @@ from llasa_core.cli.common import (
     whole,
 )
 from llasa_core.codecs import codec_names
+from llasa_core.data.corpora.readers import LAYOUTS
 from llasa_core.errors import InputError
 
 HELD_OUT = 20  # utterances of dev and of test, below which a score says little
@@ -87,11 +88,7 @@ def add_prepare(commands: Commands) -> None:
     add.add_argument(
         "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"
     )
-    add.add_argument(
-        "--layout",
-        default="auto",
-        choices=("auto", "table", "ljspeech", "libritts", "jsonl", "pairs", "hf"),
-    )
+    add.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS))
     add.add_argument("--speaker", help="speaker name for a corpus that names none")
     add.add_argument("--language", help="language code, in place of the corpus's own")
     add.add_argument("--hours", type=positive, help="builtin: hours of speech (default 1)")

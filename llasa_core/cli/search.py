@@ -1,6 +1,8 @@
 """The command `llasa search`."""
 
 from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
 
 from llasa_core.cli.common import (
     Commands,
@@ -13,6 +15,9 @@ from llasa_core.cli.common import (
 )
 from llasa_core.cli.synthesis import add_speech_options, speech
 from llasa_core.errors import InputError
+from llasa_core.judges.interface import SpeakerEmbedder
+from llasa_core.search.strategy import GUIDED, RULES, STRATEGIES, Rule, Strategy
+from llasa_core.search.verifiers import VERIFIERS, JudgedVerifier
 
 
 def add_search(commands: Commands) -> None:
@@ -29,7 +34,7 @@ def add_search(commands: Commands) -> None:
     )
     add_speech_options(add)
     add.add_argument("text", metavar="TEXT", nargs="?", help="what to say")
-    add.add_argument("--strategy", default="best-of-n", choices=("best-of-n", "prm", "partial-prm"))
+    add.add_argument("--strategy", default=STRATEGIES[0], choices=STRATEGIES)
     add.add_argument(
         "--candidates", type=count, default=8, help="whole utterances for each text (default 8)"
     )
@@ -62,28 +67,27 @@ def add_search(commands: Commands) -> None:
     )
     add.add_argument(
         "--guide",
-        default="voice",
-        choices=("voice", "words"),
-        help="prm: what prunes (default voice)",
+        default=Strategy.guide,
+        choices=tuple(VERIFIERS),
+        help="prm: the verifier that prunes (default %(default)s)",
     )
     add.add_argument(
         "--rule",
-        default="first",
-        choices=("first", "sum"),
-        help="first: the words decide, the voice breaks ties; sum: both are added (default first)",
-    )
-    add.add_argument(
-        "--verifier-asr",
-        default="moonshine-tiny.en",
+        default=RULES[0],
+        choices=RULES,
         help=(
-            "recogniser that scores the words, or none; not the one that evaluates (default"
-            " %(default)s)"
+            f"first: the first verifier decides ({', '.join(VERIFIERS)}), the others break ties;"
+            " sum: all are added (default %(default)s)"
         ),
     )
-    add.add_argument(
-        "--verifier-speaker",
-        help="speaker model that scores the voice, or none (default: resemblyzer where it guides)",
-    )
+    for name, verifier in VERIFIERS.items():
+        use = "" if verifier.always else " where it guides"
+        add.add_argument(
+            _option(verifier),
+            dest=f"{name}_verifier",
+            metavar="MODEL",
+            help=f"{verifier.help} (default: {verifier.default}{use})",
+        )
     add.add_argument(
         "--voices", metavar="MANIFEST", help="recordings of the speakers whose voices are wanted"
     )
@@ -99,37 +103,9 @@ def search(options: Namespace) -> None:
     """Print the manifest's path; cost, settings and verifiers of the search stand beside it in
     search.json.
     """
-    from llasa_core import judges
-    from llasa_core.audio import load_audio
-    from llasa_core.evaluation.scoring import embed_references
     from llasa_core.search.batch import pieces_of, search_manifest
-    from llasa_core.search.strategy import Rule, Strategy
-    from llasa_core.search.verifiers import VoiceVerifier, WordsVerifier
 
-    guided = options.strategy != "best-of-n"
-    by_voice = guided and options.guide == "voice"
-    asr, speaker = (
-        options.verifier_asr,
-        options.verifier_speaker or ("resemblyzer" if by_voice else "none"),
-    )
-    if asr == speaker == "none":
-        raise InputError(
-            "--verifier-asr and --verifier-speaker are both none, expected at least one verifier"
-        )
-    if speaker != "none" and (options.voice is None) == (options.voices is None):
-        what = (
-            f"--strategy {options.strategy} is guided by the voice"
-            if by_voice
-            else "--verifier-speaker"
-        )
-        raise InputError(
-            f"{what}, compared with recordings: it needs --voice or --voices, one of the two"
-        )
-    if guided and (speaker if options.guide == "voice" else asr) == "none":
-        raise InputError(
-            f"--strategy {options.strategy} is guided by the {options.guide}: it needs that"
-            " verifier"
-        )
+    models = _verifier_models(options)
     strategy = Strategy(
         options.strategy,
         options.candidates,
@@ -145,19 +121,9 @@ def search(options: Namespace) -> None:
         require(options.voices)
     synthesizer, requests, sampling = speech(options)
     rate, verifiers = synthesizer.codec.sample_rate, {}
-    if asr != "none":
-        verifiers["words"] = WordsVerifier(judges.load_transcriber(asr), rate)
-        verifiers["words"].check(requests)
-    if speaker != "none":
-        embedder = judges.load_speaker_embedder(speaker)
-        if options.voices is not None:
-            verifiers["voice"] = VoiceVerifier(
-                embedder, embed_references(options.voices, embedder).centroids(), rate
-            )
-        else:
-            verifiers["voice"] = VoiceVerifier.of_recording(
-                embedder, load_audio(options.voice, rate), rate
-            )
+    for name, model in models.items():
+        verifiers[name] = VERIFIERS[name].load(model, rate, partial(_wanted, options, rate))
+        verifiers[name].check(requests)
     total = sum(len(pieces_of(request, options.chunk_characters)) for request in requests)
     with progress_bar(total, "text") as bar:
         print(
@@ -173,3 +139,43 @@ def search(options: Namespace) -> None:
                 bar.update,
             )
         )
+
+
+def _option(verifier: type[JudgedVerifier]) -> str:
+    return f"--verifier-{verifier.option}"
+
+
+def _verifier_models(options: Namespace) -> dict[str, str]:
+    """{verifier: the model that it listens with} of those that are used; InputError where one that
+    is needed, or what it needs, is not given.
+    """
+    guide = options.guide if options.strategy in GUIDED else None
+    models = {}
+    for name, verifier in VERIFIERS.items():
+        default = verifier.default if verifier.always or name == guide else "none"
+        models[name] = getattr(options, f"{name}_verifier") or default
+    models = {name: model for name, model in models.items() if model != "none"}
+    if not models:
+        names = " and ".join(_option(verifier) for verifier in VERIFIERS.values())
+        raise InputError(f"{names} are all none, expected at least one verifier")
+    by_guide = f"--strategy {options.strategy} is guided by the {guide}"
+    for name in models:
+        one_given = (options.voice is None) != (options.voices is None)
+        if VERIFIERS[name].needs_voices and not one_given:
+            what = by_guide if name == guide else _option(VERIFIERS[name])
+            raise InputError(
+                f"{what}, compared with recordings: it needs --voice or --voices, one of the two"
+            )
+    if guide is not None and guide not in models:
+        raise InputError(f"{by_guide}: it needs that verifier")
+    return models
+
+
+def _wanted(options: Namespace, rate: int, embedder: SpeakerEmbedder) -> Mapping:
+    """The wanted voices as a speaker model hears them, from --voices or --voice."""
+    from llasa_core.audio import load_audio
+    from llasa_core.evaluation.scoring import embed_references
+
+    if options.voices is not None:
+        return embed_references(options.voices, embedder).centroids()
+    return {None: embedder.embed([load_audio(options.voice, rate)], rate)[0]}

@@ -22,6 +22,7 @@ from llasa_core.intervals import CLUSTER
 from llasa_core.manifest import Request
 from llasa_core.search.cost import attended_keys, generation_flops
 from llasa_core.search.strategy import Rule
+from llasa_core.search.verifiers import VERIFIERS
 from llasa_core.synthesis.batch import synthesize_manifest
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
@@ -133,19 +134,16 @@ def guided_rows(lines: Sequence[Mapping], judged: Mapping[str, Mapping]) -> list
 
 
 def _row(line: Mapping, index: int, judged: Mapping, spent: Mapping[str, float]) -> dict:
-    """errors and similarity by the judges, verifier_errors and verifier_similarity by those that
-    searched.
-    """
+    """errors and similarity by the judges, verifier_errors and the like by those that searched."""
     row = {"id": line["id"], CLUSTER: line["id"].rpartition(".s")[0], "candidate": index}
     row |= {
         key: judged[key]
         for key in ("seconds", "errors", "words", "similarity", "ended")
         if key in judged
     }
-    if "words" in line["scores"]:
-        row["verifier_errors"] = round(-line["scores"]["words"][index] * judged["words"])
-    if "voice" in line["scores"]:
-        row["verifier_similarity"] = round(line["scores"]["voice"][index], 6)
+    for name, verifier in VERIFIERS.items():
+        if name in line["scores"]:
+            row[verifier.metric[1]] = verifier.measured(line["scores"][name][index], judged)
     return row | {key: round(value, 6) for key, value in spent.items()}
 
 
@@ -166,8 +164,7 @@ def arm_scores(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     for name, key, weight in (
         ("corpus_wer", "errors", "words"),
         ("similarity", "similarity", None),
-        ("verifier_wer", "verifier_errors", "words"),
-        ("verifier_similarity", "verifier_similarity", None),
+        *(verifier.metric for verifier in VERIFIERS.values()),
         ("tokens", "tokens", None),
         ("flops", "flops", None),
         ("cpu_seconds", "cpu_seconds", None),

@@ -7,17 +7,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
-from llasa_core.search.cost import Cost
-from llasa_core.synthesis.guards import Spoken
+
+if TYPE_CHECKING:
+    from llasa_core.search.cost import Cost
+    from llasa_core.synthesis.guards import Spoken
 
 Verifier = Callable[[np.ndarray, Request], float]
 
-STRATEGIES = ("best-of-n", "prm", "partial-prm")
+GUIDED = ("prm", "partial-prm")  # strategies that score partial audio
+
+STRATEGIES = ("best-of-n", *GUIDED)
+
+RULES = ("first", "sum")
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Strategy:
     @property
     def guided(self) -> bool:
         """Whether partial audio is scored."""
-        return self.name != "best-of-n"
+        return self.name in GUIDED
 
     def finals(self, names: Sequence[str]) -> tuple[str, ...]:
         """The verifiers that score whole utterances, of those that there are."""
@@ -84,8 +91,8 @@ class Rule:
     weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("first", "sum"):
-            raise InputError(f"rule {self.name!r} is unknown, expected first or sum")
+        if self.name not in RULES:
+            raise InputError(f"rule {self.name!r} is unknown, expected {' or '.join(RULES)}")
         if self.weights and self.name != "sum":
             raise InputError("weights belong to the rule sum")
 

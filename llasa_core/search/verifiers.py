@@ -1,17 +1,18 @@
 """Verifiers for `search`: judges turned into scores of one candidate, higher is better.
 
 The paper's two (arXiv 2502.04128, section on inference-time scaling): the words, by a recogniser,
-and the voice, by a speaker model. `judge` names what hears, so that `evaluate` can refuse to report
-with it.
+and the voice, by a speaker model. A new one is a subclass of JudgedVerifier and one line in
+VERIFIERS; the option of `llasa search` and the tables of a study follow from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from llasa_core import judges
 from llasa_core.errors import InputError
 from llasa_core.judges.interface import SpeakerEmbedder, Transcriber
 from llasa_core.metrics import speaker_similarity, word_errors
@@ -20,11 +21,59 @@ if TYPE_CHECKING:
     from llasa_core.manifest import Request
     from llasa_core.search.strategy import Verifier
 
+    # The wanted voices as a speaker model hears them: {speaker, or None for all: embedding (D,)}.
+    Voices = Callable[[SpeakerEmbedder], Mapping[str | None, np.ndarray]]
 
-class WordsVerifier:
+
+class JudgedVerifier:
+    """A verifier that listens with a judge; `judge` is its name, so that `evaluate` can refuse to
+    report with it.
+    """
+
+    option: ClassVar[str]  # of `llasa search`: --verifier-OPTION MODEL
+    help: ClassVar[str]  # of that option
+    default: ClassVar[str]  # model
+    always: ClassVar[bool] = False  # used where nobody asks, not only as the guide
+    needs_voices: ClassVar[bool] = False  # recordings of the voices that are wanted
+    # In a study: (name of the average, key of a row, key that weights the rows or None).
+    metric: ClassVar[tuple[str, str, str | None]]
+    judge: str
+
+    @classmethod
+    def load(cls, model: str, sample_rate: int, voices: Voices) -> JudgedVerifier:
+        """The verifier that listens with a judge of this name to waves at `sample_rate` Hz."""
+        raise NotImplementedError
+
+    @classmethod
+    def measured(cls, score: float, judged: Mapping) -> float:
+        """What a score says in the unit of `metric`, of an utterance scored as `judged`."""
+        return round(score, 6)
+
+    def __call__(self, wave: np.ndarray, request: Request) -> float:
+        """The score of a wave float32 (T,)."""
+        raise NotImplementedError
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """InputError, before anything is searched, for a request that it cannot score."""
+
+
+class WordsVerifier(JudgedVerifier):
     """Minus the word error rate of what the transcriber hears, in the request's language: 0 is
     perfect. For whole utterances. Raises InputError for a language that the transcriber does not
     hear."""
+
+    option, default, always = "asr", "moonshine-tiny.en", True
+    help = "recogniser that scores the words, or none; not the one that evaluates"
+    metric = ("verifier_wer", "verifier_errors", "words")
+
+    @classmethod
+    def load(cls, model: str, sample_rate: int, voices: Voices) -> WordsVerifier:
+        return cls(judges.load_transcriber(model), sample_rate)
+
+    @classmethod
+    def measured(cls, score: float, judged: Mapping) -> int:
+        """Word errors."""
+        return round(-score * judged["words"])
 
     def __init__(self, transcriber: Transcriber, sample_rate: int = 16_000) -> None:
         self.judge, self._transcriber, self._sample_rate = (
@@ -48,13 +97,22 @@ class WordsVerifier:
             word_errors(request.text, "", request.language)
 
 
-class VoiceVerifier:
+class VoiceVerifier(JudgedVerifier):
     """Cosine similarity, -1..1, to the voice that is wanted.
 
     voices: embedding (D,) of each speaker that a request may name, or one under None for all
     requests; such as `SpeakerReferences.centroids` gives. Raises InputError for a request whose
     speaker is not among them.
     """
+
+    option, default, needs_voices = "speaker", "resemblyzer", True
+    help = "speaker model that scores the voice, or none"
+    metric = ("verifier_similarity", "verifier_similarity", None)
+
+    @classmethod
+    def load(cls, model: str, sample_rate: int, voices: Voices) -> VoiceVerifier:
+        embedder = judges.load_speaker_embedder(model)
+        return cls(embedder, voices(embedder), sample_rate)
 
     def __init__(
         self,
@@ -69,13 +127,6 @@ class VoiceVerifier:
             sample_rate,
         )
 
-    @classmethod
-    def of_recording(
-        cls, embedder: SpeakerEmbedder, wave: np.ndarray, sample_rate: int = 16_000
-    ) -> VoiceVerifier:
-        """The voice of one recording float32 (T,) is wanted for all requests."""
-        return cls(embedder, {None: embedder.embed([wave], sample_rate)[0]}, sample_rate)
-
     def __call__(self, wave: np.ndarray, request: Request) -> float:
         wanted = self._voices.get(request.wanted_speaker, self._voices.get(None))
         if wanted is None:
@@ -85,6 +136,12 @@ class VoiceVerifier:
                 f" {known}"
             )
         return float(speaker_similarity(self._embedder.embed([wave], self._sample_rate)[0], wanted))
+
+
+VERIFIERS: dict[str, type[JudgedVerifier]] = {  # in the order in which they decide
+    "words": WordsVerifier,
+    "voice": VoiceVerifier,
+}
 
 
 def judges_of(verifiers: Mapping[str, Verifier]) -> dict[str, str]:

@@ -26,8 +26,6 @@ from llasa_core.errors import InputError
 from llasa_core.files import parse_object, read_bytes, text_lines
 from llasa_core.manifest import SPLITS, Unread, Utterance
 
-LAYOUTS = ("auto", "table", "ljspeech", "libritts", "jsonl", "pairs", "hf")
-
 _LISTS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst")  # suffixes of tables
 
 _JSON = (".jsonl", ".json", ".ndjson")
@@ -53,21 +51,14 @@ def read_corpus(
     says. `tell` is called with lines that say what was decided. Raises InputError where the source
     is not of that layout.
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    if layout not in ("auto", *LAYOUTS):
+        raise InputError(f"layout {layout!r}: expected one of auto, {', '.join(LAYOUTS)}")
     path = Path(source)
     layout = _layout_of(path, str(source)) if layout == "auto" else layout
     if layout != "hf" and not path.exists():
         raise InputError(f"{source}: no such file or folder, expected a corpus of layout {layout}")
     tell = tell or (lambda line: None)
-    if layout == "hf":
-        utterances = _hugging_face(path, str(source))
-    elif layout in ("table", "ljspeech"):
-        utterances = _tables(path, tell)
-    elif layout == "jsonl":
-        utterances = _jsonl(path)
-    else:
-        utterances = {"libritts": _libritts, "pairs": _pairs}[layout](path)
+    utterances = LAYOUTS[layout](path, tell)
     tell(f"{source}: read as layout {layout}")
     for utterance in utterances:
         if not isinstance(utterance, Unread):
@@ -317,3 +308,13 @@ def _hugging_face_audio(value) -> Path | bytes:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path") or b""
     return value if isinstance(value, bytes) else Path(value).absolute()
+
+
+LAYOUTS: dict[str, Callable[[Path, Callable[[str], None]], Iterator[Utterance | Unread]]] = {
+    "table": _tables,
+    "ljspeech": _tables,
+    "libritts": lambda path, tell: _libritts(path),
+    "jsonl": lambda path, tell: _jsonl(path),
+    "pairs": lambda path, tell: _pairs(path),
+    "hf": lambda path, tell: _hugging_face(path, str(path)),
+}
