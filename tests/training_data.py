@@ -21,7 +21,9 @@ CONVERSATION = [
 ]
 
 
-def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest=None):
+def write_codes(
+    folder, count, seed=0, codebook_size=4096, repeats=None, longest=None, speakers=("kore", "puck")
+):
     """A codes dataset on disk; `repeats` = that many distinct codes, so that a model can learn
     them.
 
@@ -39,7 +41,7 @@ def write_codes(folder, count, seed=0, codebook_size=4096, repeats=None, longest
                 "id": f"u{seed}-{i}",
                 "text": f"Please bring {i} apples.",
                 "codes": codes.tolist(),
-                "speaker": ("kore", "puck")[i % 2],
+                "speaker": speakers[i % len(speakers)],
                 "language": "en",
                 "seconds": len(codes) / 50,
             }

@@ -24,7 +24,7 @@ from llasa_core.experiments.slurm_job import NodeCommand
 from llasa_core.experiments.slurm_settings import SlurmSettings
 from llasa_core.files import read_object, write_json
 from llasa_core.training.config import TrainConfig
-from llasa_core.training.resume import SETTINGS
+from llasa_core.training.resume import SETTINGS, refuse_finished
 
 
 def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
@@ -35,6 +35,7 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
     and where it would go on from checkpoints of other settings.
     """
     config.rows(settings.nodes * settings.processes)
+    refuse_finished(config)
     output = Path(config.output_dir)
     if settings.requeue and not config.save_steps:
         raise InputError(

@@ -82,9 +82,11 @@ def train(options: Namespace) -> int | None:
 
         return slurm.train(options, config)
     import contextlib
+    import logging
 
     from llasa_core.training.launch import launch, local_processes
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):
         # Libraries print to standard error; standard output holds the metrics only.
         metrics = launch(config, local_processes(config))

@@ -68,6 +68,15 @@ def packed_windows(
         yield [members[packed[i]] for i in generator.permutation(len(packed))]
 
 
+def single_windows(
+    count: int, seed: Sequence[int], window: int = 8192
+) -> Iterator[list[np.ndarray]]:
+    """As `packed_windows`, but every document is a row of its own."""
+    order = np.random.default_rng(list(seed)).permutation(count)
+    for start in range(0, count, window):
+        yield [order[one : one + 1] for one in range(start, min(start + window, count))]
+
+
 class _Rows:
     """Rows of indices, concatenated: ten million documents in two arrays instead of millions of
     small ones.
@@ -167,14 +176,22 @@ def code_noise(
 class PackedRows:
     """An endless, reproducible sequence of packed rows over one or more sources, epoch after epoch.
 
+    packing: several utterances share a row; without it a row is one utterance.
+
     Row n is the same on every machine and after every restart. Utterances longer than `capacity`
     are dropped and counted in `dropped_overlong` (distinct utterances). Raises InputError if
     nothing is left to pack.
     """
 
     def __init__(
-        self, sources: Sequence[ExampleSource], capacity: int, seed: int, window: int = 8192
+        self,
+        sources: Sequence[ExampleSource],
+        capacity: int,
+        seed: int,
+        window: int = 8192,
+        packing: bool = True,
     ) -> None:
+        self.packing = packing
         self.sources, self.capacity, self.seed, self.window = list(sources), capacity, seed, window
         longest = [source.longest() for source in self.sources]
         self.dropped_overlong = int(sum((tokens > capacity).sum() for tokens in longest))
@@ -197,7 +214,11 @@ class PackedRows:
                 members.append(indices[kept])
                 tokens.append(lengths[kept])
             lengths = np.concatenate(tokens)
-            rows = _Rows(packed_windows(lengths, self.capacity, (self.seed, epoch), self.window))
+            order = (self.seed, epoch)
+            if self.packing:
+                rows = _Rows(packed_windows(lengths, self.capacity, order, self.window))
+            else:
+                rows = _Rows(single_windows(len(lengths), order, self.window))
             if len(self._epochs) > 1:
                 self._epochs.pop(min(self._epochs))
             self._epochs[epoch] = (rows, np.concatenate(origin), np.concatenate(members), lengths)

@@ -6,7 +6,6 @@ does not exist is an InputError at once. Defaults are the paper's (arXiv 2502.04
 """
 
 import difflib
-import importlib.util
 import math
 import os
 import typing
@@ -14,17 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
-from transformers.training_args import OptimizerNames
-
 from llasa_core.errors import InputError, describe_type, fits
 from llasa_core.files import read_object
-from llasa_core.model import SIZES, model_config
 from llasa_core.text_tokenizers import DEFAULT_DATE
 from llasa_core.training.lora import lora_settings
 
@@ -41,6 +31,8 @@ RENAMED = {
     "per_device_train_batch_size": "rows_per_device",
     "gradient_checkpointing": "activation_checkpointing",
     "dataloader_num_workers": "workers",
+    "load_best_model_at_end": "keep_best",
+    "early_stopping_patience": "early_stopping",
 }
 
 IGNORED = {
@@ -75,20 +67,27 @@ class TrainConfig:
     # Folder where codes are unpacked once and mapped: for corpora larger than memory
     cache: str | None = None
     workers: int = 0  # processes that assemble batches; the order of the data does not depend on it
-    tokens_per_step: int = 2**21  # row capacity of one optimizer step over all processes
+    # Row capacity of one optimizer step over all processes; default: by the data (plan.step_rows)
+    tokens_per_step: int | None = None
+    packing: bool = True  # several utterances share a row; without it a row is one, as in public
     rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
     gradient_accumulation_steps: int | None = None  # public key: with it, tokens_per_step follows
     peak_lr: float = 5e-5
+    warmup: str = "linear"  # "log": DeepSpeed's, from 3 % of the peak, as in public
     warmup_ratio: float = 0.03
     final_lr_ratio: float = 0.1
     weight_decay: float = 0.01
+    decay_norms: bool = False  # weight decay on the norms' weights too, as in public
+    # What a step's loss is a mean of: its labelled "tokens", or "processes" each of its own tokens
+    average: str = "tokens"
     beta2: float = 0.95
     clip: float = 1.0
     # Hugging Face's name; "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes)
     optim: str = "adamw_torch_fused"
     bf16: bool = True  # autocast; master weights stay fp32
+    pure_bf16: bool = False  # DeepSpeed's bf16 without autocast, as in public; masters stay fp32
     seed: int = 0
-    date: str = DEFAULT_DATE  # date line of the chat template
+    date: str = DEFAULT_DATE  # date line of the chat template; "today": of the day a run starts
     # Hide the template's <|eot_id|> from attention: the public code's loss, exactly
     mask_eot: bool = False
     speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
@@ -96,8 +95,11 @@ class TrainConfig:
     code_noise: float = 0.0
     save_steps: int = 0  # 0 = only the final model
     save_total_limit: int = 2
-    eval_steps: int = 0  # 0 = only at the end
+    eval_steps: int | None = None  # 0 = only at the end; default: ten times a run
     eval_utterances: int = 1000  # at most so many of each held-out dataset
+    # Publish the weights of the best held-out loss; default: where `eval_codes` are measured
+    keep_best: bool | None = None
+    early_stopping: int | None = None  # stop after so many measurements without a better one
     log_steps: int = 10
     save_dtype: str = "float32"  # or "bfloat16"
     activation_checkpointing: bool = False
@@ -115,6 +117,7 @@ class TrainConfig:
     # Below output_dir/runs; "none", "wandb" or another reporter of Hugging Face.
     report_to: str = "tensorboard"
     resume: bool = False  # continue from the newest whole checkpoint in output_dir
+    overwrite: bool = False  # begin anew where a finished model stands
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -124,9 +127,8 @@ class TrainConfig:
                 raise InputError(
                     f"config: `{name}` is {getattr(self, name)!r}, expected {describe_type(hint)}"
                 )
-        for name in ("context", "tokens_per_step", "log_steps"):
-            self._demand(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_steps", "rows_per_device", "gradient_accumulation_steps", "threads"):
+        counts = ("context", "tokens_per_step", "log_steps", "early_stopping", "max_steps")
+        for name in (*counts, "rows_per_device", "gradient_accumulation_steps", "threads"):
             self._demand(
                 name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1"
             )
@@ -141,14 +143,27 @@ class TrainConfig:
         self._demand("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1")
         if self.lora is not None:
             lora_settings(self.lora)
-        self._demand("overlong", self.overlong in ("drop", "truncate"), '"drop" or "truncate"')
+        for name, one, other in (
+            ("overlong", "drop", "truncate"),
+            ("save_dtype", "float32", "bfloat16"),
+            ("warmup", "linear", "log"),
+            ("average", "tokens", "processes"),
+        ):
+            self._demand(name, getattr(self, name) in (one, other), f'"{one}" or "{other}"')
+        self._demand(
+            "pure_bf16",
+            not self.pure_bf16 or (self.bf16 and self.deepspeed is not None),
+            "false, or `bf16` and `deepspeed` with it, whose optimizer keeps fp32 masters",
+        )
+        self._demand(
+            "early_stopping",
+            self.early_stopping is None or (bool(self.eval_codes) and self.eval_steps != 0),
+            "`eval_codes` and `eval_steps` with it",
+        )
         if self.fsdp and self.deepspeed is not None:
             raise InputError(
                 "config: `fsdp` and `deepspeed` are two ways to shard, expected one of them"
             )
-        self._demand(
-            "save_dtype", self.save_dtype in ("float32", "bfloat16"), '"float32" or "bfloat16"'
-        )
         self._demand("codes", bool(self.codes), "at least one codes folder")
         if (self.max_steps is None) == (self.epochs is None):
             raise InputError("config: expected exactly one of `max_steps` and `epochs`")
@@ -182,7 +197,7 @@ class TrainConfig:
                 notes.append(f"`{key}` has no effect: {IGNORED[key]}")
                 continue
             if target not in known:
-                near = difflib.get_close_matches(key, sorted(known | set(RENAMED)), n=3, cutoff=0.5)
+                near = difflib.get_close_matches(key, sorted(known | {*RENAMED, *IGNORED}), n=3)
                 hint = f"; nearest: {', '.join(near)}" if near else ""
                 raise InputError(f"config: unknown key `{key}`{hint}")
             if target in settings:
@@ -197,11 +212,17 @@ class TrainConfig:
             raise InputError(f"config: `{missing[0]}` is missing")
         return cls(**settings, notes=tuple(notes))
 
+    @property
+    def autocast(self) -> bool:
+        """Whether the forward pass runs under autocast to bf16."""
+        return self.bf16 and not self.pure_bf16
+
     def rows(self, world_size: int = 1) -> tuple[int, int, int]:
         """(rows of one optimizer step, rows of one forward pass, forward passes a step and
         process).
 
-        Raises InputError where the step does not divide into rows and processes.
+        Raises InputError where the step does not divide into rows and processes. Where nothing says
+        how large a step is, it is one row a process, until plan.settled has seen the data.
         """
         if self.gradient_accumulation_steps is not None:
             per_device = self.rows_per_device or 1
@@ -210,7 +231,8 @@ class TrainConfig:
                 per_device,
                 self.gradient_accumulation_steps,
             )
-        rows, rest = divmod(self.tokens_per_step, self.context * world_size)
+        tokens = self.tokens_per_step or self.context * world_size
+        rows, rest = divmod(tokens, self.context * world_size)
         if rest or not rows:
             raise InputError(
                 f"config: `tokens_per_step` is {self.tokens_per_step}, expected a multiple of"
@@ -276,75 +298,3 @@ def read_entry(name: str, entry: Any) -> DataEntry:
             f"config: codec {made.codec!r} in `{name}`, expected a codec's name, and no chat"
         )
     return made
-
-
-PACKAGES = {  # part of an optimizer's name: the package it stands in
-    "galore": "galore_torch",
-    "apollo": "apollo_torch",
-    "lomo": "lomo_optim",
-    "grokadamw": "grokadamw",
-    "schedule_free": "schedulefree",
-    "stable_adamw": "optimi",
-    "anyprecision": "torchdistx",
-    "torch_4bit": "torchao",
-    "torch_8bit": "torchao",
-    "npu": "torch_npu",
-    "xla": "torch_xla",
-    "ademamix": "bitsandbytes",
-    "lion": "bitsandbytes",
-    "paged": "bitsandbytes",
-    "bnb": "bitsandbytes",
-    "8bit": "bitsandbytes",
-}
-
-
-def check_settings(config: TrainConfig) -> None:
-    """InputError for an `optim`, a `report_to` or a `lora` that cannot be had here."""
-    names = sorted(OptimizerNames)
-    if config.optim not in names:
-        raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(names)}")
-    package = next((package for part, package in PACKAGES.items() if part in config.optim), None)
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise InputError(
-            f"config: `optim` is {config.optim!r}, which needs the package {package}, not installed"
-            " here"
-        )
-    known = ["none", "all", *INTEGRATION_TO_CALLBACK]
-    if config.report_to not in known:
-        raise InputError(
-            f"config: `report_to` is {config.report_to!r}, expected one of {', '.join(known)}"
-        )
-    here = ["none", "all", *get_available_reporting_integrations()]
-    if config.report_to not in (*here, "flyte"):  # whose package transformers cannot tell
-        raise InputError(
-            f"config: `report_to` is {config.report_to!r}, not installed here, expected"
-            f" {', '.join(here)}"
-        )
-    if config.lora is not None:
-        _check_lora(config)
-
-
-def _check_lora(config: TrainConfig) -> None:
-    if importlib.util.find_spec("peft") is None:
-        raise InputError("config: `lora` needs the package peft: pip install 'llasa-core[lora]'")
-    modules = lora_settings(config.lora)["target_modules"]
-    if "target_modules" not in config.lora or isinstance(modules, str):
-        # Our layers are Llama's; a pattern is left to peft.
-        return
-    try:
-        shape = (
-            model_config(config.model, 300)
-            if config.model in SIZES
-            else AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-        )
-    except (OSError, ValueError):
-        return  # loading the model says what is wrong with it
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-    found = [name for name, _ in model.named_modules() if name]
-    for module in modules:
-        if not any(f".{name}".endswith(f".{module}") for name in found):
-            layers = sorted({name.rpartition(".")[2] for name in found if name.endswith("proj")})
-            raise InputError(
-                f"config: `lora` has target_modules {module!r}, expected of {', '.join(layers)}"
-            )

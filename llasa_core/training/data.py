@@ -6,6 +6,7 @@ is reused. The trap avoided: datasets of two codecs, or of a codec that the mode
 would train without a word of complaint.
 """
 
+import datetime
 import hashlib
 import json
 import logging
@@ -40,6 +41,7 @@ class TrainingData:
     speakers: list[str]  # of the datasets trained on
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
     digests: list[str]  # sha256 of what each dataset trained on holds
+    date: str  # of the template
 
 
 def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> TrainingData:
@@ -69,7 +71,7 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
             f"{config.tokenizer or config.model}: the tokenizer has {vocabulary.codebook_size}"
             f" speech tokens, {next(iter(metas))} has a codebook of {codebook_size}"
         )
-    prompt = Prompt(tokenizer, vocabulary, date=config.date)
+    prompt = Prompt(tokenizer, vocabulary, date=template_date(config.date))
     cut = config.context if config.overlong == "truncate" else None
     sources = [
         ExampleSource(
@@ -78,7 +80,7 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
         for entry in entries
     ]
     balance(sources[:trained], [entry.share for entry in entries[:trained]])
-    rows = PackedRows(sources[:trained], config.context, config.seed)
+    rows = PackedRows(sources[:trained], config.context, config.seed, packing=config.packing)
     named = [
         (f"{entry.path}:{entry.task}", one) for entry, one in zip(entries, sources, strict=True)
     ][trained:]
@@ -89,7 +91,7 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
             frame_rate,
             config.eval_utterances,
             per_device,
-            config.bf16,
+            config.autocast,
             config.mask_eot,
         )
         if named
@@ -97,8 +99,22 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     )
     speakers = sorted({name for source in sources[:trained] for name in source.speakers})
     truncated = sum(source.truncated for source in sources[:trained])
-    digests = [_digest(opened[entry]) for entry in entries[:trained]]
-    return TrainingData(tokenizer, vocabulary, rows, held_out, codec, speakers, truncated, digests)
+    digests = [_digest(opened[entry]) for entry in entries]
+    seen = set(digests[:trained])
+    for entry, digest in list(zip(entries, digests, strict=True))[trained:]:
+        if digest in seen:
+            logger.warning("eval_codes: %s is trained on, its loss is not held out", entry.path)
+    if config.speaker_tags and not speakers:
+        logger.warning("`speaker_tags` has no effect: no dataset of `codes` names a speaker")
+    return TrainingData(
+        *(tokenizer, vocabulary, rows, held_out, codec, speakers, truncated, digests[:trained]),
+        date=prompt.date,
+    )
+
+
+def template_date(date: str) -> str:
+    """The date line of the chat template; "today" as Llama's own template writes it."""
+    return datetime.date.today().strftime("%d %b %Y") if date == "today" else date
 
 
 def _digest(dataset: Any) -> str:

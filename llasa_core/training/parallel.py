@@ -154,16 +154,21 @@ def whole_state(trainer: Trainer, config: TrainConfig) -> dict[str, torch.Tensor
     if config.deepspeed is None:
         return None
     import deepspeed
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     engine, state = trainer.model_wrapped, {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if trainer.is_world_process_zero():
                 state[name] = parameter.detach().float().cpu().clone()
-    # else a model loaded from now on, on one process, would be sharded over all
-    unset_hf_deepspeed_config()
     return state
+
+
+def forget_engine(config: TrainConfig) -> None:
+    """Else a model loaded from now on, on one process, would be sharded over all by DeepSpeed."""
+    if config.deepspeed is not None:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
 
 
 def leave() -> None:

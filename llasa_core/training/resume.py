@@ -28,6 +28,9 @@ FREE = {
     "workers",
     "threads",
     "report_to",
+    "overwrite",
+    "keep_best",
+    "early_stopping",
     "activation_checkpointing",
 }
 
@@ -105,10 +108,21 @@ def resumable(output: Path, settings: dict[str, Any], most: int) -> tuple[str | 
     if key is not None and others:
         raise InputError(
             f"{output / SETTINGS}: the run there has `{key}` {run['settings'][key]!r}, the config"
-            f" {settings[key]!r}; expected the same to resume it, another `output_dir`, or `resume`"
-            " false to begin anew"
+            f" {settings[key]!r}; expected the same to resume it, another `output_dir`, or"
+            " `overwrite` true and `resume` false to begin anew"
         )
     return (max(found)[1], max(found)[0]) if found else (None, 0)
+
+
+def refuse_finished(config: TrainConfig) -> None:
+    """InputError where a finished model stands that the run would overwrite without being told."""
+    if (Path(config.output_dir) / "llasa.json").is_file() and not (
+        config.resume or config.overwrite
+    ):
+        raise InputError(
+            f"{config.output_dir}: holds a finished model; expected another `output_dir`, `resume`"
+            " true to publish that run again, or `overwrite` true to begin anew"
+        )
 
 
 def begin(output: Path, settings: dict[str, Any], step: int, resume: bool) -> None:

@@ -8,17 +8,16 @@ file by file from a temporary one, llasa.json last: where it stands, the run is 
 import contextlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from llasa_core.data.packing import PackedRows
 from llasa_core.device import check_folder
 from llasa_core.errors import DivergedError, InputError
 from llasa_core.files import publish
@@ -30,14 +29,22 @@ from llasa_core.model import (
     resize_vocabulary,
     use_packed_attention,
 )
-from llasa_core.training.config import TrainConfig, check_settings
+from llasa_core.training.checks import check_settings
+from llasa_core.training.config import TrainConfig
 from llasa_core.training.data import TrainingData, open_data
 from llasa_core.training.lora import _add_lora
 from llasa_core.training.loss import use_head_loss
-from llasa_core.training.parallel import engine_arguments, one_gpu_a_process, whole_state
+from llasa_core.training.parallel import (
+    engine_arguments,
+    forget_engine,
+    one_gpu_a_process,
+    whole_state,
+)
+from llasa_core.training.plan import announce, settled
 from llasa_core.training.published import write_checkpoint
-from llasa_core.training.resume import begin, resumable, run_settings
-from llasa_core.training.trainer import PackedTrainer, RunLog, StepBatches
+from llasa_core.training.resume import begin, refuse_finished, resumable, run_settings
+from llasa_core.training.run_log import BestWeights, RunLog
+from llasa_core.training.trainer import PackedTrainer, StepBatches
 
 DIVERGED = "diverged.json"  # in output_dir: at which step the loss stopped being finite
 
@@ -49,138 +56,160 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     llasa.json (last).
 
     Returns flat metrics: final_loss (mean of the last log line), eval_loss and eval_bits_per_second
-    where held-out codes are given, steps, tokens, seconds, tokens_per_second, parameters,
-    dropped_overlong and eval_dropped_overlong, fill. Raises InputError on settings or data that do
-    not fit together, or are not those of the run that it resumes, and DivergedError where the loss
-    is not finite.
+    of the published weights where held-out codes are given, and best_step, whose weights they are;
+    steps, tokens, seconds, tokens_per_second, parameters, dropped_overlong and
+    eval_dropped_overlong, fill. Raises InputError on settings or data that do not fit together, are
+    not those of the run that it resumes, or would overwrite a finished model, and DivergedError
+    where the loss is not finite or far above its start.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if config.threads:
         torch.set_num_threads(config.threads)
     for note in config.notes:
         logger.info("%s", note)
-    per_step, per_device, passes = config.rows(world)
+    per_device = config.rows(world)[1]
     check_settings(config)
     engine = engine_arguments(config, world)
     output = check_folder(config.output_dir)
+    refuse_finished(config)
     output.mkdir(parents=True, exist_ok=True)
 
     data = open_data(config, rank, world, per_device)
-    rows, held_out = data.rows, data.held_out
-    max_steps = config.max_steps or _steps(rows, config.epochs, per_step)
+    asked, config = config, settled(config, data.rows, world)
+    if rank == 0:
+        announce(config, data.rows, world)
+    per_step, steps = config.rows(world)[0], config.max_steps
     # Such a state is only read when the run resumes.
     sharded = config.fsdp or config.deepspeed is not None
-    settings = run_settings(config, data.digests, per_step, max_steps)
-    checkpoint, start = (
-        resumable(output, settings, max_steps - sharded) if config.resume else (None, 0)
-    )
+    settings = run_settings(config, data.digests, per_step, steps)
+    checkpoint, start = resumable(output, settings, steps - sharded) if config.resume else (None, 0)
     model = _model(config, data)
     counts = parameter_count(model)
     if config.lora is not None:
         model = _add_lora(model, config.lora, config.seed)
 
-    on_cpu = not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        max_steps=max_steps,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=passes,
-        learning_rate=config.peak_lr,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.beta2,
-        max_grad_norm=config.clip,
-        optim=config.optim,
-        seed=config.seed,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and world > 1 else None,
-        ddp_find_unused_parameters=False,
-        logging_steps=config.log_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or 1,
-        save_total_limit=config.save_total_limit,
-        eval_strategy="no",
-        ignore_data_skip=True,
-        report_to=config.report_to,
-        disable_tqdm=not progress,
-        dataloader_num_workers=config.workers,
-        **engine,
-    )
-    one_gpu_a_process(arguments)
-    log = RunLog(output / "train_log.jsonl", rows, per_step, held_out, config, start)
+    log = RunLog(output / "train_log.jsonl", data.rows, per_step, data.held_out, config, start)
+    best = BestWeights(output / "best", log, config, start)
     trainer = PackedTrainer(
         model=model,
-        args=arguments,
-        callbacks=[log],
-        batches=StepBatches(rows, config, data.vocabulary, rank, world, start),
+        args=_arguments(config, world, engine, progress),
+        callbacks=[log, best],
+        batches=StepBatches(data.rows, config, data.vocabulary, rank, world, start),
         tokenizer=data.tokenizer,
         settings=settings,
     )
+    best.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     if rank == 0:
         begin(output, settings, start, config.resume)
     with _progress_bars(progress):
-        if start < max_steps:
-            try:
-                trainer.train(resume_from_checkpoint=checkpoint)
-            except DivergedError as error:
-                note = {"diverged": 1, "diverged_at_step": error.step, "steps": max_steps}
-                note |= {
-                    "tokens": rows.tokens_before((error.step - 1) * per_step),
-                    "parameters": counts["total"],
-                }
-                publish(
-                    output / DIVERGED,
-                    json.dumps(note | {"parameters_body": counts["body"]}).encode(),
-                )
-                raise
-            finally:
-                _close_bar(trainer)
+        if start < steps:
+            _fit(trainer, log, checkpoint, counts)
+            steps = trainer.state.global_step
         else:  # the run had reached its last step before it ended
             trainer._load_from_checkpoint(checkpoint)
 
-    tokens, seconds = rows.tokens_before(max_steps * per_step), log.seconds()
-    if held_out and not log.last_eval:
-        log.last_eval = held_out.measure(trainer.model)
-    losses = [line["loss"] for line in log.lines if "loss" in line]
-    metrics = {
-        **log.last_eval,
-        **({"final_loss": losses[-1]} if losses else {}),
-        "steps": max_steps,
-        "tokens": tokens,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(
-            max(0, tokens - rows.tokens_before(start * per_step)) / (seconds - log.earlier), 1
-        ),
+    if data.held_out and not log.evaluations():
+        log.last_eval = data.held_out.measure(trainer.model)
+    best_step, weights = best.find(steps)
+    metrics = log.metrics(steps, start, best_step) | {
         "parameters": counts["total"],
         "parameters_body": counts["body"],
-        "dropped_overlong": rows.dropped_overlong,
-        **({"eval_dropped_overlong": held_out.dropped_overlong} if held_out else {}),
+        "dropped_overlong": data.rows.dropped_overlong,
+        **({"eval_dropped_overlong": data.held_out.dropped_overlong} if data.held_out else {}),
         "truncated": data.truncated,
-        "fill": rows.fill(),
+        "fill": data.rows.fill(),
     }
     state = whole_state(trainer, config)
+    forget_engine(config)
     if trainer.is_world_process_zero():
-        card = {**data.codec}
-        card |= {
+        card = {
+            **data.codec,
             "context": config.context,
-            "date": config.date,
+            "date": data.date,
             "mask_eot": config.mask_eot,
             "speakers": data.speakers,
-        }
-        card |= {
             "speaker_tags": float(config.speaker_tags),
-            "training": asdict(config),
+            "training": asdict(replace(config, epochs=asked.epochs, max_steps=asked.max_steps)),
             "metrics": metrics,
+            "engine": {"wrapper": getattr(trainer, "wrapper", None), "processes": world},
         }
-        card["engine"] = {"wrapper": getattr(trainer, "wrapper", None), "processes": world}
-        if state is not None:
-            model = _whole_model(config, data, state)
         with _progress_bars(progress):
-            write_checkpoint(
-                trainer.model if state is None else model, data.tokenizer, config, output, card
-            )
+            model = _trained(trainer, config, data, state, weights)
+            write_checkpoint(model, data.tokenizer, config, output, card)
     return metrics
+
+
+def _arguments(
+    config: TrainConfig, world: int, engine: dict[str, Any], progress: bool
+) -> TrainingArguments:
+    """What Trainer is told of a settled config."""
+    _, per_device, passes = config.rows(world)
+    on_cpu = not torch.cuda.is_available()
+    return one_gpu_a_process(
+        TrainingArguments(
+            output_dir=config.output_dir,
+            max_steps=config.max_steps,
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=passes,
+            average_tokens_across_devices=config.average == "tokens",
+            learning_rate=config.peak_lr,
+            weight_decay=config.weight_decay,
+            adam_beta2=config.beta2,
+            max_grad_norm=config.clip,
+            optim=config.optim,
+            seed=config.seed,
+            use_cpu=on_cpu,
+            ddp_backend="gloo" if on_cpu and world > 1 else None,
+            ddp_find_unused_parameters=False,
+            logging_steps=config.log_steps,
+            logging_nan_inf_filter=False,
+            save_strategy="steps" if config.save_steps else "no",
+            save_steps=config.save_steps or 1,
+            save_total_limit=config.save_total_limit,
+            eval_strategy="no",
+            ignore_data_skip=True,
+            report_to=config.report_to,
+            disable_tqdm=not progress,
+            dataloader_num_workers=config.workers,
+            **engine,
+        )
+    )
+
+
+def _fit(
+    trainer: PackedTrainer, log: RunLog, checkpoint: str | None, counts: dict[str, int]
+) -> None:
+    """Train to the last step; a run that diverges leaves a note and raises DivergedError."""
+    output = Path(trainer.args.output_dir)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        log.refuse_rise()
+    except DivergedError as error:
+        note = {"diverged": 1, "diverged_at_step": error.step, "steps": trainer.args.max_steps}
+        note["tokens"] = log.rows.tokens_before((error.step - 1) * log.per_step)
+        note |= {"parameters": counts["total"], "parameters_body": counts["body"]}
+        publish(output / DIVERGED, json.dumps(note).encode())
+        raise
+    finally:
+        _close_bar(trainer)
+
+
+def _trained(
+    trainer: PackedTrainer,
+    config: TrainConfig,
+    data: TrainingData,
+    state: dict[str, torch.Tensor] | None,
+    best: dict[str, torch.Tensor] | None,
+) -> Any:
+    """The model to publish: of the last step, or with the `best` weights; `state` is that of an
+    engine that shards.
+    """
+    if state is not None:
+        return _whole_model(config, data, {**state, **(best or {})})
+    if best is not None and trainer.model.load_state_dict(best, strict=False).unexpected_keys:
+        raise RuntimeError("the best weights do not fit the model that was trained")
+    return trainer.model
 
 
 @contextlib.contextmanager
@@ -243,11 +272,3 @@ def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch
         )
     model.tie_weights()
     return model
-
-
-def _steps(rows: PackedRows, epochs: float, per_step: int) -> int:
-    whole, part = divmod(epochs, 1.0)
-    count = sum(rows.rows_in_epoch(epoch) for epoch in range(int(whole)))
-    if part:
-        count += part * rows.rows_in_epoch(int(whole))
-    return max(1, math.ceil(count / per_step))

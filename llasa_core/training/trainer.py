@@ -8,11 +8,7 @@ weights_only, and no pickled settings are kept.
 
 import functools
 import itertools
-import json
-import logging
 import math
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,26 +16,33 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from llasa_core.data.packing import PackedRows, code_noise, collate
 from llasa_core.errors import DivergedError
 from llasa_core.training import resume
 from llasa_core.training.config import TrainConfig
-from llasa_core.training.loss import HeldOut, labelled_loss
+from llasa_core.training.loss import labelled_loss
 from llasa_core.training.parallel import check_wrapper, compute_in_bf16, shard_on_cpu
 
-logger = logging.getLogger(__name__)
+LOG_START = 0.03  # share of the peak at which a logarithmic warm-up starts
+RISEN = 3  # a loss so many times that of the start, or of guessing among all ids, has diverged
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """Learning rate of step 0 .. steps - 1 as a share of the peak: linear warm-up, then cosine to
+    """Learning rate of step 0 .. steps - 1 as a share of the peak: warm-up, then cosine to
     final_lr_ratio.
 
+    `warmup` "log" is DeepSpeed's WarmupCosineLR as the public script sets it: w is at least 2, and
+    step n has LOG_START + (1 - LOG_START) log(n + 1) / log(w). Linear:
     The first step is not wasted at 0: warm-up over w steps goes 1/w, 2/w .. 1, and the last step
     has final_lr_ratio.
     """
     warm = math.ceil(config.warmup_ratio * steps)
+    if config.warmup == "log":
+        warm = max(2, warm)
+        if step < warm:
+            return LOG_START + (1 - LOG_START) * math.log(step + 1) / math.log(warm)
     if step < warm:
         return (step + 1) / warm
     progress = min(1.0, (step + 1 - warm) / max(1, steps - warm))
@@ -108,6 +111,7 @@ class PackedTrainer(Trainer):
         # num_items_in_batch: labelled tokens of the global batch
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
+        self.largest_loss: float | None = None  # nats a token; beyond it the run has diverged
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -119,6 +123,11 @@ class PackedTrainer(Trainer):
         return DataLoader(
             self.batches, batch_size=None, num_workers=self.args.dataloader_num_workers
         )
+
+    def get_decay_parameter_names(self, model):
+        if self.batches.config.decay_norms:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         config = self.batches.config
@@ -133,19 +142,25 @@ class PackedTrainer(Trainer):
         return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        with torch.autocast(
-            self.args.device.type, torch.bfloat16, enabled=self.batches.config.bf16
-        ):
+        config = self.batches.config
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=config.autocast):
             total, count = labelled_loss(model, inputs)
-        if not torch.isfinite(total):
-            step = self.state.global_step
-            utterances = " ".join(self.batches.utterances(step))
-            raise DivergedError(
-                f"the loss is {total.item()} at step {step + 1}, lower peak_lr; read: {utterances}",
-                step + 1,
-            )
+        self._refuse_divergence(total.item(), count)
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
-        return loss * self.accelerator.num_processes  # DDP averages gradients over processes
+        # DDP averages gradients over processes; by "processes" num_items_in_batch is this one's own
+        return loss * self.accelerator.num_processes if config.average == "tokens" else loss
+
+    def _refuse_divergence(self, total: float, count: int) -> None:
+        mean = total / max(1, count)
+        if self.largest_loss is None and math.isfinite(total):
+            self.largest_loss = RISEN * max(mean, math.log(self.batches.vocabulary.size))
+        if not math.isfinite(total) or mean > self.largest_loss:
+            step = self.state.global_step + 1
+            found = f"{mean:.4g} nats a token" if math.isfinite(total) else f"{total}"
+            utterances = " ".join(self.batches.utterances(step - 1))
+            raise DivergedError(
+                f"the loss is {found} at step {step}, lower peak_lr; read: {utterances}", step
+            )
 
     def _save_checkpoint(self, model, trial):
         if self.args.should_save:
@@ -166,79 +181,3 @@ class PackedTrainer(Trainer):
         if self.args.should_save:
             Path(output_dir, "training_args.bin").unlink(missing_ok=True)
             self.tokenizer.save_pretrained(output_dir)
-
-
-class RunLog(TrainerCallback):
-    """train_log.jsonl: a line every log_steps (loss, lr, grad_norm, tokens, seconds) and one for
-    each evaluation.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        rows: PackedRows,
-        per_step: int,
-        held_out: HeldOut | None,
-        config: TrainConfig,
-        start: int,
-    ):
-        self.path, self.rows, self.per_step, self.held_out, self.config = (
-            path,
-            rows,
-            per_step,
-            held_out,
-            config,
-        )
-        self.last_eval: dict[str, float] = {}
-        self.paused = 0.0  # seconds spent on evaluation
-        kept = []
-        if start and path.is_file():
-            kept = [
-                line
-                for line in map(json.loads, path.read_text().splitlines())
-                if line["step"] <= start
-            ]
-        self.earlier = max((line["seconds"] for line in kept), default=0.0)
-        self.lines = kept
-        self.begin = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Training seconds so far, earlier parts of a resumed run included, evaluation left out."""
-        return self.earlier + time.perf_counter() - self.begin - self.paused
-
-    def write(self, state: Any, values: dict[str, float]) -> None:
-        line = {
-            "step": state.global_step,
-            "tokens": self.rows.tokens_before(state.global_step * self.per_step),
-            "seconds": round(self.seconds(), 3),
-            **values,
-        }
-        self.lines.append(line)
-        if state.is_world_process_zero:
-            with self.path.open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
-            logger.info("%s", line)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            temporary = self.path.with_suffix(".part")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-            os.replace(temporary, self.path)
-        self.begin = time.perf_counter()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            values = {
-                "loss": logs["loss"],
-                "lr": logs["learning_rate"],
-                "grad_norm": logs["grad_norm"],
-            }
-            self.write(state, {name: float(value) for name, value in values.items()})
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        due = self.config.eval_steps and state.global_step % self.config.eval_steps == 0
-        if self.held_out and (due or state.global_step == state.max_steps):
-            begin = time.perf_counter()
-            self.last_eval = self.held_out.measure(model)
-            self.paused += time.perf_counter() - begin
-            self.write(state, self.last_eval)

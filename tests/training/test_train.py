@@ -229,7 +229,7 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
     with monkeypatch.context() as patch:
         patch.setattr("llasa_core.training.trainer.labelled_loss", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(settings(workshop, tmp_path / "run", **anew))
+            train(settings(workshop, tmp_path / "run", **anew, overwrite=True))
     train(settings(workshop, tmp_path / "run", **anew, resume=True))
     train(settings(workshop, tmp_path / "whole", **anew))
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
@@ -255,7 +255,8 @@ def test_standard_output_is_the_metrics_alone(workshop, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for command, arguments in ((main, []), (cli.main, ["train"])):
-        path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
+        config = settings(workshop, tmp_path / "run", max_steps=2, overwrite=True)
+        path = write_config(tmp_path, config)
         assert command([*arguments, path]) == 0
         captured = capsys.readouterr()
         assert json.loads(captured.out)["steps"] == 2
