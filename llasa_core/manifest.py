@@ -28,7 +28,7 @@ from typing import TypeVar
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.files import is_url, join, numbered_rows, write_rows
+from llasa_core.files import is_url, join, numbered_rows, text_lines, write_rows
 from llasa_core.prompts import Voice
 
 T = TypeVar("T")
@@ -237,9 +237,9 @@ def file_name(id: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance to speak. `id` names its file; `voice` is a prompt (text and codes) whose voice
-    is continued.
+    """One utterance to speak. `id` names its file (`file_name`).
 
+    `voice` is a prompt (text and codes) whose voice is continued.
     `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the
     utterance. `language` and `reference_speaker` change nothing of the speech and stay with it: by
     which rules words are counted, and with whose recordings the speech is compared, where that is
@@ -255,15 +255,8 @@ class Request:
     reference_speaker: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not FILE_SAFE_ID.fullmatch(self.id):
-            raise InputError(
-                f"request {self.id!r}: the id must be a file name of letters, digits and ._+@=,-"
-            )
-        if (size := len(self.id.encode())) > 200:
-            raise InputError(
-                f"request {self.id[:40]}..: the id takes {size} bytes, expected a file name of up"
-                " to 200"
-            )
+        if not isinstance(self.id, str) or not self.id or _unwritable(self.id):
+            raise InputError(f"request {self.id!r}: the id must be text")
         if not isinstance(self.text, str) or not self.text.strip():
             raise InputError(f"request {self.id}: the text is empty")
         for name in ("text", "speaker", "reference_speaker"):
@@ -330,7 +323,8 @@ def read_requests(
 
     A corpus manifest is such a file, and so are test sentences (`understanding`): their audio,
     seconds, split, category and expected say nothing about what to speak. `voice` makes a prompt of
-    an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once.
+    an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once. Of a .txt
+    each line is a request, and its number the id; ids and speakers may be numbers.
     """
     path = Path(path)
     known = {"id", "text", "speaker", "reference_speaker", "language", "seed"}
@@ -338,8 +332,16 @@ def read_requests(
     known |= {"audio", "seconds", "split", "category", "expected"}
     voices: dict[tuple[str, str], Voice] = {}
     requests: list[Request] = []
-    for number, item in numbered_rows(path, "requests as JSON lines, one object a line"):
+    if path.suffix.lower() == ".txt":
+        sentences = text_lines(path, "a sentence a line")
+        rows = ((at, {"id": f"{at:04d}", "text": line.strip()}) for at, line in sentences)
+    else:
+        rows = numbered_rows(path, "requests as JSON lines, one object a line")
+    for number, item in rows:
         where = f"{path}:{number}"
+        for key in ("id", "speaker"):
+            if isinstance(item.get(key), int) and not isinstance(item[key], bool):
+                item[key] = str(item[key])
         if unknown := sorted(set(item) - known):
             raise InputError(
                 f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"

@@ -212,11 +212,6 @@ CASES = {
         [*SPEAK, "--manifest", "requests.jsonl"],
         "requests.jsonl:1",
     ),
-    "request that would leave the folder": (
-        lambda: lines("requests.jsonl", {"id": "../a", "text": "one"}),
-        [*SPEAK, "--manifest", "requests.jsonl"],
-        "requests.jsonl:1",
-    ),
     "search without a verifier": (
         None,
         ["search", *SPEAK[1:], "hello", "--verifier-asr", "none"],
@@ -400,8 +395,8 @@ CASES = {
         "requests.jsonl:1",
     ),
     "half a character on the command line": (None, [*SPEAK, "one \udcff"], "half a character"),
-    "id longer than a file name": (
-        lambda: lines("requests.jsonl", {"id": "a" * 300, "text": "one"}),
+    "half a character in an id": (
+        lambda: lines("requests.jsonl", {"id": "a\udcff", "text": "one"}),
         [*SPEAK, "--manifest", "requests.jsonl"],
         "requests.jsonl:1",
     ),

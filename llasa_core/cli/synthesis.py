@@ -23,7 +23,9 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec", help="codec name or folder (default: the one the checkpoint names)"
     )
-    parser.add_argument("--manifest", help="JSON lines with id and text, in place of TEXT")
+    parser.add_argument(
+        "--manifest", help="JSON lines with id and text, or .txt, a text a line; in place of TEXT"
+    )
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl"
     )

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.codecs.interface import Codec
 from llasa_core.errors import InputError
-from llasa_core.manifest import FILE_SAFE_ID, Utterance, evenly, read_manifest, write_manifest
+from llasa_core.manifest import Utterance, evenly, file_name, read_manifest, write_manifest
 
 
 class RoundTrip(NamedTuple):
@@ -36,22 +36,15 @@ def resynthesize(
     `out`.
 
     Originals keep their paths; decoded waves are `out/wavs/ID.wav`, 16-bit, `codec.sample_rate` Hz,
-    floor(T / hop) * hop samples long. InputError for an id that is not a file name, or a wave
-    shorter than one code.
+    floor(T / hop) * hop samples long. InputError for a wave shorter than one code.
     """
     out = Path(out)
     originals = select(manifest, limit)
-    for utterance in originals:
-        if not FILE_SAFE_ID.fullmatch(utterance.id):
-            raise InputError(
-                f"{manifest}: id {utterance.id!r}, expected a file name of letters, digits and"
-                " ._+@=,-"
-            )
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     decoded = []
     for utterance in tqdm(originals, desc="codec round trip", disable=not progress):
         wave = load_audio(utterance.audio, codec.sample_rate)
-        path = out / "wavs" / f"{utterance.id}.wav"
+        path = out / "wavs" / f"{file_name(utterance.id)}.wav"
         again = codec.decode(codec.encode([wave]))[0]
         if not len(again):
             raise InputError(

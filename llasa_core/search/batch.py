@@ -16,7 +16,7 @@ import numpy as np
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.files import write_json, write_rows
 from llasa_core.journal import Journal
-from llasa_core.manifest import Request, refuse_repeated
+from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.search.cost import Cost
 from llasa_core.search.search import search
 from llasa_core.search.strategy import Chosen, Rule, Strategy, Verifier
@@ -79,7 +79,7 @@ def search_manifest(
             progress(len(finished))
         for chosen in found:
             name = chosen.request.id
-            audio = f"{'wavs' if name in pieces else 'pieces'}/{name}.wav"
+            audio = f"{'wavs' if name in pieces else 'pieces'}/{file_name(name)}.wav"
             write_wav(out / audio, chosen.spoken.wave, synthesizer.codec.sample_rate)
             finished[name] = {"id": name, "audio": audio, **_described(chosen)}
             add(finished[name], wanted[name])
@@ -112,7 +112,7 @@ def _joined(out: Path, request: Request, parts: list[dict], rate: int) -> dict:
     waves = [load_audio(out / part["audio"], rate) for part in parts]
     pause = np.zeros(round(PAUSE_SECONDS * rate), np.float32)
     wave = np.concatenate([piece for one in waves for piece in (pause, one)][1:])
-    audio = f"wavs/{request.id}.wav"
+    audio = f"wavs/{file_name(request.id)}.wav"
     if len(parts) > 1:
         write_wav(out / audio, wave, rate)
     codes, ended = sum(part["codes"] for part in parts), all(part["ended"] for part in parts)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llasa_core.audio import write_wav
 from llasa_core.files import write_rows
 from llasa_core.journal import Journal
-from llasa_core.manifest import Request, refuse_repeated
+from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.synthesis.guards import Guards, Spoken
 from llasa_core.synthesis.sampling import Sampling
 
@@ -60,7 +60,7 @@ def synthesize_manifest(
         if progress and rows:
             progress(len(rows))
         for spoken in speech:
-            name, audio = spoken.request.id, f"wavs/{spoken.request.id}.wav"
+            name, audio = spoken.request.id, f"wavs/{file_name(spoken.request.id)}.wav"
             write_wav(out / audio, spoken.wave, synthesizer.codec.sample_rate)
             rows[name] = _row(spoken, audio, synthesizer.codec.sample_rate)
             if (voice := wanted[name]["voice"]) is not None:

@@ -20,7 +20,7 @@ import numpy as np
 from llasa_core.audio import load_audio
 from llasa_core.errors import InputError
 from llasa_core.files import read_rows, write_rows
-from llasa_core.manifest import Request, refuse_repeated
+from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.prompts import Voice
 from llasa_core.synthesis.batch import MANIFEST, speech_row, synthesize_manifest
 from llasa_core.synthesis.guards import FRAME_SECONDS, Guards, sounding_frames
@@ -117,7 +117,8 @@ def _join(
     """Write OUT/wavs/ID.wav of a text's pieces (folder and row of each) and return its line of the
     manifest.
     """
-    audio, temporary = f"wavs/{request.id}.wav", out / "wavs" / f"{request.id}.part"
+    name = file_name(request.id)
+    audio, temporary = f"wavs/{name}.wav", out / "wavs" / f"{name}.part"
     waves = (load_audio(folder / row["audio"], rate) for folder, row in parts)
     with SpeechFile(temporary, rate) as file:
         file.write_all(joined(waves, pauses, rate))

@@ -496,8 +496,8 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"id": "../up"}, "file name"),
-        ({"id": ""}, "file name"),
+        ({"id": "half \ud800"}, "id must be text"),
+        ({"id": ""}, "id must be text"),
         ({"text": " "}, "text is empty"),
         ({"seed": -1}, "seed"),
         ({"seed": 1.5}, "seed"),
@@ -546,6 +546,27 @@ def test_requests_are_read_from_lines_and_each_voice_is_made_once(tmp_path):
         "zh",
         "fr",
     ]
+
+
+def test_requests_may_be_a_text_file_or_have_numbers_for_ids(tmp_path):
+    (tmp_path / "texts.txt").write_text("\ufeffOne sentence.\r\n\r\n Another one. \n")
+    found = read_requests(tmp_path / "texts.txt", seed=3)
+    expected = [("0001", "One sentence.", 3), ("0003", "Another one.", 3)]
+    assert [(one.id, one.text, one.seed) for one in found] == expected
+    (tmp_path / "r.jsonl").write_text('{"id": 7, "text": "One.", "speaker": 12}\n')
+    (one,) = read_requests(tmp_path / "r.jsonl")
+    assert (one.id, one.speaker) == ("7", "12")
+
+
+def test_speech_of_any_id_has_a_file_of_its_own(synthesizer, tmp_path):
+    ids = ["../up", "a/b", "a_b", "it's (1)", "y" * 300]
+    requests = [Request(id, "Hello.") for id in ids]
+    sampling = replace(SAMPLING, max_seconds=0.1)
+    synthesize_manifest(synthesizer, requests, tmp_path / "out", sampling)
+    found = read_manifest(tmp_path / "out/manifest.jsonl")
+    assert [one.id for one in found] == ids
+    assert len({one.audio for one in found if one.audio.is_file()}) == len(ids)
+    assert {one.audio.parent for one in found} == {tmp_path / "out/wavs"}
 
 
 def test_voice_of_a_speaker_is_its_first_clip_of_that_length_and_nobody_goes_without(tmp_path):
