@@ -101,7 +101,7 @@ def test_importing_the_package_is_fast_and_takes_no_torch():
     script = (
         "import sys, time; start = time.perf_counter(); import llasa_core; seconds ="
         " time.perf_counter() - start\nimport llasa_core.errors, llasa_core.tokenizer,"
-        " llasa_core.prompts, llasa_core.metrics, llasa_core.evaluation.scaling\nimport"
+        " llasa_core.prompts, llasa_core.metrics, llasa_core.evaluation.scaling_law\nimport"
         " llasa_core.experiments.config, llasa_core.cli, llasa_core.cli.common,"
         " llasa_core.experiments.config\nheavy = {'torch', 'transformers', 'papermill',"
         " 'soundfile', 'pandas', 'matplotlib'} & set(sys.modules)\nprint(seconds, *heavy)"

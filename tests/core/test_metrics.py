@@ -11,7 +11,7 @@ from llasa_core.errors import InputError
 
 def test_importing_metrics_and_scaling_loads_no_torch():
     code = (
-        "import sys, llasa_core.metrics, llasa_core.evaluation.scaling; print({'torch',"
+        "import sys, llasa_core.metrics, llasa_core.evaluation.scaling_law; print({'torch',"
         " 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

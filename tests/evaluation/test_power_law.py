@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.evaluation.scaling import power_law_fit
+from llasa_core.evaluation.scaling_law import power_law_fit
 
 SIZES = np.logspace(6, 8, 6)
 
