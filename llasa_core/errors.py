@@ -43,12 +43,15 @@ def guarded(handle: Callable[[], int | None]) -> int:
     """`handle()` as an exit status, with one line on standard error in place of the traceback of
     what can be expected.
 
-    Bad input is 2, a run that diverged 1, Ctrl-C 130, a closed pipe 141; a fault of the program
-    stays a traceback.
+    Bad input is 2, a run that diverged 1, Ctrl-C 130, a closed pipe 141, SIGTERM 143, and a signal
+    ends the worker processes; a fault of the program stays a traceback.
     """
+    from llasa_core.processes import Interrupted, Terminated, leave_now, signals_end_workers
+
     try:
-        status = handle() or 0
-        sys.stdout.flush()
+        with signals_end_workers():
+            status = handle() or 0
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         # Also silences the interpreter's own last flush.
@@ -59,8 +62,12 @@ def guarded(handle: Callable[[], int | None]) -> int:
         return _told(f"{error.filename}: {error.strerror}" if named else str(error), 2)
     except DivergedError as error:
         return _told(str(error), 1)
+    except Interrupted:
+        leave_now(_told("interrupted", 130))
     except KeyboardInterrupt:
         return _told("interrupted", 130)
+    except Terminated:
+        leave_now(_told("terminated", 143))
 
 
 def _told(message: str, status: int) -> int:

@@ -11,11 +11,10 @@ import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from llasa_core.data.sources import open_source
 from llasa_core.errors import InputError
 from llasa_core.files import full_disk
 from llasa_core.manifest import Unread, Utterance, checked
+from llasa_core.processes import worker_pool
 
 WINDOW_SECONDS = 600.0  # of audio in memory, among which utterances of equal length meet
 
@@ -154,11 +154,7 @@ def _make_parts(
     front = codec.front if workers else None
     samples = 0
     with contextlib.ExitStack() as stack:
-        pool = (
-            stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
-            if workers and todo
-            else None
-        )
+        pool = stack.enter_context(worker_pool(workers)) if workers and todo else None
         writer = stack.enter_context(ThreadPoolExecutor(1))
         if pool is not None:
             stack.callback(pool.shutdown, cancel_futures=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llasa_core.device import check_folder, gpu_count
 from llasa_core.errors import DivergedError, InputError, guarded
+from llasa_core.processes import LAUNCHER, end_with, run_processes
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import leave
 from llasa_core.training.train import DIVERGED, train
@@ -70,19 +71,13 @@ def _launch(config: TrainConfig, output: Path, processes: int, progress: bool) -
     }
     path = output / "train_config.json"
     path.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-    ]
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     threads = {"OMP_NUM_THREADS": str(config.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
-    status = subprocess.run(
+    status = run_processes(
         [*command, "-m", "llasa_core.train", str(path)],
-        env={**os.environ, **threads},
+        {**os.environ, **threads},
         stdout=subprocess.DEVNULL,  # the metrics, which are read from llasa.json
-    ).returncode
+    )
     if (output / DIVERGED).is_file():
         step = json.loads((output / DIVERGED).read_text())["diverged_at_step"]
         raise DivergedError(f"{path}: the loss diverged at step {step}, lower peak_lr", step)
@@ -98,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("usage: python -m llasa_core.train config.json")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+    if LAUNCHER in os.environ:
+        end_with(int(os.environ[LAUNCHER]))
 
     def handle() -> None:
         with contextlib.redirect_stdout(sys.stderr):

@@ -240,12 +240,12 @@ def _prepared(
     """Utterances in their order, each with {reason} or {audio (relative to out), seconds}, from the
     journal or anew.
     """
-    from concurrent.futures import ProcessPoolExecutor
     from contextlib import nullcontext
-    from multiprocessing import get_context
+
+    from llasa_core.processes import worker_pool
 
     journal = Journal(out, {"limits": asdict(limits)}, restart=True)
-    workers = ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 else nullcontext()
+    workers = worker_pool(jobs) if jobs > 1 else nullcontext()
     with workers as pool, journal.writing() as add:
         while window := list(islice(described, 64 * max(jobs, 1))):
             results = [None if reason is None else {"reason": reason} for _, reason in window]

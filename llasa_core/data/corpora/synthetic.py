@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import math
-import multiprocessing
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from llasa_core.data.corpora.grammar import distinct_sentences, fingerprint, wor
 from llasa_core.errors import InputError
 from llasa_core.files import publish, read_object, write_json
 from llasa_core.manifest import SPLITS, Utterance, split_of, write_manifest
+from llasa_core.processes import worker_pool
 
 SAMPLE_RATE = 16_000  # Hz
 
@@ -285,10 +285,9 @@ def build(
     _check_settings(out, voices, seed, sum(row["split"] == "test" for row in rows))
     jobs_rows = ((row, str(wavs), seed) for row in rows)
     if jobs > 1:
-        with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-            samples = list(
-                _shown(pool.imap(_speak_row, jobs_rows, chunksize=16), len(rows), progress)
-            )
+        with worker_pool(jobs) as pool:
+            spoken = pool.map(_speak_row, jobs_rows, chunksize=16)
+            samples = list(_shown(spoken, len(rows), progress))
     else:
         samples = list(_shown(map(_speak_row, jobs_rows), len(rows), progress))
     for row, count in zip(rows, samples, strict=True):
