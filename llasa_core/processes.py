@@ -52,14 +52,15 @@ def _begin_worker(parent: int) -> None:
 def end_with(pid: int, child: bool = False) -> None:
     """From now on this process is gone soon after process `pid` is; child: `pid` is its parent."""
 
+    import psutil
+
     def gone() -> bool:
         if child:
             return os.getppid() != pid
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        try:  # one that nobody has waited for yet is still listed
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
             return True
-        return False
 
     def watch() -> None:
         while not gone():
