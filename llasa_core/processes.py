@@ -122,7 +122,12 @@ def run_processes(
 
 
 def leave_now(status: int) -> NoReturn:
-    """End this process without waiting for threads that still expect answers of killed workers."""
+    """End this process and what it has started, without waiting for threads that expect answers."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):  # one that was just being started too
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
