@@ -36,11 +36,11 @@ def start(kind, corpus, out):
 
 
 def workers_at_work(process, out):
-    """The children of a command, once it has written its first file."""
+    """The children of a command, once it has published its first file of theirs."""
     parent = psutil.Process(process.pid)
     for _ in range(600):
         children = parent.children(recursive=True)
-        if len(children) >= 2 and out.is_dir() and any(path.is_file() for path in out.rglob("*")):
+        if len(children) >= 2 and any(p.suffix in (".wav", ".parquet") for p in out.rglob("*")):
             return children
         time.sleep(0.05)
     raise AssertionError("no worker was started")

@@ -257,7 +257,7 @@ def windows_paths(folder):
 
 def paths_of_another_machine(folder):
     recordings(folder, pattern="wavs/kore/{}.wav")
-    table(folder, [f"/corpora/me/set/wavs/kore/{i}.wav|{t}" for i, t in zip(IDS, WORDS, strict=True)])
+    table(folder, [f"/corpora/set/wavs/kore/{i}.wav|{t}" for i, t in zip(IDS, WORDS, strict=True)])
     return Expected(rows(ids=[f"kore/{id}" for id in IDS]))
 
 
@@ -351,7 +351,7 @@ def manifest_of_other_keys(folder):
 
 def moved_manifest(folder):
     recordings(folder)
-    starts = ["wavs\\", "/corpora/me/corpus/wavs/", "", "./"]
+    starts = ["wavs\\", "/corpora/corpus/wavs/", "", "./"]
     items = [
         {"id": i, "audio": f"{a}{i}.wav", "text": t}
         for a, i, t in zip(starts, IDS, WORDS, strict=True)
