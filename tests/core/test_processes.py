@@ -35,12 +35,18 @@ def start(kind, corpus, out):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def at_work(out):
+    """Whether a worker has finished something: a part, or a line of the journal below its first."""
+    journals = [path.read_text().count("\n") for path in out.glob("*.jsonl")]
+    return any(out.glob("*.parquet")) or max(journals, default=0) > 2
+
+
 def workers_at_work(process, out):
     """The children of a command, once it has published its first file of theirs."""
     parent = psutil.Process(process.pid)
     for _ in range(600):
         children = parent.children(recursive=True)
-        if len(children) >= 2 and any(p.suffix in (".wav", ".parquet") for p in out.rglob("*")):
+        if len(children) >= 2 and at_work(out):
             return children
         time.sleep(0.05)
     raise AssertionError("no worker was started")
