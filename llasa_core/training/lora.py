@@ -1,33 +1,16 @@
-"""LoRA of a language model: which projections it adapts, its settings and how it is added
-(PEFT).
+"""LoRA of a language model (PEFT): which projections it adapts, its settings, how it is added.
+
+The trap avoided: LoRA freezes the embeddings, and speech rows that the model has just been given
+would stay the random numbers that they began as. Those rows are trained, the others are not.
 """
 
+import functools
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from llasa_core.errors import InputError, fits
-
-
-def _add_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    values = lora_settings(settings)
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=values["r"],
-        lora_alpha=values["alpha"],
-        lora_dropout=values["dropout"],
-        target_modules=values["target_modules"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # shards of one matrix come from several processes
-        try:
-            return get_peft_model(model, lora)
-        except ValueError as error:
-            raise InputError(f"config: `lora` does not fit the model ({error})") from None
-
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -62,3 +45,46 @@ def lora_settings(given: dict[str, Any]) -> dict[str, Any]:
         if not holds:
             raise InputError(f"config: `lora` has {key} {values[key]!r}, expected {expected}")
     return values
+
+
+def add_lora(
+    model: PreTrainedModel, settings: dict[str, Any], seed: int, new_from: int | None = None
+) -> Any:
+    """`model` as a PeftModel that trains the adapters and, where `new_from` is given, the rows of
+    embedding and head from that id on; its adapter folder then holds these matrices too.
+
+    InputError where `settings` do not fit the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    values = lora_settings(settings)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=values["r"],
+        lora_alpha=values["alpha"],
+        lora_dropout=values["dropout"],
+        target_modules=values["target_modules"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # shards of one matrix come from several processes
+        try:
+            adapted = get_peft_model(model, lora)
+        except ValueError as error:
+            raise InputError(f"config: `lora` does not fit the model ({error})") from None
+    if new_from is not None:
+        # By identity: tied matrices are one parameter.
+        matrices = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+        for matrix in {id(one): one for one in matrices}.values():
+            matrix.requires_grad_(True)
+            matrix.trained_from = new_from
+            matrix.register_hook(functools.partial(_without_old_rows, new_from))
+        adapted.save_pretrained = functools.partial(
+            adapted.save_pretrained, save_embedding_layers=True
+        )
+    return adapted
+
+
+def _without_old_rows(new_from: int, gradient: torch.Tensor) -> torch.Tensor:
+    gradient = gradient.clone()
+    gradient[:new_from] = 0
+    return gradient

@@ -32,7 +32,7 @@ from llasa_core.model import (
 from llasa_core.training.checks import check_settings
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.data import TrainingData, open_data
-from llasa_core.training.lora import _add_lora
+from llasa_core.training.lora import add_lora
 from llasa_core.training.loss import use_head_loss
 from llasa_core.training.parallel import (
     engine_arguments,
@@ -83,10 +83,15 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     sharded = config.fsdp or config.deepspeed is not None
     settings = run_settings(config, data.digests, per_step, steps)
     checkpoint, start = resumable(output, settings, steps - sharded) if config.resume else (None, 0)
-    model = _model(config, data)
+    model, new_from = _model(config, data)
     counts = parameter_count(model)
     if config.lora is not None:
-        model = _add_lora(model, config.lora, config.seed)
+        if new_from is not None and sharded:
+            raise InputError(
+                "config: `lora` trains new speech rows, which `fsdp` and `deepspeed` would shard;"
+                " expected neither, or a model that has learnt to speak"
+            )
+        model = add_lora(model, config.lora, config.seed, new_from)
 
     log = RunLog(output / "train_log.jsonl", data.rows, per_step, data.held_out, config, start)
     best = BestWeights(output / "best", log, config, start)
@@ -232,9 +237,14 @@ def _close_bar(trainer: PackedTrainer) -> None:
             callback.training_bar.close()
 
 
-def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
+def _model(config: TrainConfig, data: TrainingData) -> tuple[PreTrainedModel, int | None]:
+    """The model to train, and from which id on its rows are new: 0 for a size name, None for a
+    checkpoint that has them all.
+    """
+    new_from: int | None = None
     tokenizer, vocabulary = data.tokenizer, data.vocabulary
     if config.model in SIZES:
+        new_from = 0
         zero = config.zero_init_residual
         model = build_model(
             config.model, vocabulary.size, config.context, config.seed, zero_init_residual=zero
@@ -246,20 +256,21 @@ def _model(config: TrainConfig, data: TrainingData) -> PreTrainedModel:
     else:
         model = load_model(config.model)
         if model.config.vocab_size == vocabulary.text_size:
+            new_from = vocabulary.text_size
             resize_vocabulary(model, vocabulary.size, config.init_noise, config.seed)
         if model.config.vocab_size != vocabulary.size:
             raise InputError(
                 f"{config.model}: the model has a vocabulary of {model.config.vocab_size}, "
                 f"the tokenizer of {vocabulary.size}"
             )
-    return use_head_loss(use_packed_attention(model))
+    return use_head_loss(use_packed_attention(model)), new_from
 
 
 def _whole_model(config: TrainConfig, data: TrainingData, state: dict[str, torch.Tensor]) -> Any:
     """The model of `config` with the weights of `state`, outside the engine that trained it."""
-    model = _model(config, data)
+    model, new_from = _model(config, data)
     if config.lora is not None:
-        model = _add_lora(model, config.lora, config.seed)
+        model = add_lora(model, config.lora, config.seed, new_from)
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     tied = (
         {"lm_head.weight", "base_model.model.lm_head.weight"}

@@ -125,9 +125,12 @@ class PackedTrainer(Trainer):
         )
 
     def get_decay_parameter_names(self, model):
+        names = super().get_decay_parameter_names(model)
         if self.batches.config.decay_norms:
-            return [name for name, _ in model.named_parameters()]
-        return super().get_decay_parameter_names(model)
+            names = [name for name, _ in model.named_parameters()]
+        # Rows that stay as they are must not shrink (lora.add_lora).
+        held = {name for name, one in model.named_parameters() if hasattr(one, "trained_from")}
+        return [name for name in names if name not in held]
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         config = self.batches.config

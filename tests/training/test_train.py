@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import speaking_llama
 from training_data import losses, settings, write_codes
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 from llasa_core.errors import InputError
-from llasa_core.model import build_model, load_model
+from llasa_core.model import build_model, load_model, model_config, resize_vocabulary
 from llasa_core.prompts import Prompt
+from llasa_core.text_tokenizers import build_mini_tokenizer
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.published import generation_settings
@@ -333,9 +334,61 @@ def test_generate_of_other_people_stops_at_the_end_of_speech(workshop, tmp_path,
     assert ends == [vocabulary.speech_generation_end, vocabulary.text_generation_end]
 
 
-def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):
-    from llasa_core.text_tokenizers import build_mini_tokenizer
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_the_rows_that_are_new(workshop, tmp_path, tied):
+    """They stayed as they began: a loss of 6.6 where full fine-tuning reached 1.2."""
+    peft = pytest.importorskip("peft")
+    words = build_mini_tokenizer(["Please bring apples and milk."] * 5)
+    torch.manual_seed(0)
+    shape = model_config("nano", len(words), 512)
+    shape.tie_word_embeddings = tied
+    LlamaForCausalLM(shape).save_pretrained(tmp_path / "text")
+    words.save_pretrained(tmp_path / "text")
+    new = {"model": str(tmp_path / "text"), "tokenizer": None, "lora": {"r": 4}}
+    new |= {"max_steps": 30, "peak_lr": 2e-2, "save_steps": 20}
+    metrics = train(settings(workshop, tmp_path / "run", **new))
+    base, tuned = (load_file(tmp_path / name / "model.safetensors") for name in ("text", "run"))
+    begun = resize_vocabulary(
+        load_model(tmp_path / "text"), len(load_tokens(tmp_path))
+    ).state_dict()
+    matrices = ["model.embed_tokens.weight", *([] if tied else ["lm_head.weight"])]
+    for name in matrices:
+        old = len(words)
+        assert torch.equal(tuned[name][:old], base[name])  # neither trained nor decayed
+        moved = (tuned[name] - begun[name])[old:].abs().amax(1)
+        assert moved[8:12].min() > 0  # the four codes that the speech is made of
+    assert metrics["final_loss"] < 4 < losses(tmp_path / "run")[0]
 
+    # The adapter alone, on the base with new rows, is the merged model.
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "text")
+    plain.resize_token_embeddings(len(load_tokens(tmp_path)), mean_resizing=False)
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "run" / "adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run").eval()
+    ids = torch.arange(1, 60)[None] * 70
+    torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
+
+    killed = tmp_path / "run" / "checkpoint-30"
+    (tmp_path / "run" / "llasa.json").unlink()
+    shutil.rmtree(killed)
+    again = train(settings(workshop, tmp_path / "run", **new, resume=True))
+    assert again["final_loss"] == metrics["final_loss"]
+    with pytest.raises(InputError, match="`lora` trains new speech rows"):
+        sharded = settings(workshop, tmp_path / "sharded", **new, fsdp=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llasa_core.training.train.engine_arguments", lambda *_: {})
+            train(sharded)
+
+
+def test_lora_on_a_model_that_speaks_leaves_no_embedding_in_the_adapter(workshop, tmp_path):
+    pytest.importorskip("peft")
+    train(settings(workshop, tmp_path / "base", max_steps=1))
+    start = {"model": str(tmp_path / "base"), "lora": {"r": 4}, "max_steps": 1}
+    train(settings(workshop, tmp_path / "run", **start))
+    names = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all("lora_" in name for name in names) and len(names) == 2 * 7 * 5
+
+
+def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):
     text_tokenizer = build_mini_tokenizer(["Please bring apples and milk."] * 5)
     build_model("tiny", len(text_tokenizer)).save_pretrained(tmp_path / "text")
     text_tokenizer.save_pretrained(tmp_path / "text")
