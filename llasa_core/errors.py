@@ -1,8 +1,9 @@
 """The exceptions that a command answers with one line: input that a user can correct, and a run
-that failed.
+that failed; and the checks of settings that raise them.
 """
 
 import fnmatch
+import functools
 import math
 import os
 import pkgutil
@@ -10,7 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class InputError(ValueError):
@@ -124,3 +125,56 @@ def names_in(registry: Mapping[str, Any]) -> str:
     """The names of a registry in a sentence; "or a folder" where a pattern takes any."""
     names = [name for name in registry if name.strip("*/")]
     return ", ".join(names) + (" or a folder" if len(names) < len(registry) else "")
+
+
+class Bound(NamedTuple):
+    """What a value of the right type must hold, and the words for it after "a number .."."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def at_least(low: float) -> Bound:
+    """low or more."""
+    return Bound(lambda value: value >= low, f"of at least {low}")
+
+
+def above(low: float, most: float = math.inf) -> Bound:
+    """More than low, and at most `most`."""
+    words = f"above {low}" if most == math.inf else f"above {low} and at most {most}"
+    return Bound(lambda value: low < value <= most, words)
+
+
+def between(low: float, high: float) -> Bound:
+    """low to high, both included."""
+    return Bound(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def one_of(*names: str) -> Bound:
+    """One of some texts."""
+    return Bound(lambda value: value in names, f"that is {' or '.join(map(repr, names))}")
+
+
+def check_value(where: str, value: Any, hint: Any, bound: Bound | None = None) -> None:
+    """InputError, which `where` opens, for a value that has not the type of the annotation `hint`
+    or is out of its bound; None, where the annotation allows it, has no bound.
+    """
+    if fits(value, hint) and (value is None or bound is None or bound.holds(value)):
+        return
+    kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
+    words = [" or ".join(map(describe_type, kinds)), *([bound.words] if bound else [])]
+    words += ["or null"] if types.NoneType in _alternatives(hint) else []
+    raise InputError(f"{where} is {value!r}, expected {' '.join(words)}")
+
+
+def check_fields(settings: Any, what: str, **bounds: Bound) -> None:
+    """InputError, which names the field, where a value of a dataclass has not the type of its
+    annotation or is out of its bound.
+    """
+    for name, hint in _hints(type(settings)).items():
+        check_value(f"{what}: `{name}`", getattr(settings, name), hint, bounds.get(name))
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

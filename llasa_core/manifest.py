@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, at_least, check_fields, fits
 from llasa_core.files import is_url, join, numbered_rows, text_lines, write_rows
 from llasa_core.prompts import Voice
 
@@ -179,10 +179,9 @@ def _utterance(item: dict, where: str, folder: Path | str) -> Utterance:
         if not item[key].strip() or "\0" in item[key]:
             raise InputError(f"{where}: {key} is {item[key]!r}, expected a name")
     seconds, split = item.get("seconds"), item.get("split") or None
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 <= seconds < math.inf):
+    if seconds is not None and not (fits(seconds, float) and seconds >= 0):
         raise InputError(
-            f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number from 0 on"
+            f"{where}: seconds is {json.dumps(seconds)[:40]}, expected a number of at least 0"
         )
     if split not in (None, *SPLITS):
         raise InputError(f"{where}: split is {split!r}, expected train, dev or test")
@@ -266,19 +265,9 @@ class Request:
                     f"request {self.id}: the {name} holds {lone[0]!a}, half a character, expected"
                     " text"
                 )
-        for key in ("speaker", "reference_speaker"):
-            if not isinstance(getattr(self, key), str | None):
-                raise InputError(
-                    f"request {self.id}: {key} must be a name, got {getattr(self, key)!r}"
-                )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(
-                f"request {self.id}: seed must be an integer of at least 0, got {self.seed!r}"
-            )
-        if not isinstance(self.language, str) or not self.language:
-            raise InputError(
-                f"request {self.id}: language must be a code like en, got {self.language!r}"
-            )
+        check_fields(self, f"request {self.id}", seed=at_least(0))
+        if not self.language:
+            raise InputError(f"request {self.id}: language is empty, expected a code like en")
 
     @property
     def wanted_speaker(self) -> str | None:

@@ -25,7 +25,7 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
 from llasa_core.codecs.interface import Codec
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, at_least, check_fields, fits
 from llasa_core.files import brief, publish, read_object, write_json
 
 MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
@@ -53,12 +53,10 @@ class MiniCodecConfig:
     n_fft: int = 1024
 
     def __post_init__(self):
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            several = setting.name == "levels"
-            if not all(isinstance(v, int) and v > several for v in (value if several else [value])):
-                expected = "integers above 1" if several else "a positive integer"
-                raise InputError(f"mini codec: {setting.name} is {value!r}, expected {expected}")
+        sizes = {setting.name for setting in fields(self)} - {"levels"}
+        check_fields(self, "mini codec", **dict.fromkeys(sizes, at_least(1)))
+        if not all(fits(level, int) and level > 1 for level in self.levels):
+            raise InputError(f"mini codec: levels is {self.levels!r}, expected integers above 1")
         if self.width % 32 or self.width % self.heads:
             raise InputError(
                 f"mini codec: width {self.width} must be a multiple of 32 and of heads {self.heads}"

@@ -24,7 +24,7 @@ from torch import nn
 from llasa_core.audio import load_audio
 from llasa_core.codecs.harmonic import source_waves, track_pitch
 from llasa_core.codecs.mini import SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, at_least, check_fields
 from llasa_core.files import publish
 from llasa_core.manifest import read_manifest
 
@@ -45,8 +45,8 @@ MEL_FLOOR = 1e-4  # -80 dB of the loudest: below it is silence and does not coun
 class CodecTraining:
     """Settings of one codec training run."""
 
-    manifest: str
-    output_dir: str
+    manifest: str | Path
+    output_dir: str | Path
     steps: int = 12_000
     batch_size: int = 4
     crop_seconds: float = 1.28  # of latents go through the decoder
@@ -73,11 +73,8 @@ class CodecTraining:
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "spread_steps", "save_steps", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"codec training: {name} is {getattr(self, name)}, expected at least 1"
-                )
+        counts = ("steps", "batch_size", "spread_steps", "save_steps", "threads")
+        check_fields(self, "codec training", **dict.fromkeys(counts, at_least(1)))
         if self.crop_frames < 1:
             raise InputError(
                 f"codec training: crop_seconds is {self.crop_seconds}, expected one code or more"

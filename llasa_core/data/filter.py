@@ -26,7 +26,7 @@ from llasa_core.data.dataset import (
     read_part,
     write_table,
 )
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, at_least, check_fields
 from llasa_core.files import read_rows
 
 
@@ -45,9 +45,8 @@ class Filters:
     max_wer: float | None = None  # word errors over words of the text
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            if isinstance(value, float | int) and not 0 <= value < math.inf:
-                raise InputError(f"filter: {name} is {value}, expected a number from 0 on")
+        numbers = [name for name in asdict(self) if name != "languages"]
+        check_fields(self, "filter", **dict.fromkeys(numbers, at_least(0)))
         for name in ("seconds", "characters_per_second"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
             if low is not None and high is not None and low > high:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, fits
 from llasa_core.experiments.config import repository_root
 from llasa_core.files import publish, read_object, read_rows, sha256, write_json, write_rows
 
@@ -128,7 +128,7 @@ def read_result(path: str | Path) -> Result:
         if not isinstance(value[key], dict):
             raise InputError(f"{path}: `{key}` is {value[key]!r}, expected an object")
     for name, number in value["metrics"].items():
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if not fits(number, float):
             raise InputError(f"{path}: metric `{name}` is {number!r}, expected a number")
     for name, item in value["artifacts"].items():
         if not isinstance(item, dict) or not {"path", "sha256"} <= item.keys():

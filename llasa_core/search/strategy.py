@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, above, at_least, check_fields
 from llasa_core.manifest import Request
 
 if TYPE_CHECKING:
@@ -54,22 +54,9 @@ class Strategy:
     def __post_init__(self) -> None:
         if self.name not in STRATEGIES:
             raise InputError(f"strategy {self.name!r} is unknown, expected {', '.join(STRATEGIES)}")
-        for field, least in (
-            ("candidates", 1),
-            ("beams", 1),
-            ("expansions", 1),
-            ("step_codes", 1),
-            ("context_codes", 0),
-        ):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"{self.name}: {field} must be an integer of at least {least}, got {value!r}"
-                )
-        if not self.prefix_seconds > 0:
-            raise InputError(
-                f"{self.name}: prefix_seconds must be above 0, got {self.prefix_seconds!r}"
-            )
+        counts = dict.fromkeys(("candidates", "beams", "expansions", "step_codes"), at_least(1))
+        bounds = {"context_codes": at_least(0), "prefix_seconds": above(0)}
+        check_fields(self, self.name, **counts, **bounds)
 
     @property
     def guided(self) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, fits
 from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, row_noise
 
 # Relative to the largest logit: ten times the float32 difference seen between batched and single
@@ -191,7 +191,7 @@ def check_rows(model, prompts, limits, seeds, answers, hidden) -> None:
                 f"generation: prompt {index} has {len(prompt)} tokens and may answer {limit}:"
                 f" expected at least 1 and together at most the context of {context}"
             )
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        if not fits(seed, int | np.integer) or seed < 0:
             raise InputError(
                 f"generation: seed {seed!r} of prompt {index} must be an integer of at least 0"
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, above, at_least, check_fields, fits
 from llasa_core.files import read_object, write_json
 from llasa_core.manifest import Request, length_limit, spoken_characters
 from llasa_core.synthesis.decoding import Generated
@@ -64,12 +64,6 @@ class Guards:
     silence_seconds: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("attempts", "at_once", "loop_codes", "distinct"):
-            value, least = getattr(self, name), int(name in ("attempts", "loop_codes"))
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"guards: {name} must be an integer of at least {least}, got {value!r}"
-                )
         for name in ("shortest", "longest"):
             line = getattr(self, name)
             if line is None and name == "longest":
@@ -77,7 +71,7 @@ class Guards:
             if (
                 not isinstance(line, list | tuple)
                 or len(line) != 2
-                or not all(map(_finite, line))
+                or not all(fits(value, float) for value in line)
                 or line[1] < 0
             ):
                 raise InputError(
@@ -85,12 +79,9 @@ class Guards:
                     f" {line!r}"
                 )
             object.__setattr__(self, name, (float(line[0]), float(line[1])))
-        if not _finite(self.heat) or self.heat < 0:
-            raise InputError(f"guards: heat must be at least 0, got {self.heat!r}")
-        if not _finite(self.silence_seconds) or self.silence_seconds <= 0:
-            raise InputError(
-                f"guards: silence_seconds must be above 0, got {self.silence_seconds!r}"
-            )
+        counts = {"attempts": at_least(1), "loop_codes": at_least(1), "at_once": at_least(0)}
+        bounds = {"distinct": at_least(0), "heat": at_least(0), "silence_seconds": above(0)}
+        check_fields(self, "guards", **counts, **bounds)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Guards:
@@ -313,10 +304,6 @@ def _rank(kept: tuple) -> tuple[int, int]:
 
 def _line(line: tuple[float, float], at: float) -> float:
     return line[0] + line[1] * at
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

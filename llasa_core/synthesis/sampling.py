@@ -7,13 +7,12 @@ batch-mates.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from llasa_core.errors import InputError
+from llasa_core.errors import above, at_least, check_fields
 
 
 @dataclass(frozen=True)
@@ -34,33 +33,8 @@ class Sampling:
     max_seconds: float = 40.0
 
     def __post_init__(self) -> None:
-        def number(value: object) -> bool:
-            return (
-                isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            )
-
-        for name in ("top_k", "min_codes"):
-            if not isinstance(getattr(self, name), int) or isinstance(getattr(self, name), bool):
-                raise InputError(
-                    f"sampling: {name} must be an integer, got {getattr(self, name)!r}"
-                )
-        if not number(self.temperature) or self.temperature < 0:
-            raise InputError(
-                "sampling: temperature must be a finite number of at least 0, got"
-                f" {self.temperature!r}"
-            )
-        if self.top_k < 0:
-            raise InputError(f"sampling: top_k must be at least 0 (0: all codes), got {self.top_k}")
-        if not number(self.top_p) or not 0 < self.top_p <= 1:
-            raise InputError(f"sampling: top_p must be above 0 and at most 1, got {self.top_p!r}")
-        if self.min_codes < 0:
-            raise InputError(f"sampling: min_codes must be at least 0, got {self.min_codes}")
-        if not number(self.max_seconds) or self.max_seconds <= 0:
-            raise InputError(
-                f"sampling: max_seconds must be a finite number above 0, got {self.max_seconds!r}"
-            )
+        bounds = {"temperature": at_least(0), "top_k": at_least(0), "top_p": above(0, most=1)}
+        check_fields(self, "sampling", **bounds, min_codes=at_least(0), max_seconds=above(0))
 
 
 def candidate_seed(seed: int, index: int) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import at_least, check_fields
 from llasa_core.manifest import Request
 from llasa_core.synthesis.decoding import Loop, Row, generating
 from llasa_core.synthesis.guards import Guards, longest_loop
@@ -41,12 +41,8 @@ class Window:
     first: int = 15
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "left", "right", "first"):
-            value, least = getattr(self, name), int(name in ("chunk", "first"))
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"window: {name} must be an integer of at least {least} codes, got {value!r}"
-                )
+        bounds = {"chunk": at_least(1), "first": at_least(1)}
+        check_fields(self, "window", **bounds, left=at_least(0), right=at_least(0))
 
 
 class StreamDecoder:

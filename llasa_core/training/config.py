@@ -8,12 +8,11 @@ does not exist is an InputError at once. Defaults are the paper's (arXiv 2502.04
 import difflib
 import math
 import os
-import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llasa_core.errors import InputError, describe_type, fits
+from llasa_core.errors import InputError, above, at_least, between, check_fields, fits, one_of
 from llasa_core.files import read_object
 from llasa_core.text_tokenizers import DEFAULT_DATE
 from llasa_core.training.lora import lora_settings
@@ -47,6 +46,22 @@ IGNORED = {
     "dataloader_prefetch_factor": "torch's own is used",
     "remove_unused_columns": "rows hold only what the model reads",
     "run_name": "the output folder names the run",
+}
+
+BOUNDS = {
+    **dict.fromkeys(["context", "tokens_per_step", "log_steps", "max_steps"], at_least(1)),
+    **dict.fromkeys(["rows_per_device", "gradient_accumulation_steps", "threads"], at_least(1)),
+    **dict.fromkeys(["workers", "init_noise", "weight_decay"], at_least(0)),
+    **dict.fromkeys(["save_steps", "eval_steps"], at_least(0)),
+    "early_stopping": at_least(1),
+    **dict.fromkeys(["warmup_ratio", "final_lr_ratio", "beta2"], between(0, 1)),
+    **dict.fromkeys(["code_noise", "speaker_tags"], between(0, 1)),
+    **dict.fromkeys(["peak_lr", "clip", "epochs"], above(0)),
+    "seed": between(0, 2**32 - 1),
+    "overlong": one_of("drop", "truncate"),
+    "save_dtype": one_of("float32", "bfloat16"),
+    "warmup": one_of("linear", "log"),
+    "average": one_of("tokens", "processes"),
 }
 
 
@@ -121,35 +136,9 @@ class TrainConfig:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for name, hint in hints.items():
-            if not fits(getattr(self, name), hint):
-                raise InputError(
-                    f"config: `{name}` is {getattr(self, name)!r}, expected {describe_type(hint)}"
-                )
-        counts = ("context", "tokens_per_step", "log_steps", "early_stopping", "max_steps")
-        for name in (*counts, "rows_per_device", "gradient_accumulation_steps", "threads"):
-            self._demand(
-                name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1"
-            )
-        for name in ("warmup_ratio", "final_lr_ratio", "beta2", "code_noise", "speaker_tags"):
-            self._demand(name, 0 <= getattr(self, name) <= 1, "0 to 1")
-        for name in ("peak_lr", "clip"):
-            self._demand(name, getattr(self, name) > 0, "above 0")
-        for name in ("workers", "init_noise", "weight_decay", "save_steps", "eval_steps"):
-            self._demand(
-                name, getattr(self, name) is None or getattr(self, name) >= 0, "at least 0"
-            )
-        self._demand("seed", 0 <= self.seed < 2**32, "0 to 2**32 - 1")
+        check_fields(self, "config", **BOUNDS)
         if self.lora is not None:
             lora_settings(self.lora)
-        for name, one, other in (
-            ("overlong", "drop", "truncate"),
-            ("save_dtype", "float32", "bfloat16"),
-            ("warmup", "linear", "log"),
-            ("average", "tokens", "processes"),
-        ):
-            self._demand(name, getattr(self, name) in (one, other), f'"{one}" or "{other}"')
         self._demand(
             "pure_bf16",
             not self.pure_bf16 or (self.bf16 and self.deepspeed is not None),
@@ -167,7 +156,6 @@ class TrainConfig:
         self._demand("codes", bool(self.codes), "at least one codes folder")
         if (self.max_steps is None) == (self.epochs is None):
             raise InputError("config: expected exactly one of `max_steps` and `epochs`")
-        self._demand("epochs", self.epochs is None or self.epochs > 0, "above 0")
         for name in ("codes", "eval_codes"):
             for entry in getattr(self, name) or []:
                 read_entry(name, entry)
@@ -286,9 +274,7 @@ def read_entry(name: str, entry: Any) -> DataEntry:
     made = DataEntry(**{**entry, "path": str(entry["path"])})
     for key, most in (("weight", math.inf), ("share", 1.0)):
         value = getattr(made, key)
-        if key in entry and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < most
-        ):
+        if key in entry and not (fits(value, float) and 0 < value < most):
             expected = "a number above 0" if key == "weight" else "a number between 0 and 1"
             raise InputError(f"config: {key} {value!r} in `{name}`, expected {expected}")
     if made.task not in ("tts", "asr", "chat"):

@@ -180,9 +180,9 @@ def cut(folder):
         ),
         (changed(sample_rate=24_000), "config.json", '"sample_rate": 16000'),
         (changed(colour="red"), "config.json", "colour"),
-        (changed(width="64"), "config.json", "width is '64'"),
+        (changed(width="64"), "config.json", "`width` is '64'"),
         (changed(width=65), "config.json", "multiple of 32"),
-        (changed(heads=0), "config.json", "heads is 0"),
+        (changed(heads=0), "config.json", "`heads` is 0"),
         (changed(levels=[4, 1]), "config.json", "levels is"),
         (changed(levels=[4] * 9), "config.json", "levels make 262144 codes"),
         (changed(hop=330), "config.json", "hop is 330"),
@@ -478,7 +478,7 @@ def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "crop_seconds", "save_steps", "threads"])
 def test_training_settings_that_leave_nothing_to_train_are_refused(name):
-    with pytest.raises(InputError, match=f"{name} is 0"):
+    with pytest.raises(InputError, match=f"{name}`? is 0"):
         CodecTraining("m", "o", **{name: 0})
 
 

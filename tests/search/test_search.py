@@ -526,9 +526,9 @@ def test_voice_verifier_wants_the_voice_of_the_requests_speaker():
 @pytest.mark.parametrize(
     ("strategy", "given", "message"),
     [
-        ({"candidates": 0}, {}, "candidates must be an integer of at least 1"),
+        ({"candidates": 0}, {}, "`candidates` is 0, expected a whole number of at least 1"),
         ({"name": "astar"}, {}, "strategy 'astar' is unknown"),
-        ({"prefix_seconds": 0.0}, {}, "prefix_seconds must be above 0"),
+        ({"prefix_seconds": 0.0}, {}, "`prefix_seconds` is 0.0, expected a number above 0"),
         ({}, {"verifiers": {}}, "at least one verifier"),
         ({}, {"rule": Rule("sum", {"other": 1.0})}, "weight for 'other'"),
         ({"name": "prm"}, {}, "guide 'voice', but the verifiers are loud"),

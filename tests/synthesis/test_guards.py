@@ -192,7 +192,7 @@ def test_end_at_the_first_step_is_possible_only_where_it_is_asked_for(mini_token
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"attempts": 0}, "attempts must be an integer of at least 1"),
+        ({"attempts": 0}, "`attempts` is 0, expected a whole number of at least 1"),
         ({"loop_codes": 2.5}, "loop_codes"),
         ({"longest": [1.0]}, "longest must be"),
         ({"shortest": None}, "shortest must be"),

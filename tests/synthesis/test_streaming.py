@@ -177,5 +177,5 @@ def test_raw_samples_go_to_standard_output(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"chunk": 0}, {"left": -1}, {"right": 1.5}, {"first": 0}])
 def test_window_is_checked(wrong):
-    with pytest.raises(InputError, match=f"window: {next(iter(wrong))}"):
+    with pytest.raises(InputError, match=f"window: `{next(iter(wrong))}`"):
         Window(**wrong)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llasa_core import intervals
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, fits
 from llasa_core.evaluation.rating.page import SCHEMA
 from llasa_core.evaluation.rating.sentences import LEVELS
 from llasa_core.evaluation.scoring import publish_scores
@@ -215,11 +215,11 @@ def _scored_items(
             raise InputError(
                 f"{path}: score {number} is of {item!r} again, expected one score a clip"
             )
-        if isinstance(score, bool) or not isinstance(score, int) or score not in LEVELS:
+        if not fits(score, int) or score not in LEVELS:
             raise InputError(
                 f"{path}: score {number} is {score!r}, expected {', '.join(map(str, LEVELS))}"
             )
-        if isinstance(place, bool) or not isinstance(place, int) or place < 0:
+        if not fits(place, int) or place < 0:
             raise InputError(
                 f"{path}: score {number} has the place {place!r}, expected a whole number"
             )
