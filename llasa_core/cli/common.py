@@ -16,14 +16,20 @@ Handler = Callable[[argparse.Namespace], int | None]  # returns the exit status 
 
 
 def add_command(
-    commands: Commands, name: str, summary: str, example: str, handler: Handler | None = None
+    commands: Commands,
+    name: str,
+    summary: str,
+    example: str,
+    handler: Handler | None = None,
+    more: str = "",
 ) -> argparse.ArgumentParser:
-    """The parser of a new subcommand that `handler` carries out."""
+    """The parser of a new subcommand that `handler` runs; `more` ends its help."""
+    example = example.replace("\n", "\n" + " " * len("example: "))
     added = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example: {example}",
+        epilog=f"example: {example}{more}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     added.set_defaults(handler=handler)

@@ -31,8 +31,9 @@ def add_data(commands: Commands) -> None:
         commands,
         "data",
         "report on a codes dataset, or filter it",
-        "llasa data report artifacts/codes/train -o artifacts/report\n         llasa data filter"
-        " artifacts/codes/train artifacts/codes/clean --max-seconds 20 --language en",
+        "llasa data report artifacts/codes/train -o artifacts/report\n"
+        "llasa data filter artifacts/codes/train artifacts/codes/clean"
+        " --max-seconds 20 --language en",
     )
     which = add.add_subparsers(title="subcommands", metavar="COMMAND", required=True)
     add = which.add_parser(
@@ -244,8 +245,9 @@ def add_encode(commands: Commands) -> None:
         commands,
         "encode",
         "turn the audio of a manifest into a codes dataset",
-        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train --codec xcodec2 --shards"
-        " 8 --shard 0\n         llasa encode 's3://corpus/{000..511}.tar' artifacts/codes/corpus"
+        "llasa encode artifacts/ljspeech/train.jsonl artifacts/codes/train"
+        " --codec xcodec2 --shards 8 --shard 0\n"
+        "llasa encode 's3://corpus/{000..511}.tar' artifacts/codes/corpus"
         " --codec xcodec2 --device cuda",
         encode,
     )

@@ -32,9 +32,10 @@ def add_evaluate(commands: Commands) -> None:
         commands,
         "evaluate",
         "score a manifest of wavs: words, voice, quality, with intervals",
-        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores --references"
-        " artifacts/builtin/test.jsonl\n         llasa evaluate artifacts/spoken/manifest.jsonl"
-        " artifacts/scores --protocol artifacts/seed-en",
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores"
+        " --references artifacts/builtin/test.jsonl\n"
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores"
+        " --protocol artifacts/seed-en",
         evaluate,
     )
     add.add_argument(
@@ -130,11 +131,13 @@ def add_protocol(commands: Commands) -> None:
         commands,
         "protocol",
         "turn a public benchmark's folder into requests to synthesize and manifests to score by",
-        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n        "
-        " llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl -o"
-        " artifacts/spoken\n         llasa evaluate artifacts/spoken/manifest.jsonl"
-        f" artifacts/scores --protocol artifacts/seed-en\n\nprotocols:\n{help_text()}",
+        "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n"
+        "llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl"
+        " -o artifacts/spoken\n"
+        "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores"
+        " --protocol artifacts/seed-en",
         protocol,
+        more=f"\n\nprotocols:\n{help_text()}",
     )
     add.add_argument("name", metavar="NAME", choices=tuple(PROTOCOLS), help=", ".join(PROTOCOLS))
     add.add_argument("folder", metavar="DIR", help="the benchmark as it is distributed")

@@ -26,10 +26,10 @@ def add_search(commands: Commands) -> None:
         commands,
         "search",
         "speak with inference-time search: many candidates, the best by the verifiers",
-        'llasa search --model artifacts/pretrain/model --candidates 16 "Call Anna at nine." -o'
-        " artifacts/searched\n         llasa search --model artifacts/pretrain/model --strategy"
-        " partial-prm \\\n             --manifest test.jsonl --voices dev.jsonl -o"
-        " artifacts/searched",
+        "llasa search --model artifacts/pretrain/model --candidates 16"
+        ' "Call Anna at nine." -o artifacts/searched\n'
+        "llasa search --model artifacts/pretrain/model --strategy partial-prm"
+        " --manifest test.jsonl --voices dev.jsonl -o artifacts/searched",
         search,
     )
     add_speech_options(add)
