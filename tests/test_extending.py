@@ -1,13 +1,18 @@
-"""A codec, a judge, a verifier and a corpus reader are each added by a class or function and one
-line of a registry; the commands take them from there.
+"""What docs/extending.md says, done: a codec, a judge, a verifier, a corpus reader and a loss are
+each added by a class or function and one line of a registry, a study by a notebook and a YAML file.
 """
 
 import json
+import re
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+import torch.nn.functional as F
 from helpers import tone_corpus
 from tiny_models import speaking_llama
+from training_data import losses, settings
 
 from llasa_core import cli, codecs, judges
 from llasa_core.audio import write_wav
@@ -15,9 +20,13 @@ from llasa_core.codecs.fake import FakeCodec
 from llasa_core.codecs.interface import Codec
 from llasa_core.data.corpora import readers
 from llasa_core.data.dataset import read_codes
+from llasa_core.data.packing import NO_LABEL
+from llasa_core.experiments.config import repository_root
 from llasa_core.manifest import Utterance, read_manifest
 from llasa_core.search import verifiers
 from llasa_core.tokenizer import vocabulary_of
+from llasa_core.training.loss import LOSSES
+from llasa_core.training.train import train
 
 
 class LoudnessCodec(Codec):
@@ -67,6 +76,42 @@ def read_titles(path, tell):
     """Recordings whose file names are what is said in them."""
     for file in sorted(path.glob("*.wav")):
         yield Utterance(file.stem, file, file.stem.replace("_", " "), "me")
+
+
+def smoothed(model, batch):
+    """Cross-entropy with a tenth of each label spread over the vocabulary."""
+    following = batch["labels"][0, 1:]
+    kept = (following != NO_LABEL).nonzero()[:, 0]  # (K,) positions that predict a labelled token
+    logits = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        document_lengths=batch["cu_seqlens"].diff().tolist(),
+        logits_to_keep=kept,
+        use_cache=False,
+    ).logits[0]  # (K, V)
+    loss = F.cross_entropy(logits.float(), following[kept], reduction="sum", label_smoothing=0.1)
+    return loss, len(kept)
+
+
+STUDY_PARAMETERS = """
+hours = 1.0  # of speech
+run_dir = "artifacts/scratch/pace"  # small results
+"""
+STUDY_WORK = """
+import matplotlib.pyplot as plt
+
+from llasa_core import record
+
+figure, axes = plt.subplots()
+axes.plot([0, 1], [0, hours])
+record(run_dir, metrics={"words": 9000 * hours}, figures={"pace": figure})
+"""
+STUDY_YAML = """
+name: pace
+notebook: notebooks/pace.ipynb
+grid: {hours: [0.5, 2.0]}
+smoke: {hours: 0.1}
+"""
 
 
 def test_a_codec_is_a_class_and_a_line(tmp_path, monkeypatch):
@@ -124,6 +169,46 @@ def test_a_corpus_reader_is_a_function_and_a_line(tmp_path, monkeypatch):
         "call the office",
         "red lamp in the hall",
     }
+
+
+@pytest.mark.slow
+def test_a_loss_is_a_function_and_a_line(workshop, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES, "smoothed", smoothed)
+    curves = {}
+    for name in ("cross_entropy", "smoothed"):
+        train(settings(workshop, tmp_path / name, max_steps=12, loss=name))
+        curves[name] = losses(tmp_path / name)
+    plain, smooth = curves["cross_entropy"], curves["smoothed"]
+    assert smooth[0] == pytest.approx(plain[0], abs=0.2)  # random weights: log(vocabulary)
+    assert plain[-1] < plain[0] - 1 and smooth[-1] > plain[-1] + 0.1  # it cannot become certain
+    settings_file = json.loads((tmp_path / "smoothed/settings.json").read_text())
+    assert settings_file["settings"]["loss"] == "smoothed"
+
+
+@pytest.mark.notebook
+def test_a_study_is_a_notebook_and_a_file(tmp_path, monkeypatch):
+    cells = [nbformat.v4.new_code_cell(text) for text in (STUDY_PARAMETERS, STUDY_WORK)]
+    cells[0].metadata["tags"] = ["parameters"]
+    for folder in ("notebooks", "experiments"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'llasa-core'\n")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks/pace.ipynb")
+    (tmp_path / "experiments/pace.yaml").write_text(STUDY_YAML)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "experiments/pace.yaml"]) == 0
+    runs = sorted((tmp_path / "results/pace").iterdir())
+    words = [json.loads((run / "result.json").read_text())["metrics"]["words"] for run in runs]
+    assert sorted(words) == [4500, 18000]
+    assert all((run / "pace.png").is_file() and (run / "run.ipynb").is_file() for run in runs)
+
+
+def test_the_page_shows_the_code_of_these_tests():
+    page = (repository_root(Path(__file__).parent) / "docs/extending.md").read_text()
+    here = {line.strip() for line in Path(__file__).read_text().splitlines()}
+    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+    assert len(blocks) >= 6
+    assert [line for line in shown if line not in here] == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from llasa_core.errors import InputError
 from llasa_core.model import SIZES, model_config
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.lora import lora_settings
+from llasa_core.training.loss import LOSSES
 
 PACKAGES = {  # part of an optimizer's name: the package it stands in
     "galore": "galore_torch",
@@ -41,6 +42,8 @@ PACKAGES = {  # part of an optimizer's name: the package it stands in
 
 def check_settings(config: TrainConfig) -> None:
     """InputError for an `optim`, a `report_to` or a `lora` that cannot be had here."""
+    if config.loss not in LOSSES:
+        raise InputError(f"config: `loss` is {config.loss!r}, expected {' or '.join(LOSSES)}")
     names = sorted(OptimizerNames)
     if config.optim not in names:
         raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(names)}")

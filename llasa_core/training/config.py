@@ -87,6 +87,7 @@ class TrainConfig:
     packing: bool = True  # several utterances share a row; without it a row is one, as in public
     rows_per_device: int | None = None  # rows in one forward pass; default: up to 16,384 tokens
     gradient_accumulation_steps: int | None = None  # public key: with it, tokens_per_step follows
+    loss: str = "cross_entropy"  # training.loss.LOSSES; held-out loss is always cross-entropy
     peak_lr: float = 5e-5
     warmup: str = "linear"  # "log": DeepSpeed's, from 3 % of the peak, as in public
     warmup_ratio: float = 0.03

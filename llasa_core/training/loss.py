@@ -10,7 +10,7 @@ gradients of the hidden states and of the weight are kept (the idea of Liger ker
 import itertools
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,12 @@ def labelled_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.
         use_cache=False,
     )
     return total, len(kept)
+
+
+# The `loss` of a config -> a function (model, packed batch) -> (summed loss, labelled tokens).
+LOSSES: dict[str, Callable[[nn.Module, dict[str, Any]], tuple[torch.Tensor, int]]] = {
+    "cross_entropy": labelled_loss,
+}
 
 
 def utterance_losses(

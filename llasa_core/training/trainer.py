@@ -22,7 +22,7 @@ from llasa_core.data.packing import PackedRows, code_noise, collate
 from llasa_core.errors import DivergedError
 from llasa_core.training import resume
 from llasa_core.training.config import TrainConfig
-from llasa_core.training.loss import labelled_loss
+from llasa_core.training.loss import LOSSES
 from llasa_core.training.parallel import check_wrapper, compute_in_bf16, shard_on_cpu
 
 LOG_START = 0.03  # share of the peak at which a logarithmic warm-up starts
@@ -147,7 +147,7 @@ class PackedTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         config = self.batches.config
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=config.autocast):
-            total, count = labelled_loss(model, inputs)
+            total, count = LOSSES[config.loss](model, inputs)
         self._refuse_divergence(total.item(), count)
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         # DDP averages gradients over processes; by "processes" num_items_in_batch is this one's own
