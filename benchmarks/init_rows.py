@@ -24,10 +24,10 @@ from scipy import stats
 from llasa_core.data.dataset import read_codes
 from llasa_core.data.examples import ExampleSource
 from llasa_core.data.packing import PackedRows, collate
+from llasa_core.data.text_tokenizers import build_mini_tokenizer
 from llasa_core.files import write_json
 from llasa_core.model import model_config, resize_vocabulary, use_packed_attention
 from llasa_core.prompts import Prompt
-from llasa_core.text_tokenizers import build_mini_tokenizer
 from llasa_core.tokenizer import merge_tokenizer
 from llasa_core.training.loss import labelled_loss, use_head_loss
 

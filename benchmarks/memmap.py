@@ -22,8 +22,8 @@ from measuring import Clock, head
 
 from llasa_core.data.memmap import export_memmap, import_memmap
 from llasa_core.data.memmap_rows import RowFormat
+from llasa_core.data.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.files import write_json
-from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokenizer import merge_tokenizer
 
 MEAN_SECONDS, MEDIAN_SECONDS = 9.17, 7.4  # of an utterance; log-normal

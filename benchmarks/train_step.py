@@ -27,10 +27,10 @@ from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llasa_core.data.packing import NO_LABEL, collate, pack_lengths, packed_windows
+from llasa_core.data.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.files import write_json
 from llasa_core.model import parameter_count, use_packed_attention
 from llasa_core.prompts import Prompt
-from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokenizer import merge_tokenizer
 from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
 

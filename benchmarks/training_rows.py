@@ -21,9 +21,9 @@ from memmap import MEAN_SECONDS, MEDIAN_SECONDS, sentences, words_of
 from llasa_core.data.dataset import SCHEMA, code_lists, read_codes
 from llasa_core.data.examples import ExampleSource
 from llasa_core.data.packing import PackedRows, collate
+from llasa_core.data.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.files import write_json
 from llasa_core.prompts import Prompt
-from llasa_core.text_tokenizers import build_llama3_tokenizer, locate_llama3_vocabulary
 from llasa_core.tokenizer import merge_tokenizer
 
 PART = 50_000

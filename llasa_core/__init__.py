@@ -37,7 +37,7 @@ MODULES = {
     "read_codes": "data.dataset",
     "nested_subset": "data.subsets",
     "join_pairs": "data.subsets",
-    "build_mini_tokenizer": "text_tokenizers",
+    "build_mini_tokenizer": "data.text_tokenizers",
     "merge_tokenizer": "tokenizer",
     "load_tokenizer": "tokenizer",
     "Prompt": "prompts",

@@ -7,8 +7,12 @@ that is an error.
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,20 @@ LARGEST = {
     "max_position_embeddings": 2**28,
 }
 LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.")
+
+# A template is a program: a loop can run for ever and a repetition can fill the memory, even
+# while it compiles. An unknown template first runs in a process of its own under these limits.
+_TEMPLATE_SECONDS = 5
+_TEMPLATE_TRIAL = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+from transformers.utils.chat_template_utils import render_jinja_template
+asked = json.load(sys.stdin)
+chats, template, tokens = [asked["turns"]], asked["template"], asked["tokens"]
+rendered, _ = render_jinja_template(chats, chat_template=template, **tokens)
+print(len(rendered[0]))
+""".replace("SECONDS", str(_TEMPLATE_SECONDS))
 
 
 def load_strictly(kind: Any, source: str | Path, **settings: Any) -> Any:
@@ -146,6 +164,34 @@ def weight_names(folder: Path) -> list[str]:
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: no safetensors file ({error})") from error
     return names
+
+
+@functools.lru_cache(maxsize=8)
+def template_problem(template: str, special_tokens: str) -> str | None:
+    """Why a chat template (both arguments as JSON) must not be rendered here; None if it may."""
+    turns = [{"role": role, "content": "words " * 20} for role in ("user", "assistant") * 4]
+    tokens = {**json.loads(special_tokens), "date_string": "26 Jul 2024"}
+    asked = {"template": json.loads(template), "turns": turns, "tokens": tokens}
+    if not isinstance(asked["template"], str):
+        return "is a table of several, expected one"
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", _TEMPLATE_TRIAL],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=60,  # wall time; the limit itself is CPU time
+        )
+    except subprocess.TimeoutExpired:
+        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
+    if trial.returncode < 0:
+        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
+    if trial.returncode:
+        reason = trial.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        return f"failed on user and assistant turns ({reason[0][:160]})"
+    if int(trial.stdout) > 100_000:
+        return f"writes {int(trial.stdout):,} characters for 8 short turns"
+    return None
 
 
 def weights_sha256(folder: str | Path) -> dict[str, str]:

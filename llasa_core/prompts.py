@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.text_tokenizers import ASR_INSTRUCTION, DEFAULT_DATE, TTS_INSTRUCTION
 from llasa_core.tokenizer import (
+    ASR_INSTRUCTION,
+    DEFAULT_DATE,
     MARKERS,
+    TTS_INSTRUCTION,
     SpeechVocabulary,
     name_of,
     template_pieces,

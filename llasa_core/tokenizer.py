@@ -8,23 +8,47 @@ added token, so it never turns into control tokens.
 """
 
 import copy
-import functools
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llasa_core.checkpoint import reach
+from llasa_core.checkpoint import reach, template_problem
 from llasa_core.errors import InputError
-from llasa_core.text_tokenizers import (
-    DEFAULT_DATE,
-    LLAMA3_TEMPLATE,
-    MINI_TEMPLATE,
-    TTS_INSTRUCTION,
+
+DEFAULT_DATE = "26 Jul 2024"
+
+TTS_INSTRUCTION = "Convert the text to speech:"
+
+ASR_INSTRUCTION = "Convert the speech to text:"
+
+
+_TURN = "{{- '<|start_header_id|>' + %s + '<|end_header_id|>\n\n' + %s + '<|eot_id|>' }}"
+
+_TURNS = (
+    "{%- for message in messages %}"
+    + _TURN % ("message['role']", "message['content'] | trim")
+    + "{%- endfor %}{%- if add_generation_prompt %}"
+    + "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
+
+_HEAD = (
+    "{{- bos_token }}{%- if date_string is not defined %}{%- set date_string = '"
+    + DEFAULT_DATE
+    + "' %}{%- endif %}"
+    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
+)
+
+_DATED = "'Today Date: ' + date_string + '\n\n' + system"
+
+_SYSTEM = _TURN % ("'system'", "'Cutting Knowledge Date: December 2023\n' + " + _DATED)
+
+LLAMA3_TEMPLATE = _HEAD + _SYSTEM + _TURNS
+
+# The mini template spends tokens on a system part only where a system message is given.
+MINI_TEMPLATE = _HEAD + "{%- if system %}" + _TURN % ("'system'", _DATED) + "{%- endif %}" + _TURNS
 
 MARKERS = (
     "<|TEXT_GENERATION_START|>",
@@ -49,21 +73,6 @@ _RELEASED_CONTROLS = {
 }
 
 _RELEASED_INSTRUCTION_IDS = [12281, 279, 1495, 311, 8982, 25]
-
-
-# A template is a program: a loop can run for ever and a repetition can fill the memory, even
-# while it compiles. An unknown template first runs in a process of its own under these limits.
-_TEMPLATE_SECONDS = 5
-_TEMPLATE_TRIAL = """
-import json, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
-resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-from transformers.utils.chat_template_utils import render_jinja_template
-asked = json.load(sys.stdin)
-chats, template, tokens = [asked["turns"]], asked["template"], asked["tokens"]
-rendered, _ = render_jinja_template(chats, chat_template=template, **tokens)
-print(len(rendered[0]))
-""".replace("SECONDS", str(_TEMPLATE_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -257,9 +266,10 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
             f"{name_of(tokenizer)}: no chat template in it, expected one with a user and an"
             " assistant turn"
         )
-    problem = _template_problem(
-        json.dumps(tokenizer.chat_template), json.dumps(tokenizer.special_tokens_map)
-    )
+    problem = None
+    if tokenizer.chat_template not in (LLAMA3_TEMPLATE, MINI_TEMPLATE):
+        special_tokens = json.dumps(tokenizer.special_tokens_map)
+        problem = template_problem(json.dumps(tokenizer.chat_template), special_tokens)
     if problem is not None:
         raise InputError(f"{name_of(tokenizer)}: its chat template {problem}")
     user, assistant = "SENTINELOFTHEUSER", "SENTINELOFTHEASSISTANT"
@@ -284,36 +294,6 @@ def template_pieces(tokenizer, date: str = DEFAULT_DATE) -> tuple[str, str, str]
     before, rest = text.split(user)
     between, after = rest.split(assistant)
     return before, between, after
-
-
-@functools.lru_cache(maxsize=8)
-def _template_problem(template: str, special_tokens: str) -> str | None:
-    """Why a chat template (both arguments as JSON) must not be rendered here; None if it may."""
-    if json.loads(template) in (LLAMA3_TEMPLATE, MINI_TEMPLATE):
-        return None
-    turns = [{"role": role, "content": "words " * 20} for role in ("user", "assistant") * 4]
-    tokens = {**json.loads(special_tokens), "date_string": DEFAULT_DATE}
-    asked = {"template": json.loads(template), "turns": turns, "tokens": tokens}
-    if not isinstance(asked["template"], str):
-        return "is a table of several, expected one"
-    try:
-        trial = subprocess.run(
-            [sys.executable, "-c", _TEMPLATE_TRIAL],
-            input=json.dumps(asked),
-            capture_output=True,
-            text=True,
-            timeout=60,  # wall time; the limit itself is CPU time
-        )
-    except subprocess.TimeoutExpired:
-        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
-    if trial.returncode < 0:
-        return f"does not end within {_TEMPLATE_SECONDS} s of computing"
-    if trial.returncode:
-        reason = trial.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        return f"failed on user and assistant turns ({reason[0][:160]})"
-    if int(trial.stdout) > 100_000:
-        return f"writes {int(trial.stdout):,} characters for 8 short turns"
-    return None
 
 
 def load_tokenizer(path_or_id):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from llasa_core.text_tokenizers import (
+from llasa_core.data.text_tokenizers import (
     build_llama3_tokenizer,
     build_mini_tokenizer,
     locate_llama3_vocabulary,

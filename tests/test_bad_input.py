@@ -15,8 +15,8 @@ import soundfile
 from llasa_core import cli
 from llasa_core.codecs import load_codec
 from llasa_core.data.encode import encode_manifest
+from llasa_core.data.text_tokenizers import build_mini_tokenizer
 from llasa_core.model import build_model
-from llasa_core.text_tokenizers import build_mini_tokenizer
 from llasa_core.tokenizer import merge_tokenizer, vocabulary_of
 
 CONFIG = {

@@ -429,7 +429,7 @@ def merged_tokenizer(name: str | None):
     """The tokenizer of a folder or hub id; None: the released one, built from Meta's vocabulary
     file or of the hub.
     """
-    from llasa_core import text_tokenizers
+    from llasa_core.data import text_tokenizers
     from llasa_core.tokenizer import RELEASED_CODEBOOK_SIZE, load_tokenizer, merge_tokenizer
 
     if name is not None:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llasa_core.data.dataset import CodesDataset, NumberedNames
+from llasa_core.data.text_tokenizers import WORD_PATTERN, byte_letters
 from llasa_core.errors import InputError
-from llasa_core.text_tokenizers import WORD_PATTERN, byte_letters
 from llasa_core.tokenizer import name_of, text_encoder, vocabulary_of
 
 BLOCK = 20_000  # texts encoded together

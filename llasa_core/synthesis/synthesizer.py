@@ -25,8 +25,7 @@ from llasa_core.prompts import Prompt, Voice
 from llasa_core.synthesis.decoding import Answers, Generated, decode
 from llasa_core.synthesis.guards import GUARDS, Guards, Spoken
 from llasa_core.synthesis.sampling import Sampling
-from llasa_core.text_tokenizers import DEFAULT_DATE
-from llasa_core.tokenizer import load_tokenizer, vocabulary_of
+from llasa_core.tokenizer import DEFAULT_DATE, load_tokenizer, vocabulary_of
 
 # Finished utterances handed to the codec at once; more are lost when a run is killed
 DECODE_TOGETHER = 16

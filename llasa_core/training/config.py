@@ -14,7 +14,7 @@ from typing import Any
 
 from llasa_core.errors import InputError, above, at_least, between, check_fields, fits, one_of
 from llasa_core.files import read_object
-from llasa_core.text_tokenizers import DEFAULT_DATE
+from llasa_core.tokenizer import DEFAULT_DATE
 from llasa_core.training.lora import lora_settings
 
 RENAMED = {

@@ -5,10 +5,10 @@ with the slow path.
 import numpy as np
 import pytest
 
+from llasa_core.data.text_tokenizers import build_mini_tokenizer
 from llasa_core.errors import InputError
 from llasa_core.prompts import Prompt, Voice
-from llasa_core.text_tokenizers import DEFAULT_DATE, build_mini_tokenizer
-from llasa_core.tokenizer import SpeechVocabulary, merge_tokenizer, vocabulary_of
+from llasa_core.tokenizer import DEFAULT_DATE, SpeechVocabulary, merge_tokenizer, vocabulary_of
 
 # One sample as the public training code presents it to the model, template date "23 Nov 2026".
 SAMPLE_DATE = "23 Nov 2026"

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken
 
+from llasa_core.data.text_tokenizers import build_llama3_tokenizer, build_mini_tokenizer
 from llasa_core.errors import InputError
 from llasa_core.prompts import Prompt
-from llasa_core.text_tokenizers import DEFAULT_DATE, build_llama3_tokenizer, build_mini_tokenizer
 from llasa_core.tokenizer import (
+    DEFAULT_DATE,
     MARKERS,
     SpeechVocabulary,
     check_layout,
@@ -317,7 +318,7 @@ def test_mini_tokenizer_makes_one_token_of_frequent_words(mini_tokenizer):
 @pytest.mark.slow
 def test_mini_tokenizer_depends_on_its_texts_alone():
     code = (
-        "from llasa_core.text_tokenizers import"
+        "from llasa_core.data.text_tokenizers import"
         " build_mini_tokenizer;print(build_mini_tokenizer((f'word {i} of many words' for i in"
         " range(50)), 300).backend_tokenizer.to_str())"
     )

@@ -14,10 +14,10 @@ from tiny_models import speaking_llama
 from training_data import losses, settings, write_codes
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
+from llasa_core.data.text_tokenizers import build_mini_tokenizer
 from llasa_core.errors import InputError
 from llasa_core.model import build_model, load_model, model_config, resize_vocabulary
 from llasa_core.prompts import Prompt
-from llasa_core.text_tokenizers import build_mini_tokenizer
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.published import generation_settings

@@ -13,44 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llasa_core.errors import InputError
-
-DEFAULT_DATE = "26 Jul 2024"
-
-TTS_INSTRUCTION = "Convert the text to speech:"
-
-ASR_INSTRUCTION = "Convert the speech to text:"
+from llasa_core.tokenizer import ASR_INSTRUCTION, LLAMA3_TEMPLATE, MINI_TEMPLATE, TTS_INSTRUCTION
 
 # How Llama-3 cuts text into words before the byte pairs are merged.
 WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-
-_TURN = "{{- '<|start_header_id|>' + %s + '<|end_header_id|>\n\n' + %s + '<|eot_id|>' }}"
-
-_TURNS = (
-    "{%- for message in messages %}"
-    + _TURN % ("message['role']", "message['content'] | trim")
-    + "{%- endfor %}{%- if add_generation_prompt %}"
-    + "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
-
-_HEAD = (
-    "{{- bos_token }}{%- if date_string is not defined %}{%- set date_string = '"
-    + DEFAULT_DATE
-    + "' %}{%- endif %}"
-    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}"
-    "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
-)
-
-_DATED = "'Today Date: ' + date_string + '\n\n' + system"
-
-_SYSTEM = _TURN % ("'system'", "'Cutting Knowledge Date: December 2023\n' + " + _DATED)
-
-LLAMA3_TEMPLATE = _HEAD + _SYSTEM + _TURNS
-
-# The mini template spends tokens on a system part only where a system message is given.
-MINI_TEMPLATE = _HEAD + "{%- if system %}" + _TURN % ("'system'", _DATED) + "{%- endif %}" + _TURNS
 
 
 def locate_llama3_vocabulary() -> Path:
