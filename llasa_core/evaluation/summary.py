@@ -5,7 +5,7 @@ Several seeds of one text are no independent utterances: where rows name a `text
 resampled, not rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,33 @@ from llasa_core.intervals import CLUSTER
 ENDED_AT_ONCE_SECONDS = 0.2  # speech shorter than this is no attempt at a text
 
 DIGITS = 6  # decimals kept of a score, the same in the rows and in what is computed from them
+
+
+# metric: keys of a row's errors and words
+ERRORS = {
+    "corpus_wer": ("errors", "words"),
+    "corpus_wer_spoken_digits": ("digit_errors", "digit_words"),
+    "corpus_cer": ("character_errors", "characters"),
+}
+
+# null, and counted as unscored, where a wave has too little speech for the measure
+RESYNTHESIS = ("pesq_wb", "pesq_nb", "stoi")
+
+# metric: key of the value in a row
+MEANS = {
+    "speaker_similarity": "similarity",
+    **{key: key for key in ("similarity_to_original", "quality", *RESYNTHESIS)},
+}
+
+# metric: key that a row must have, and whether it is a hit
+SHARES = {
+    "nearest_speaker_share": (
+        "nearest_speaker",
+        lambda row: row["nearest_speaker"] == row["speaker"],
+    ),
+    "never_ended_share": ("ended", lambda row: not row["ended"]),
+    "ended_at_once_share": ("ended", lambda row: row["seconds"] < ENDED_AT_ONCE_SECONDS),
+}
 
 
 def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
@@ -31,73 +58,54 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     """
     if not rows:
         raise InputError("no scored utterances, expected at least one")
-    summary: dict[str, float] = {
-        "utterances": len(rows),
-        "seconds": round(sum(row["seconds"] for row in rows), DIGITS),
-    }
-
     named = any(CLUSTER in row for row in rows)
+    summary: dict[str, float] = {"utterances": len(rows)}
+    summary["seconds"] = round(sum(row["seconds"] for row in rows), DIGITS)
     if named:
         summary["texts"] = len(set(texts_of(rows)))
-
-    def add(
-        name: str, value: float, interval: intervals.Interval, counted: Sequence[Mapping]
-    ) -> None:
-        summary.update({name: value, f"{name}_low": interval.low, f"{name}_high": interval.high})
+    for name, value, interval, counted in (
+        *_error_rates(rows, seed),
+        *_means(rows, seed),
+        *_shares(rows, seed),
+    ):
+        summary |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         summary[f"{name}_n"] = len(counted)
         if named:
             summary[f"{name}_texts"] = len(set(texts_of(counted)))
+    for name in RESYNTHESIS:
+        if any(name in row for row in rows):
+            summary[f"{name}_unscored"] = sum(name in row and row[name] is None for row in rows)
+    return summary
 
-    for name, errors_key, words_key in (
-        ("corpus_wer", "errors", "words"),
-        ("corpus_wer_spoken_digits", "digit_errors", "digit_words"),
-        ("corpus_cer", "character_errors", "characters"),
-    ):
-        counted = [row for row in rows if errors_key in row]
-        if counted:
-            errors, words = (
-                [row[errors_key] for row in counted],
-                [row[words_key] for row in counted],
-            )
-            interval = text_interval(errors, counted, words, seed)
-            add(name, metrics.corpus_wer(errors, words), interval, counted)
-            if name == "corpus_wer":
-                rates = np.asarray(errors) / np.asarray(words)
-                interval = text_interval(rates, counted, seed=seed)
-                add(
-                    "mean_utterance_wer",
-                    metrics.mean_utterance_wer(errors, words),
-                    interval,
-                    counted,
-                )
-    for name, key in (
-        ("speaker_similarity", "similarity"),
-        ("similarity_to_original", "similarity_to_original"),
-        ("quality", "quality"),
-        ("pesq_wb", "pesq_wb"),
-        ("pesq_nb", "pesq_nb"),
-        ("stoi", "stoi"),
-    ):
-        counted = [row for row in rows if row.get(key) is not None]
-        values = [row[key] for row in counted]
-        if values:
-            add(name, float(np.mean(values)), text_interval(values, counted, seed=seed), counted)
-        unscored = sum(key in row and row[key] is None for row in rows)
-        if key in ("pesq_wb", "pesq_nb", "stoi") and (values or unscored):
-            summary[f"{name}_unscored"] = unscored
-    outcomes = {
-        "nearest_speaker_share": (
-            "nearest_speaker",
-            lambda row: row["nearest_speaker"] == row["speaker"],
-        ),
-        "never_ended_share": ("ended", lambda row: not row["ended"]),
-        "ended_at_once_share": ("ended", lambda row: row["seconds"] < ENDED_AT_ONCE_SECONDS),
-    }
-    for name, (key, outcome) in outcomes.items():
+
+Metric = tuple[str, float, intervals.Interval, Sequence[Mapping]]  # the rows that it is over last
+
+
+def _error_rates(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+    for name, (errors_key, words_key) in ERRORS.items():
+        if not (counted := [row for row in rows if errors_key in row]):
+            continue
+        errors, words = ([row[key] for row in counted] for key in (errors_key, words_key))
+        interval = text_interval(errors, counted, words, seed)
+        yield name, metrics.corpus_wer(errors, words), interval, counted
+        if name == "corpus_wer":
+            interval = text_interval(np.asarray(errors) / np.asarray(words), counted, seed=seed)
+            mean = metrics.mean_utterance_wer(errors, words)
+            yield "mean_utterance_wer", mean, interval, counted
+
+
+def _means(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+    for name, key in MEANS.items():
+        if counted := [row for row in rows if row.get(key) is not None]:
+            values = [row[key] for row in counted]
+            yield name, float(np.mean(values)), text_interval(values, counted, seed=seed), counted
+
+
+def _shares(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+    for name, (key, outcome) in SHARES.items():
         if counted := [row for row in rows if key in row]:
             hits = [outcome(row) for row in counted]
-            add(name, sum(hits) / len(hits), share_interval(hits, counted, seed), counted)
-    return summary
+            yield name, sum(hits) / len(hits), share_interval(hits, counted, seed), counted
 
 
 def texts_of(rows: Sequence[Mapping]) -> list:
