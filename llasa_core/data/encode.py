@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,18 +87,8 @@ def encode_manifest(
     if not codec.codebook_size:
         raise InputError(f"codec {codec.name} has no codebook: a dataset holds codes, not packets")
     source = open_source(manifest, rows_per_part)
-    settings = {
-        "codec": codec.name,
-        "codebook_size": codec.codebook_size,
-        "frame_rate": codec.frame_rate,
-    }
-    settings |= {"precision": codec.precision} if codec.precision else {}
-    weights = codec.fingerprint
-    settings |= {"codec_fingerprint": weights} if weights else {}
-    if segmenter is not None:
-        settings["segmented"] = True
-    if others := asdict(limits).items() - asdict(Limits()).items():
-        settings["limits"] = dict(sorted(others))
+    settings = _settings(codec, limits, segmenter is not None)
+    work = _Work(source, out, settings, codec, batch_seconds, limits, workers, segmenter)
     try:
         out.mkdir(parents=True, exist_ok=True)
         todo = []
@@ -110,81 +101,114 @@ def encode_manifest(
                     progress(part_size(path))
             else:
                 todo.append(_Part(number, info["source"]))
-        _make_parts(
-            source, out, todo, settings, codec, batch_seconds, limits, progress, workers, segmenter
-        )
+        _make_parts(work, todo, progress)
         if not all((out / part_name(number)).exists() for number in range(source.parts)):
             return None
-        made_by = set()
-        for number in range(source.parts):
-            found = refuse_another(
-                out / part_name(number), {**settings, "source": source.fingerprint(number)}
-            )
-            made_by.add(found.get("codec_fingerprint"))
-        if weights and made_by != {weights}:
-            # Some part is older and does not record the codec's fingerprint.
-            settings.pop("codec_fingerprint")
-        elif weights and codec.folder:
-            settings["codec_folder"] = codec.folder
-        return finish(out, source.parts, settings)
+        return finish(out, source.parts, _settings_of_all(work))
     except OSError as error:
         raise full_disk(error, out) from None
 
 
-def _make_parts(
-    source, out, todo, settings, codec, batch_seconds, limits, progress, workers, segmenter
-) -> None:
-    """Make the parts `todo`: audio is decoded ahead of the codec, also of the next part, and
-    written behind it.
-    """
+@dataclass(frozen=True)
+class _Work:
+    """What makes parts: their source, where they go, and how they are encoded."""
 
-    def publish(part: _Part) -> None:
+    source: Any
+    out: Path
+    settings: dict  # of every part
+    codec: Codec
+    batch_seconds: float
+    limits: Limits
+    workers: int
+    segmenter: Segmenter | None
+
+    def publish(self, part: _Part) -> None:
+        """Write a part whose utterances are all encoded."""
         dropped = [(name, reason) for name, reason in part.known.items() if reason]
-        info = {**settings, "source": part.source, "dropped": dropped}
+        info = {**self.settings, "source": part.source, "dropped": dropped}
         info |= {"audio": part.audio} if part.audio else {}
         if part.compared:
             info["bf16"] = {"compared": part.compared, "changed": part.changed}
-        write_part(
-            out / part_name(part.number),
-            [part.rows[name] for name in part.known if name in part.rows],
-            info,
-        )
+        rows = [part.rows[name] for name in part.known if name in part.rows]
+        write_part(self.out / part_name(part.number), rows, info)
 
+    def pieces(
+        self, part: _Part, results: list
+    ) -> Iterator[tuple[Utterance, np.ndarray, np.ndarray | None]]:
+        """What is to be encoded of decoded utterances (`_decode`), cut where they are too long;
+        each is noted in the part, with why it is left out.
+        """
+        front = self.codec.front if self.workers else None
+        for utterance, wave, reason, features in results:
+            found = [(utterance, wave, reason)]
+            if reason == "too_long" and self.segmenter is not None:
+                found = self.segmenter.cut(utterance, wave, self.codec.sample_rate, self.limits)
+            for piece, cut, why in found:
+                if piece.id in part.known:
+                    raise InputError(
+                        f"{self.source.name}: id {piece.id!r} occurs twice, expected unique ids"
+                    )
+                part.known[piece.id] = why
+                if why is None:
+                    made = front(cut) if front is not None and features is None else features
+                    yield piece, cut, made
+
+
+def _settings(codec: Codec, limits: Limits, segmented: bool) -> dict:
+    """What every part of a dataset is made with."""
+    settings = {
+        "codec": codec.name,
+        "codebook_size": codec.codebook_size,
+        "frame_rate": codec.frame_rate,
+    }
+    settings |= {"precision": codec.precision} if codec.precision else {}
+    settings |= {"codec_fingerprint": codec.fingerprint} if codec.fingerprint else {}
+    settings |= {"segmented": True} if segmented else {}
+    if others := asdict(limits).items() - asdict(Limits()).items():
+        settings["limits"] = dict(sorted(others))
+    return settings
+
+
+def _settings_of_all(work: _Work) -> dict:
+    """What meta.json says of all parts; InputError where one was made from something else."""
+    settings, weights, made_by = dict(work.settings), work.codec.fingerprint, set()
+    for number in range(work.source.parts):
+        wanted = {**settings, "source": work.source.fingerprint(number)}
+        found = refuse_another(work.out / part_name(number), wanted)
+        made_by.add(found.get("codec_fingerprint"))
+    if weights and made_by != {weights}:
+        # Some part is older and does not record the codec's fingerprint.
+        settings.pop("codec_fingerprint")
+    elif weights and work.codec.folder:
+        settings["codec_folder"] = work.codec.folder
+    return settings
+
+
+def _make_parts(work: _Work, todo: Sequence[_Part], progress: Callable[[int], None] | None) -> None:
+    """Make the parts `todo`: audio is decoded ahead of the codec, also of the next part, and
+    written behind it.
+    """
+    codec, workers = work.codec, work.workers
     window: list[tuple[Utterance, np.ndarray, np.ndarray | None]] = []
-    front = codec.front if workers else None
-    samples = 0
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(worker_pool(workers)) if workers and todo else None
         writer = stack.enter_context(ThreadPoolExecutor(1))
         writing: Future | None = None
-        settings_of_workers = (codec.sample_rate, limits, segmenter is not None, front)
-        decoded = _decoded(source, todo, settings_of_workers, pool, workers)
-        for part, results, last in decoded:
-            for utterance, wave, reason, features in results:
-                if reason == "too_long" and segmenter is not None:
-                    found = segmenter.cut(utterance, wave, codec.sample_rate, limits)
-                else:
-                    found = [(utterance, wave, reason)]
-                for piece, cut, why in found:
-                    if piece.id in part.known:
-                        raise InputError(
-                            f"{source.name}: id {piece.id!r} occurs twice, expected unique ids"
-                        )
-                    part.known[piece.id] = why
-                    if why is None:
-                        made = front(cut) if front is not None and features is None else features
-                        window.append((piece, cut, made))
-                        samples += len(cut)
+        front = codec.front if workers else None
+        settings = (codec.sample_rate, work.limits, work.segmenter is not None, front)
+        for part, results, last in _decoded(work.source, todo, settings, pool, workers):
+            window += work.pieces(part, results)
+            samples = sum(len(wave) for _, wave, _ in window)
             if samples >= WINDOW_SECONDS * codec.sample_rate or last:
-                _encode_window(part, window, codec, batch_seconds * codec.sample_rate)
-                window, samples = [], 0
+                _encode_window(part, window, codec, work.batch_seconds * codec.sample_rate)
+                window = []
             if progress:
                 progress(len(results))
             if last:
                 if writing is not None:
                     # one part is written while the next is made: no more wait in memory
                     writing.result()
-                writing = writer.submit(publish, part)
+                writing = writer.submit(work.publish, part)
         if writing is not None:
             writing.result()
 
