@@ -133,7 +133,7 @@ def speech(options: Namespace) -> tuple:
         options.codec,
         options.device,
         engine=engine,
-        tags=tags,
+        tags=tags or None,
         context=options.context,
     )
     if options.manifest is not None:

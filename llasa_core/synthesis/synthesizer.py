@@ -40,7 +40,8 @@ class Synthesizer:
     are generated at a time. `speakers` are the tags that the model was trained with: any other is
     refused; none at all (an empty list) means that prompts carry no tag, whatever the request says;
     None means not known: a released checkpoint never saw tags, so names become tags only with
-    `tags` (`untagged` says so). With a voice prompt the request's speaker only names whose voice it
+    `tags=True` (`untagged` says so). `tags=False` leaves all tags out, whatever the model knows.
+    With a voice prompt the request's speaker only names whose voice it
     is, and no tag is written. `guards` are what the checkpoint brings; they act where a call asks
     for them. `context` is that of the training, the most tokens of prompt and answer together
     (model.context_limit). `engine` (`vllm`) generates in place of our loop, in `speak` and
@@ -62,7 +63,7 @@ class Synthesizer:
         slots: int = 32,
         guards: Guards | None = None,
         engine=None,
-        tags: bool = False,
+        tags: bool | None = None,
         context: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary_of(tokenizer)
@@ -82,6 +83,7 @@ class Synthesizer:
             slots,
         )
         self.prompt = Prompt(tokenizer, self.vocabulary, date=date)
+        speakers = () if tags is False else speakers
         self.speakers, self.mask_eot = speakers if speakers is None else tuple(speakers), mask_eot
         self.seconds_per_character, self.guards = seconds_per_character, guards or Guards()
         self._eot = tokenizer.convert_tokens_to_ids("<|eot_id|>")
@@ -89,7 +91,7 @@ class Synthesizer:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
         longest = model.config.max_position_embeddings
         self.context = context_limit(longest, self.vocabulary.size, context)
-        self.engine, self.tags = engine, tags
+        self.engine, self.tags = engine, bool(tags)
         if engine is not None and mask_eot:
             raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
@@ -101,7 +103,7 @@ class Synthesizer:
         device: str | None = None,
         slots: int = 32,
         engine=None,
-        tags: bool = False,
+        tags: bool | None = None,
         context: int | None = None,
     ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that

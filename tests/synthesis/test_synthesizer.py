@@ -145,7 +145,7 @@ def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_
     model, mini_tokenizer
 ):
     plain, asked = (
-        Synthesizer(model, mini_tokenizer, FakeCodec(), tags=tags) for tags in (False, True)
+        Synthesizer(model, mini_tokenizer, FakeCodec(), tags=tags) for tags in (None, True)
     )
     requests = [
         Request("a", TEXTS[0], speaker="LJ"),
@@ -157,6 +157,13 @@ def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_
     (tagged, bare, _), _ = asked.prepare(requests, SAMPLING)
     assert len(tagged) > len(bare) and asked.untagged(requests) == 0
     assert plain.settings() != asked.settings()
+    knowing = [
+        Synthesizer(model, mini_tokenizer, FakeCodec(), speakers=["LJ"], tags=tags)
+        for tags in (None, False)
+    ]
+    ((told, *_), _), ((left_out, *_), _) = (each.prepare(requests, SAMPLING) for each in knowing)
+    assert told.tolist() == tagged.tolist() and left_out.tolist() == bare.tolist()
+    assert knowing[1].untagged(requests) == 0
 
 
 @pytest.fixture
