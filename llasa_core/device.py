@@ -1,7 +1,7 @@
 """What this machine offers a command, checked before long work: a device to compute on, a folder to
 write to.
 
-The trap avoided: a model that stays on the CPU beside an idle GPU because a call named no device,
+It prevents a model from staying on the CPU next to an idle GPU because a call named no device,
 and an output that cannot be written noticed after hours. torch is imported only where a GPU
 matters.
 """

@@ -1,8 +1,8 @@
 """A journal of work that may be stopped at any moment: OUT/finished.jsonl has a line for each
 finished item, OUT/settings.json says what all of them were made with.
 
-A line is appended once the item's audio is in place, so a line that is whole speaks of audio that
-is whole; the last line of a killed run may be torn and is dropped.
+A line is appended once the item's audio is in place, so a complete line means complete audio;
+the last line of a killed run may be torn and is dropped.
 """
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ def evenly(items: Sequence[T], limit: int) -> Sequence[T]:
 def split_of(id: str, fractions: tuple[float, float, float] = (0.96, 0.02, 0.02)) -> str:
     """ "train", "dev" or "test" by sha256 of the id; `fractions` are their shares, which sum to 1.
 
-    What is test stays test whatever the share of dev. Raises InputError for shares that are none.
+    What is test stays test whatever the share of dev. InputError unless the
+    fractions are non-negative and sum to 1.
     """
     if (
         len(fractions) != 3
@@ -239,7 +240,7 @@ class Request:
     """One utterance to speak. `id` names its file (`file_name`).
 
     `voice` is a prompt (text and codes) whose voice is continued.
-    `speaker` becomes the tag before the speech; beside a voice prompt it is a mere label of the
+    `speaker` becomes the tag before the speech; with a voice prompt it is only a label of the
     utterance. `language` and `reference_speaker` change nothing of the speech and stay with it: by
     which rules words are counted, and with whose recordings the speech is compared, where that is
     not `speaker`, because the prompt has no tag.

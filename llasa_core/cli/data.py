@@ -80,7 +80,7 @@ def add_prepare(commands: Commands) -> None:
         "prepare",
         "make manifests and 16 kHz audio from a corpus, with everything unfit dropped and counted",
         "llasa prepare LJSpeech-1.1 artifacts/ljspeech --layout ljspeech\n"
-        "         llasa prepare builtin artifacts/builtin --hours 2",
+        "llasa prepare builtin artifacts/builtin --hours 2",
         prepare,
     )
     add.add_argument(
@@ -257,7 +257,7 @@ def add_encode(commands: Commands) -> None:
         help="JSON lines with id, audio and text; or .tar or .parquet files with audio",
     )
     add.add_argument(
-        "out", metavar="OUT", help="folder of the codes dataset; a stopped extraction goes on"
+        "out", metavar="OUT", help="folder of the codes dataset; a stopped extraction resumes"
     )
     add.add_argument("--codec", required=True, help=codec_names())
     add.add_argument(

@@ -63,7 +63,7 @@ def add_evaluate(commands: Commands) -> None:
     add.add_argument(
         "--protocol",
         metavar="PREPARED",
-        help="folder of llasa protocol: its public metric beside ours",
+        help="folder of llasa protocol: adds its public metric to ours",
     )
     add.add_argument(
         "--emotion",

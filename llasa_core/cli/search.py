@@ -100,7 +100,7 @@ def add_search(commands: Commands) -> None:
 
 
 def search(options: Namespace) -> None:
-    """Print the manifest's path; cost, settings and verifiers of the search stand beside it in
+    """Print the manifest's path; cost, settings and verifiers of the search are next to it in
     search.json.
     """
     from llasa_core.search.batch import pieces_of, search_manifest

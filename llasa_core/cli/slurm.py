@@ -28,11 +28,11 @@ from llasa_core.training.resume import SETTINGS, refuse_finished
 
 
 def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
-    """The task that trains as `config` says and, requeued, goes on from the newest whole
+    """The task that trains as `config` says and, requeued, resumes from the newest whole
     checkpoint.
 
-    Its settings go to output_dir/slurm/train.json. InputError where a requeued job could not go on,
-    and where it would go on from checkpoints of other settings.
+    Its settings go to output_dir/slurm/train.json. InputError where a requeued job could not
+    resume, or would resume from checkpoints of other settings.
     """
     config.rows(settings.nodes * settings.processes)
     refuse_finished(config)
@@ -58,7 +58,7 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
         and list(output.glob("checkpoint-*"))
     ):
         raise InputError(
-            f"{output}: holds checkpoints of other settings, from which a requeued job would go on;"
+            f"{output}: a requeued job would resume from its checkpoints of other settings;"
             " expected another `output_dir`, or `resume: true`"
         )
     if not config.resume and earlier != json.loads(json.dumps(values)):

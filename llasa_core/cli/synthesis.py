@@ -144,8 +144,8 @@ def speech(options: Namespace) -> tuple:
         voice = synthesizer.voice(options.voice, options.voice_text)
         requests = [replace(requests[0], voice=voice)]
     if count := synthesizer.untagged(requests):
-        why = "nothing says whether the model knows speaker tags; --tags writes them"
-        print(f"llasa: {options.model}: {count} named speakers are no tags: {why}", file=sys.stderr)
+        why = "the checkpoint declares no speaker tags; ignored (--tags forces them)"
+        print(f"llasa: {options.model}: {count} requests name a speaker: {why}", file=sys.stderr)
     return synthesizer, requests, sampling
 
 

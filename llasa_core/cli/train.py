@@ -66,7 +66,7 @@ def add_train(commands: Commands) -> None:
         "config", metavar="CONFIG", help="JSON settings; the public config.json keys are accepted"
     )
     add_slurm_option(
-        add, "train in a Slurm job, on all its nodes; requeued, it goes on from its checkpoints"
+        add, "train in a Slurm job, on all its nodes; requeued, it resumes from its checkpoints"
     )
 
 

@@ -34,7 +34,7 @@ def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
 
 
 def fingerprint_of(name_or_path: str | Path) -> str | None:
-    """`load_codec(name_or_path).fingerprint`, without loading where that is dear; None where it has
+    """`load_codec(name_or_path).fingerprint`, without loading where that is slow; None where it has
     none or is not there.
     """
     name = str(name_or_path)

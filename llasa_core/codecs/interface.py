@@ -38,7 +38,7 @@ class Codec(Protocol):
 
     @classmethod
     def fingerprint_of(cls, name: str) -> str | None:
-        """`load(name).fingerprint`; without loading where that is dear."""
+        """`load(name).fingerprint`; without loading where that is slow."""
         return cls.load(name).fingerprint
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
@@ -55,7 +55,7 @@ class Codec(Protocol):
 
     def decode_window(self, codes: np.ndarray, start: int, stop: int) -> np.ndarray:
         """The wave of codes[start:stop], by default from these alone; what runs through the whole
-        utterance (the phase of a pitch) may go on from code 0.
+        utterance (the phase of a pitch) may continue from code 0.
         """
         return self.decode([codes[start:stop]])[0]
 

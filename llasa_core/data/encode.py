@@ -67,7 +67,7 @@ def encode_manifest(
     """Encode a manifest, tar shards or parquet files with audio (`open_source`) into the codes
     dataset `out`.
 
-    Stopped and started again, it goes on with the parts that are not there. What fails
+    A stopped extraction resumes with the missing parts. What fails
     `check_utterance` is left out, counted by reason and listed in dropped.jsonl. `segmenter` cuts
     recordings that are too long at silence, and their text with them. batch_seconds: audio handed
     to the codec at once, which bounds its memory and changes no code. `workers`: processes that
@@ -336,7 +336,7 @@ def _batches(window: list, most_samples: float) -> Iterator[list]:
 def refuse_another(path: Path, wanted: dict) -> dict:
     """The `info` of a part; InputError where it was made from something else, or by another codec.
 
-    Weights and audio that one side does not know agree with any: older parts do not tell them.
+    A missing fingerprint on either side matches anything: older parts do not record it.
     """
     found = part_info(path)
     for key, value in wanted.items():

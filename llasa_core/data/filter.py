@@ -66,7 +66,7 @@ def filter_codes(
     content of meta.json.
 
     scores: JSON lines with id and `quality` (for min_mos) or `errors` and `words` (for max_wer).
-    Stopped and started again, it goes on. InputError where these are missing or malformed, nothing
+    A stopped filter resumes. InputError where these are missing or malformed, nothing
     is left, or `out` is of something else.
     """
     meta, out = read_meta(codes), Path(out)

@@ -228,7 +228,7 @@ def export_memmap(
         rows = overlong = robbed = 0
         try:
             parts = (read_part(place, shard, meta["codebook_size"]) for shard in meta["shards"])
-            # Three threads beside this one: one reads a part, one encodes the texts of another, one
+            # Three more threads: one reads a part, one encodes the texts of another, one
             # writes rows.
             with _open_for_blocks(temporary, 4 * columns) as file, ThreadPoolExecutor(3) as aside:
                 rows_file = _RowsFile(file, columns, rows_of, aside)

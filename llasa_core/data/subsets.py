@@ -26,8 +26,8 @@ def join_pairs(
 ) -> dict:
     """Utterances of a codes dataset, two of one speaker at a time, as a codes dataset of their own.
 
-    A row has both ids, texts and codes one behind the other and no speaker, so no tag: what a model
-    must have seen to go on in the voice of a prompt (`Prompt.tts_prompt` with a voice). Which two
+    A row concatenates ids, texts and codes and has no speaker, so no tag: what a model must have
+    seen to continue in the voice of a prompt (`Prompt.tts_prompt` with a voice). Which two
     meet depends on `seed` alone; an odd one out is left. A finished `out` of the same source and
     seed is kept. Returns the content of meta.json; raises InputError where the source cannot be
     read, `out` was made from something else, or no speaker has two utterances.

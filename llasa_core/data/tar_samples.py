@@ -2,8 +2,8 @@
 
 A name ends at its first dot, as there; where that leaves no suffix that is read, at its last
 (LJ.001.wav is LJ.001, not one of many members of LJ). Text and audio of a sample may stand apart:
-one pass does where the text is beside its audio or before it, else a second one fetches all texts.
-What is not read is told, with a reason, not skipped.
+one pass does where the text is next to its audio or before it, else a second one fetches all texts.
+What is not read is reported with a reason, not skipped.
 """
 
 import tarfile

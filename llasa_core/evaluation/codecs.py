@@ -29,7 +29,7 @@ def available(names: Sequence[str]) -> tuple[dict[str, Codec], dict[str, str]]:
     for name in names:
         short = Path(name).name
         if short in codecs | missing:
-            raise InputError(f"codecs: {short!r} twice, expected each under a name of its own")
+            raise InputError(f"codecs: duplicate codec name {short!r}")
         try:
             codecs[short] = load_codec(name)
         except InputError as error:

@@ -1,7 +1,7 @@
 """A static listening page: players, spectrograms, transcripts, scores and figures in one folder, no
 server needed.
 
-Audio and pictures are files beside `index.html`, referred to by relative paths; every text is
+Audio and pictures are files next to `index.html`, referred to by relative paths; every text is
 escaped.
 """
 

@@ -52,7 +52,7 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity,
     similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances.
     nearest_speaker_share, never_ended_share, ended_at_once_share: `share_interval`. Where rows name
-    a `text_id`, the bootstrap resamples texts with all their seeds, and NAME_texts stands beside
+    a `text_id`, the bootstrap resamples texts with all their seeds, and NAME_texts is given with
     NAME_n. Also utterances, texts (where they are named), seconds (of audio), pesq_wb_unscored,
     pesq_nb_unscored and stoi_unscored. Raises InputError when there are no rows.
     """

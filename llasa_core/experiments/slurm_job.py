@@ -33,7 +33,7 @@ class NodeCommand:
     folder: str  # working folder
     stem: str
     processes: int = 1  # on a node
-    requeue: bool = True  # go on in a new job where this one runs out of minutes or is preempted
+    requeue: bool = True  # resume in a new job when this one runs out of time or is preempted
 
     def __call__(self) -> None:
         """Run the command on this node; RuntimeError if it ends with another status than 0."""

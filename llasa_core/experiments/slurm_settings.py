@@ -54,7 +54,7 @@ class SlurmSettings:
     cpus_per_node: int = 1
     memory_gb: float = 0.0  # of a node; 0: the cluster's default
     minutes: int = 60
-    signal_seconds: int = 90  # before its time is over a job is told, and requeues itself
+    signal_seconds: int = 90  # before the time limit, when Slurm signals the job to requeue
     requeue: bool = True  # after preemption and at the time limit
     max_requeues: int = 100  # at the time limit
     parallel_jobs: int = 256  # of a job array

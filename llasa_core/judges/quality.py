@@ -2,7 +2,7 @@
 reference) as functions.
 
 distillmos and xls-r-sqa import torchaudio for file loading and an unused class. PyPI's torchaudio
-is linked against CUDA and fails beside a CPU torch, so while the two are imported a stand-in takes
+is linked against CUDA and fails with a CPU torch, so while the two are imported a stand-in takes
 its name where it cannot be imported.
 """
 

@@ -80,7 +80,7 @@ class WeSpeakerEmbedder:
 
 
 class ResemblyzerEmbedder:
-    """GE2E LSTM of Resemblyzer 0.1.4 (Apache-2.0): 256-d; a second opinion beside the model a
+    """GE2E LSTM of Resemblyzer 0.1.4 (Apache-2.0): 256-d; a second opinion next to the model a
     search optimised.
 
     Reads the packaged checkpoint with `weights_only=True` and never imports the package, which

@@ -1,5 +1,5 @@
 """Searches a manifest into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, OUT/search.json, and a
-journal to go on from.
+journal to resume from.
 
 The manifest is written last. Long texts are searched in pieces, each a request of its own, which
 are joined when all of them are finished.

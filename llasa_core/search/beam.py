@@ -1,7 +1,6 @@
-"""Process-guided search: beams of half-spoken utterances, pruned by a verifier that hears what
-there is so far.
+"""Beam search over partial utterances, pruned by a verifier on the audio so far.
 
-Beams are forked in the cache (`forking`), never computed again. A prefix is decoded whole unless a
+Beams are forked in the cache (`branches`), never computed again. A prefix is decoded whole unless a
 context is given: the decoder is not causal, and the audio of a prefix is then a function of its
 codes alone. An utterance that ends early keeps its place among the beams as long as its score does.
 """

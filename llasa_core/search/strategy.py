@@ -1,6 +1,4 @@
-"""What a search is told and what it answers: verifier, strategy, rule of choice and chosen
-candidate.
-"""
+"""Input and output of a search: verifier, strategy, rule of choice and chosen candidate."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Speaks requests into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, and a journal that lets a
-stopped run go on.
+stopped run resume.
 
 The manifest is written once, at the end, by rename: where it is, everything is finished.
 """

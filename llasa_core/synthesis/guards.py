@@ -3,7 +3,7 @@ or silent.
 
 `Guards` judges a finished utterance by its text, codes and wave, and samples it again under derived
 seeds, a bounded number of times. Its bounds are learnt from a codes dataset (`learn_guards`) and
-stand in `guards.json` beside a model. Nothing here looks at other utterances, so the batch decides
+are in `guards.json` next to a model. Nothing here looks at other utterances, so the batch decides
 nothing; what fails to the end is kept and says so.
 """
 
@@ -23,7 +23,7 @@ from llasa_core.manifest import Request, length_limit, spoken_characters
 from llasa_core.synthesis.decoding import Generated
 from llasa_core.synthesis.sampling import candidate_seed
 
-GUARDS = "guards.json"  # stands beside a checkpoint
+GUARDS = "guards.json"  # next to a checkpoint
 
 REASONS = ("ended_at_once", "too_short", "never_ended", "loop", "stuck", "silence")
 

@@ -3,7 +3,7 @@ they should have.
 
 The voice is carried along: a voice prompt or a known speaker tag goes to every piece; without
 either the first piece becomes the prompt of the others. Pieces are requests of their own in
-OUT/pieces, so a stopped run goes on; they are joined from disk, one in memory at a time. What
+OUT/pieces, so a stopped run resumes; they are joined from disk, one in memory at a time. What
 silence a piece has at its ends is measured and counted into the pause.
 """
 
@@ -49,7 +49,7 @@ def speak_long(
     OUT/pieces.
 
     A line: as `speech_row`, with ended (all pieces) and pieces (count); with guards also attempts
-    (of all pieces) and failed ({piece: reasons}). Stopped and started again it goes on. `progress`
+    (of all pieces) and failed ({piece: reasons}). A stopped run resumes. `progress`
     is called with the number of pieces just finished. Returns the manifest's path; raises
     InputError as `synthesize_manifest`.
     """
@@ -142,8 +142,8 @@ def stream_long(
     characters: int = CHARACTERS,
     told: Callable[[Spoken], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Waves (n,) of a text of any length while it is sampled, pauses between; `told` hears of every
-    finished piece.
+    """Waves (n,) of a text of any length while it is sampled, with pauses; `told(spoken)` is
+    called after each piece.
     """
     pieces, rate = pieces_of_request(request, characters), synthesizer.codec.sample_rate
     carried, silent = request, 0.0  # seconds of silence at the end of what has been given out

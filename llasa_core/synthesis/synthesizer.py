@@ -2,7 +2,7 @@
 
 `Synthesizer` holds one model, its tokenizer and its codec. The sampling loop is `decoding`,
 requests and their files are `manifest` and `batch`. What a request sounds like
-depends on its text, speaker, voice and seed, not on the requests beside it.
+depends on its text, speaker, voice and seed, not on the other requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Settings that name something of this machine or this model, checked before any data is opened.
 
-The trap avoided: a package or a layer that is not there, noticed as a library's traceback after
-hours of encoding.
+Otherwise a missing package or layer would show as a library's traceback after hours of encoding.
 """
 
 import importlib.util

@@ -133,7 +133,7 @@ class TrainConfig:
     # Below output_dir/runs; "none", "wandb" or another reporter of Hugging Face.
     report_to: str = "tensorboard"
     resume: bool = False  # continue from the newest whole checkpoint in output_dir
-    overwrite: bool = False  # begin anew where a finished model stands
+    overwrite: bool = False  # start over where a finished model is
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@ batches.
 
 A manifest of audio among the datasets is encoded first, once, each process its share; what exists
 is reused. The trap avoided: datasets of two codecs, or of a codec that the model does not know,
-would train without a word of complaint.
+would train without a warning.
 """
 
 import datetime
@@ -199,9 +199,7 @@ def _of_known_weights(metas: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _warn_of_another(model: str, codec: dict[str, Any]) -> None:
-    """A word of complaint where a checkpoint that speaks one codec's codes goes on with those of
-    another.
-    """
+    """Warn when fine-tuning on codes from another codec."""
     learnt = read_settings(Path(model) / SETTINGS)
     for key in ("codec", "codec_fingerprint"):
         if None not in (learnt.get(key), codec.get(key)) and learnt[key] != codec[key]:

@@ -171,8 +171,8 @@ FUSED = 2**27  # logits whose softmax is held in fp32 at a time on a GPU
 
 
 def use_head_loss(model: PreTrainedModel) -> PreTrainedModel:
-    """Teach `model` a second way to be called: with `predicting` (K,) and `targets` (K,) it returns
-    the summed loss.
+    """Patch `model.forward` to return the summed loss when `predicting` (K,) and `targets` (K,) are
+    given.
 
     `predicting` are positions of the one row of a batch, `targets` the ids that follow them; every
     other argument is the decoder's. Without them the model answers as before. Raises InputError for

@@ -109,7 +109,7 @@ def resumable(output: Path, settings: dict[str, Any], most: int) -> tuple[str | 
         raise InputError(
             f"{output / SETTINGS}: the run there has `{key}` {run['settings'][key]!r}, the config"
             f" {settings[key]!r}; expected the same to resume it, another `output_dir`, or"
-            " `overwrite` true and `resume` false to begin anew"
+            " `overwrite` true and `resume` false to start over"
         )
     return (max(found)[1], max(found)[0]) if found else (None, 0)
 
@@ -121,7 +121,7 @@ def refuse_finished(config: TrainConfig) -> None:
     ):
         raise InputError(
             f"{config.output_dir}: holds a finished model; expected another `output_dir`, `resume`"
-            " true to publish that run again, or `overwrite` true to begin anew"
+            " true to publish that run again, or `overwrite` true to start over"
         )
 
 

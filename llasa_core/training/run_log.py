@@ -158,7 +158,7 @@ class BestWeights(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             for step, path in self._kept().items():
-                if step > self.start:  # of a run begun anew, or to be measured again
+                if step > self.start:  # of a run that starts over, or to be measured again
                     path.unlink()
 
     def on_step_end(self, args, state, control, **kwargs):

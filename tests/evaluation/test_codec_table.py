@@ -82,7 +82,7 @@ def test_codec_that_cannot_run_is_named_with_its_reason(tmp_path):
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'codec' twice"):
+    with pytest.raises(InputError, match="duplicate codec name 'codec'"):
         available([str(tmp_path / "one/codec"), str(tmp_path / "other/codec")])
 
 

@@ -256,7 +256,7 @@ def test_command_says_once_that_speakers_of_a_manifest_are_no_tags(hub, tmp_path
         == 0
     )
     err = capsys.readouterr().err
-    assert err.count("llasa: me/llasa: 2 named speakers are no tags") == 1 and "--tags" in err
+    assert err.count("llasa: me/llasa: 2 requests name a speaker") == 1 and "--tags" in err
     assert (
         cli.main(
             [

@@ -1,7 +1,7 @@
 """JSON of any tool -> utterances: our manifests, those of NeMo, Emilia, WebDataset and Hugging Face
 folders, lines or one array.
 
-The same for a line of a manifest, the JSON beside a recording in a tar, a row of parquet and a row
+The same for a line of a manifest, the JSON next to a recording in a tar, a row of parquet and a row
 of a table. What cannot be used is passed on as Unread, with a reason and its line; only a file that
 is no JSON at all is an InputError.
 """

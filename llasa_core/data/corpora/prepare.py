@@ -151,7 +151,7 @@ def prepare(
     converted. An utterance goes to the split that it names, else by hash of its id; where
     `keep_out(text)` is true it is test. Where dev or test, of a share above 0, then have fewer than
     `min_held_out` utterances, further ones come from train (`hold_out`). Of several utterances with
-    one id the first is kept. With jobs > 1 that many processes work. A stopped run goes on where it
+    one id the first is kept. With jobs > 1 that many processes work. A stopped run resumes where it
     was (journal.Journal). `progress` is called with the number of utterances just
     finished.
 
@@ -160,7 +160,7 @@ def prepare(
     InputError, after writing the report alone, if nothing is kept.
     """
     out, limits = Path(out), limits or Limits()
-    split_of("", split_fractions)  # refuses shares that are none
+    split_of("", split_fractions)  # refuses invalid fractions
     (out / "wavs").mkdir(parents=True, exist_ok=True)
     reasons: list[dict] = []
     first: dict[str, str] = {}

@@ -30,7 +30,7 @@ _LISTS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst")  # suffixes of tables
 
 _JSON = (".jsonl", ".json", ".ndjson")
 
-_TEXTS = (".txt", ".lab", ".json", ".normalized.txt")  # of the text beside a recording
+_TEXTS = (".txt", ".lab", ".json", ".normalized.txt")  # of the text next to a recording
 
 
 def read_corpus(

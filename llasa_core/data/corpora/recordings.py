@@ -1,8 +1,8 @@
 """The recordings of a folder, found by whatever name a list gives them.
 
 A list may say ID, ID.wav, wavs/ID.wav, wavs\\ID.WAV or the path that it had on another machine, and
-its accents may be composed (NFC) where those of the file names are not (NFD). The trap avoided:
-a name that fits two recordings is told as ambiguous, not given either of them.
+its accents may be composed (NFC) where those of the file names are not (NFD). A name
+that fits two recordings is reported as ambiguous.
 """
 
 import os

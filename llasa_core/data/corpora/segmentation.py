@@ -38,8 +38,8 @@ class Segmenter:
         """Pieces ID-000, ID-001, .. of a recording (T,) with their waves; or itself with the reason
         of its refusal.
 
-        "no_pause": speech goes on for longer than a piece; "text_not_heard": the text is not what
-        is said. A piece that fails `check_utterance` has its reason.
+        "no_pause": speech without a pause, longer than a piece; "text_not_heard": the text is not
+        what is said. A piece that fails `check_utterance` has its reason.
         """
         borders = pauses(wave, sample_rate, self.longest, limits.silence_dbfs)
         if borders is None:

@@ -269,7 +269,7 @@ def build(
     """Write a corpus: out/wavs/ID.wav, out/{train,dev,test}.jsonl (manifests) and out/report.json
     (see `plan`).
 
-    A stopped build goes on where it was when called again. About 60 times real time with each
+    A stopped build resumes when called again. About 60 times real time with each
     process.
 
     Returns:

@@ -1,7 +1,7 @@
 """Metadata tables -> rows of named fields: id|text, id|text|speaker, id|speaker|text, LJSpeech's
 id|raw|normalised, CSV and TSV, with or without a header.
 
-What a column holds is told by a header, else by its content: recordings have its names, the two
+A header says what a column holds, else its content does: recordings have its names, the two
 readings of LJSpeech share their words, speakers come again. Where that leaves two answers, the
 table is refused: a text made of speakers' names trains without an error.
 """
