@@ -58,6 +58,17 @@ def load_audio(path: str | Path | bytes, sample_rate: int = SAMPLE_RATE) -> np.n
     return wave
 
 
+def load_recording(path: str | Path) -> tuple[np.ndarray, int]:
+    """`load_audio` at the file's own sample rate -> float32 (T,), Hz."""
+    import soundfile
+
+    try:
+        rate = soundfile.info(str(path)).samplerate
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(f"{path}: no audio ({brief(error, 80)}), expected a recording") from None
+    return load_audio(path, rate), rate
+
+
 def decode_audio(
     audio: str | Path | bytes, sample_rate: int = SAMPLE_RATE, most_seconds: float | None = None
 ) -> tuple[np.ndarray, str | None]:

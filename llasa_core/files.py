@@ -7,6 +7,7 @@ bad input. What JSON may be (size, depth, digits) is decided in `parse_json` and
 
 from __future__ import annotations
 
+import base64
 import errno
 import glob
 import hashlib
@@ -322,3 +323,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a mapping of keys")
     return settings
+
+
+def render_page(folder: str | Path, name: str, **values: Any) -> bytes:
+    """The HTML of a template file (jinja2) in `folder`, every value escaped where it is written.
+
+    The page may load pictures, players and its own script, and nothing else: its
+    Content-Security-Policy holds the hash of the script that stands in the template as `script`.
+    """
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(folder)
+    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    script = Path(folder, f"{name}.js")
+    text = script.read_text(encoding="utf-8") if script.is_file() else ""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:;"
+    policy += f" media-src 'self' file:; script-src 'sha256-{digest}'; base-uri 'none'"
+    page = pages.get_template(f"{name}.html")
+    return page.render(policy=policy, script=text, **values).encode(*UNPAIRED)

@@ -6,7 +6,6 @@ outliers are named and counted, and what to leave out is for `data_filter`.
 """
 
 import hashlib
-import html
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,22 +18,12 @@ import pyarrow.compute as pc
 from llasa_core import plots
 from llasa_core.data.dataset import NumberedNames, read_meta, read_part
 from llasa_core.errors import InputError
-from llasa_core.files import publish, write_json
+from llasa_core.files import publish, render_page, write_json
 
 # robust standard deviations from the median of a language, beyond which a rate is an outlier
 FAR = 5.0
 
 SHOWN = 50  # of a list on the page and in report.json
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: .5rem 0 1.5rem; }} td, th {{ padding: .15rem .8rem; text-align: left; }}
-tr:nth-child(even) {{ background: #f2f2f2; }} img {{ max-width: 100%; }} td {{ overflow-wrap: anywhere; }}
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
-"""
 
 
 def data_report(
@@ -249,21 +238,21 @@ def _publish(out: Path, report: dict, frame: pd.DataFrame, usage: np.ndarray, na
             or "none"
         ),
     }
-    body = [_table([("", ""), *rows.items()])]
-    for file, caption in zip(drawn, CAPTIONS, strict=True):
-        body.append(f'<h2>{caption}</h2><img src="{file}" alt="{caption}">')
-    outliers = [("utterance", "characters a second")]
-    outliers += [
+    farthest = [
         (one["id"], f"{one['characters_per_second']:.2f}")
         for one in report["rate_outliers"]["farthest"]
     ]
-    body += ["<h2>Farthest rates</h2>", _table(outliers)]
-    for key, one in report["duplicates"].items():
-        if one["count"]:
-            groups = [(", ".join(group),) for group in one["first"]]
-            body += [f"<h2>Equal {key.replace('_', ' ')}</h2>", _table([("utterances",), *groups])]
-    title = html.escape(f"Data report: {name}")
-    publish(out / "index.html", PAGE.format(title=title, body="\n".join(body)).encode())
+    equal = {key.replace("_", " "): one["first"] for key, one in report["duplicates"].items()}
+    page = render_page(
+        Path(__file__).parent,
+        "report",
+        title=f"Data report: {name}",
+        rows=rows,
+        pictures=dict(zip(drawn, CAPTIONS, strict=True)),
+        farthest=farthest,
+        equal={key: groups for key, groups in equal.items() if groups},
+    )
+    publish(out / "index.html", page)
 
 
 CAPTIONS = (
@@ -272,17 +261,3 @@ CAPTIONS = (
     "Use of the codes",
     "Text against speech",
 )
-
-
-def _table(rows: list[tuple]) -> str:
-    first, *others = rows
-    lines = (
-        ["<tr>" + "".join(f"<th>{html.escape(str(cell))}</th>" for cell in first) + "</tr>"]
-        if any(first)
-        else []
-    )
-    lines += [
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in others
-    ]
-    return "<table>" + "\n".join(lines) + "</table>"

@@ -93,7 +93,7 @@ def test_report_counts_what_is_there(codes, tmp_path):
         (tmp_path / f"report/{name}.png").stat().st_size > 5000
         for name in ("hours", "lengths", "codes", "rates")
     )
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
 
 
 def test_each_filter_leaves_out_what_it_should_and_counts_it(codes, tmp_path):

@@ -2,6 +2,8 @@
 real figures.
 """
 
+import base64
+import hashlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -131,7 +133,7 @@ def test_all_that_the_page_refers_to_lies_beside_it(page):
     )
     assert {path.name for path in page.parent.iterdir()} == {"index.html", "media"}
     assert {f"media/{path.name}" for path in (page.parent / "media").iterdir()} == set(sources)
-    assert not read.all("link") and "http" not in page.read_text(encoding="utf-8")
+    assert not read.all("link") and "http:" not in page.read_text(encoding="utf-8")
 
 
 def test_scores_of_an_utterance_stand_under_its_player(page):
@@ -214,3 +216,21 @@ def test_score_table_shows_value_interval_and_count(tmp_path):
     assert (
         '<th scope="row">b</th><td></td><td>2.00 [1.90, 2.10] n=48</td>' in markup
     )  # a gap shifts no column
+
+
+def test_a_file_name_never_reaches_the_page_as_markup(tmp_path):
+    hostile = system(tmp_path, "hostile", ["a"])
+    name = 'a.wav" onload="alert(1)'
+    (hostile.folder / "0.wav").rename(hostile.folder / name)
+    hostile.rows[0].update(audio=name)
+    page = Page(write(tmp_path / "page", [hostile]))
+    assert [player["src"] for player in page.all("audio")] == ["media/001-0-a.wav"]
+    attributes = {key for _, values in page.elements for key in values}
+    assert not {key for key in attributes if key.startswith("on")}
+
+
+def test_page_allows_only_its_own_script(page):
+    (policy,) = [meta["content"] for meta in Page(page).all("meta") if "http-equiv" in meta]
+    text = page.read_text(encoding="utf-8").split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy

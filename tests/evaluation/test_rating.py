@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from llasa_core.audio import write_wav
 from llasa_core.cli import main
@@ -172,7 +173,7 @@ def test_page_names_no_system_and_needs_no_network(made, key):
     text = (made / "out" / "page" / "index.html").read_text(encoding="utf-8")
     everything = [text, *(path.name for path in (made / "out" / "page").rglob("*"))]
     assert not any(name in part for name in ("nano1b", "large8b", "human") for part in everything)
-    assert "http" not in text and "<link" not in text and "src=" not in text
+    assert "http:" not in text and "<link" not in text and "src=" not in text
     assert {meant["system"] for meant in key["items"].values()} == {"nano1b", "large8b", "human"}
 
 
@@ -455,3 +456,28 @@ def test_command_writes_a_row_a_score_and_a_summary_and_says_what_one_rater_cann
     )
     lines = (tmp_path / "s" / "utterances.jsonl").read_text().splitlines()
     assert len(lines) == 12 and {json.loads(line)["score"] for line in lines} == {2}
+
+
+@pytest.mark.parametrize("kind", ["text", "symlink", "html", "svg"])
+def test_what_is_no_recording_never_reaches_the_raters(kind, tmp_path):
+    sentences = write_lines(tmp_path / "sentences.jsonl", SENTENCES)
+    manifest = write_speech(tmp_path / "speech", 0)
+    secret = tmp_path / "secret"
+    secret.write_text("<svg onload='alert(1)'>root:x:0:0</svg>")
+    name = {"text": secret, "symlink": "link.wav", "html": "a.html", "svg": "a.svg"}[kind]
+    if kind == "symlink":
+        (manifest.parent / name).symlink_to(secret)
+    elif kind != "text":
+        (manifest.parent / name).write_bytes(secret.read_bytes())
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[0]["audio"] = str(name)
+    write_lines(manifest, lines)
+    with pytest.raises(InputError, match=f"{Path(name).name}: no audio"):
+        rating_page(tmp_path / "out", read_sentences(sentences), {"one": manifest})
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_are_re_encoded_under_names_of_their_own(made):
+    clips = sorted((made / "out" / "page" / "clips").iterdir())
+    assert {clip.suffix for clip in clips} == {".wav"} and len(clips) == 12
+    assert all(soundfile.info(str(clip)).subtype == "PCM_16" for clip in clips)

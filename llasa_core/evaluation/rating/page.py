@@ -7,17 +7,14 @@ samples.
 """
 
 import hashlib
-import html
 import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llasa_core.audio import load_recording, write_wav
 from llasa_core.errors import InputError
 from llasa_core.evaluation.rating.sentences import LEVELS, Sentence
-from llasa_core.evaluation.rating.template import PAGE
-from llasa_core.files import publish, read_object, sha256, write_json
+from llasa_core.files import publish, read_object, render_page, sha256, write_json
 from llasa_core.manifest import Utterance, read_manifest
 
 SCHEMA = 1
@@ -66,11 +63,12 @@ def rating_page(
         codes = []
         for name, utterances in spoken.items():
             file = Path(utterances[sentence.id].audio)
+            load_recording(file)  # whatever else it is must not reach a rater
             marked = f"{seed}/{sentence.id}/{name}/{sha256(file)}"
             code = hashlib.sha256(marked.encode()).hexdigest()[:12]
             items[code] = {"system": name, "sentence": sentence.id}
             clips[code] = file
-            codes.append({"item": code, "clip": f"clips/{code}{file.suffix.lower()}"})
+            codes.append({"item": code, "clip": f"clips/{code}.wav"})
         codes.sort(key=lambda clip: clip["item"])
         listed.append({**vars(sentence), "clips": codes})
     shown = {"title": title, "seed": seed, "levels": LEVELS, "sentences": listed}
@@ -96,13 +94,14 @@ def rating_page(
         )
     (out / "page" / "clips").mkdir(parents=True, exist_ok=True)
     write_json(out / "key.json", key)
-    for code, file in clips.items():
-        shutil.copyfile(file, out / "page" / "clips" / f"{code}{file.suffix.lower()}")
+    for code, file in clips.items():  # what a manifest names is decoded, never copied as it is
+        samples, rate = load_recording(file)
+        write_wav(out / "page" / "clips" / f"{code}.wav", samples, rate)
     data = json.dumps({"page": page, **shown}, ensure_ascii=False).replace("<", "\\u003c")
-    text = re.sub(
-        "@(TITLE|DATA)@", lambda found: {"TITLE": html.escape(title), "DATA": data}[found[1]], PAGE
+    publish(
+        out / "page" / "index.html",
+        render_page(Path(__file__).parent, "rating", title=title, data=data),
     )
-    publish(out / "page" / "index.html", text.encode())
     return {"page": page, "systems": len(systems), "sentences": len(sentences), "clips": len(clips)}
 
 

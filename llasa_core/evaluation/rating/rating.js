@@ -1,47 +1,6 @@
-"""The rating page: HTML, style and script in one text, with @TITLE@ and @DATA@ as placeholders.
-
-It uses no network and no server, keeps progress in localStorage per page and rater, and never
-learns a system's name. The order is a Fisher-Yates shuffle with mulberry32, seeded with FNV-1a of
-seed, rater and sentence: always the same.
-"""
-
-PAGE = r"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>@TITLE@</title>
-<style>
-body { font: 18px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1.25rem; color: #1b1b1b }
-h1 { font-size: 1.4rem } [hidden] { display: none }
-#text { font-size: 1.5rem; line-height: 1.35; margin: 1rem 0 } #expected { margin: 0 0 1.5rem }
-#category, #progress, .keys, #status { color: #555 } #status { min-height: 1.5em }
-button, input { font: inherit; padding: .5rem .9rem } ol { list-style: none; padding: 0 }
-#levels button { display: block; width: 100%; text-align: left; margin: .4rem 0; border: 1px solid #999;
-  background: none; color: inherit }
-#levels button[aria-pressed="true"] { background: #1b1b1b; color: #fff }
-button:focus-visible { outline: 3px solid #2a6fdb }
-kbd { border: 1px solid #999; border-radius: 4px; padding: 0 .35rem } audio { width: 100% }
-</style></head><body><main>
-<h1>@TITLE@</h1>
-<form id="start">
-<p>You will hear each sentence from every system, in an order that is yours alone. Judge only whether what the line
-below the sentence asks for can be heard; sound quality in itself is not the question. Scores stay in this browser until
-you save them as a file.</p>
-<p><label>Your name or number
-<input id="rater" autocomplete="off" required pattern="[A-Za-z0-9][A-Za-z0-9._\-]{0,39}"></label>
-<button>Begin</button></p>
-<p class="keys">Letters, digits, dot, dash and underscore. The same name goes on where it stopped.</p>
-</form>
-<section id="rating" hidden>
-<p id="progress"></p><p id="category"></p><p id="text" dir="auto"></p><p id="expected" dir="auto"></p>
-<audio id="clip" controls preload="auto"></audio>
-<div id="levels" role="group" aria-label="Score"></div>
-<p id="status" role="status"></p>
-<p class="keys"><kbd>1</kbd> <kbd>2</kbd> <kbd>3</kbd> score and go on, <kbd>space</kbd> play again,
-<kbd>←</kbd> <kbd>→</kbd> move, <kbd>N</kbd> next without a score</p>
-<p><button id="save" type="button">Save scores as a file</button></p>
-</section>
-</main>
-<script type="application/json" id="data">@DATA@</script>
-<script>
+// The rating page: no network, no server; progress stays in localStorage per page and rater, and it
+// never learns a system's name. The order is a Fisher-Yates shuffle with mulberry32, seeded with
+// FNV-1a of seed, rater and sentence: always the same.
 "use strict";
 const page = JSON.parse(document.getElementById("data").textContent);
 const part = (id) => document.getElementById(id);
@@ -163,5 +122,3 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   act[event.key]();
 });
-</script></body></html>
-"""
