@@ -162,7 +162,10 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
         shards.append({"file": name, "rows": counts["rows"], "sha256": sha256(folder / name)})
     rows = sum(shard["rows"] for shard in shards)
     if not rows and parts:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+        first = {row["reason"]: row["id"] for row in reversed(listed)}
+        reasons = "; ".join(
+            f"{reason} {count}, first {first[reason]}" for reason, count in sorted(dropped.items())
+        )
         raise InputError(
             f"{folder}: no utterance is left ({reasons or 'there was none'}), expected at least one"
         )

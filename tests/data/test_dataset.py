@@ -140,7 +140,8 @@ def test_utterances_without_sound_file_or_text_are_dropped_and_counted(manifest,
     )
     write_manifest(tmp_path / "bad.jsonl", bad)
     with pytest.raises(
-        InputError, match=r"no utterance is left \(missing_audio 1, textless 1, unreadable 1\)"
+        InputError,
+        match=r"no utterance is left \(missing_audio 1, .*; textless 1, .*; unreadable 1, .*\)",
     ):
         encode_manifest(tmp_path / "bad.jsonl", tmp_path / "nothing", FakeCodec())
     assert not (tmp_path / "nothing/meta.json").exists()

@@ -162,4 +162,4 @@ def test_commands_print_where_the_result_is(codes, tmp_path, capsys):
     assert (
         cli.main(["data", "filter", str(codes), str(tmp_path / "none"), "--min-seconds", "99"]) == 2
     )
-    assert "no utterance is left (min_seconds 35)" in capsys.readouterr().err
+    assert "no utterance is left (min_seconds 35, first " in capsys.readouterr().err

@@ -109,7 +109,7 @@ def check_utterance(
         return "empty"
     if not np.isfinite(wave).all():
         return "not_finite"
-    if np.abs(wave).max() > _INTEGER_SCALE:
+    if max(wave.max(), -wave.min()) > _INTEGER_SCALE:
         return "integer_scale"
     if seconds < limits.min_seconds or seconds > limits.max_seconds:
         return "too_short" if seconds < limits.min_seconds else "too_long"
@@ -220,7 +220,10 @@ def _place_of(utterance: Utterance) -> str:
     """Where a dropped utterance comes from: line of a list, or file, or id."""
     if isinstance(utterance, Unread) and utterance.where:
         return printable(utterance.where)
-    return printable(utterance.id if isinstance(utterance.audio, bytes) else str(utterance.audio))
+    if isinstance(utterance.audio, bytes):
+        return printable(utterance.id)
+    path = str(utterance.audio)
+    return printable(min(path, os.path.relpath(path), key=len) if "\0" not in path else path)
 
 
 def _described(utterances: Iterable[Utterance]) -> Iterator[tuple[Utterance, str | None]]:
