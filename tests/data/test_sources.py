@@ -135,7 +135,7 @@ def test_a_manifest_of_audio_is_encoded_once_and_trained_on(workshop, tmp_path):
         train(
             settings(
                 workshop,
-                tmp_path / "run",
+                tmp_path / "third",
                 codes=[{"path": "nowhere.jsonl", "codec": "fake"}],
                 max_steps=1,
             )
@@ -221,7 +221,7 @@ def test_chat_trains_beside_speech_and_reports_apart(workshop, tmp_path):
     with pytest.raises(InputError, match="chat alone"):
         train(
             settings(
-                workshop, tmp_path / "run", codes=codes[1:] and [{"path": chat, "task": "chat"}]
+                workshop, tmp_path / "alone", codes=codes[1:] and [{"path": chat, "task": "chat"}]
             )
         )
 
