@@ -17,9 +17,11 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from measuring import Clock, head, timed
 from transformers import Wav2Vec2BertConfig, Xcodec2Config, Xcodec2Model
 
@@ -123,8 +125,43 @@ def main(arguments: list[str] | None = None) -> None:
     path = Path(options.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, json.loads(json.dumps(report), parse_float=lambda text: round(float(text), 4)))
-    plots.streaming_error(pd.DataFrame(grid)).savefig(path.with_suffix(".png"))
+    drawn(pd.DataFrame(grid)).savefig(path.with_suffix(".png"))
     print(json.dumps({key: report[key] for key in ("chosen", "by_chunk", "times")}, indent=1))
+
+
+def drawn(table: pd.DataFrame) -> Figure:
+    """Error of streamed audio by context, a panel for each `codec`; one line for each `right`
+    context.
+
+    Columns codec, left and right (codes), mel_db (distance to whole-utterance decoding) and its low
+    and high.
+    """
+    codecs, rights = list(dict.fromkeys(table["codec"])), sorted(set(table["right"]))
+    with matplotlib.rc_context(plots.STYLE):
+        figure, axes = plots.new_axes(len(codecs), width=3.6)
+        for axis, codec in zip(axes, codecs, strict=True):
+            rows = table[table["codec"] == codec]
+            for right, line in rows.groupby("right"):
+                number = rights.index(right)
+                line = line.sort_values("left")
+                spread = np.stack(
+                    [line["mel_db"] - line["low"], line["high"] - line["mel_db"]]
+                ).clip(min=0)
+                axis.errorbar(
+                    line["left"],
+                    line["mel_db"],
+                    yerr=spread,
+                    color=plots.COLOURS[number % len(plots.COLOURS)],
+                    marker=plots.MARKERS[number % len(plots.MARKERS)],
+                    linestyle=plots.LINES[number % len(plots.LINES)],
+                    markersize=4,
+                    capsize=2,
+                    label=f"{right} to come",
+                )
+            axis.set(xlabel="codes heard before (20 ms each)", title=codec)
+        axes[0].set_ylabel("log-mel distance (dB)")
+        axes[0].legend(title="right context", fontsize=7)
+        return figure
 
 
 def measured(name: str, codec, codes, options) -> list[dict]:

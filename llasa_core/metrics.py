@@ -173,24 +173,3 @@ def nearest_speaker(embedding: np.ndarray, centroids: dict[str, np.ndarray]) -> 
     names = list(centroids)
     similarities = speaker_similarity(np.stack([centroids[name] for name in names]), embedding)
     return names[int(np.argmax(similarities))]
-
-
-def nearest_speaker_share(
-    embeddings: np.ndarray, speakers: Sequence[str], centroids: dict[str, np.ndarray]
-) -> tuple[int, int]:
-    """(utterances nearer to their own speaker's centroid than to any other, utterances); give them
-    to wilson_interval.
-
-    Raises InputError when a speaker has no centroid.
-    """
-    missing = sorted(set(speakers) - set(centroids))
-    if missing:
-        raise InputError(
-            f"speaker {missing[0]!r} has no centroid, expected one of"
-            f" {', '.join(sorted(centroids))}"
-        )
-    hits = sum(
-        nearest_speaker(row, centroids) == own
-        for row, own in zip(embeddings, speakers, strict=True)
-    )
-    return hits, len(speakers)

@@ -369,41 +369,6 @@ def search_frontier(
         return figure
 
 
-def streaming_error(table: pd.DataFrame) -> Figure:
-    """Error of streamed audio by context, a panel for each `codec`; one line for each `right`
-    context.
-
-    Columns codec, left and right (codes), mel_db (distance to whole-utterance decoding) and its low
-    and high.
-    """
-    codecs, rights = list(dict.fromkeys(table["codec"])), sorted(set(table["right"]))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = new_axes(len(codecs), width=3.6)
-        for axis, codec in zip(axes, codecs, strict=True):
-            rows = table[table["codec"] == codec]
-            for right, line in rows.groupby("right"):
-                number = rights.index(right)
-                line = line.sort_values("left")
-                spread = np.stack(
-                    [line["mel_db"] - line["low"], line["high"] - line["mel_db"]]
-                ).clip(min=0)
-                axis.errorbar(
-                    line["left"],
-                    line["mel_db"],
-                    yerr=spread,
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
-                    linestyle=LINES[number % len(LINES)],
-                    markersize=4,
-                    capsize=2,
-                    label=f"{right} to come",
-                )
-            axis.set(xlabel="codes heard before (20 ms each)", title=codec)
-        axes[0].set_ylabel("log-mel distance (dB)")
-        axes[0].legend(title="right context", fontsize=7)
-        return figure
-
-
 def length_histogram(utterances: pd.DataFrame) -> Figure:
     """Utterances by length, stacked by split; columns `split`, `seconds`."""
     with matplotlib.rc_context(STYLE):

@@ -30,7 +30,6 @@ LONG_MODULES = {
     "llasa_core.plots": "one style: a short function a figure",
 }
 LONG_FUNCTIONS = {
-    "llasa_core.codecs.mini_training.train_codec": "one loop: resume, step, log, save",
     "llasa_core.experiments.config.load_experiment": "one check a key of the file, in its order",
     "llasa_core.search.batch.search_manifest": "one resumable pass over a manifest",
     "llasa_core.synthesis.batch.synthesize_manifest": "one resumable pass over a manifest",

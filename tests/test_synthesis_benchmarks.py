@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from tiny_models import TEXTS, speaking_llama
@@ -162,6 +163,29 @@ def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     )  # two turns of the same utterances
     speed = row["slots_4"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
     assert row["slots_4"]["ratio"] == pytest.approx(speed, rel=1e-3)
+
+
+def test_streaming_error_gives_each_right_context_one_style_in_all_panels():
+    rows = [
+        {
+            "codec": codec,
+            "left": left,
+            "right": right,
+            "mel_db": 3.0 - right / 20,
+            "low": 2.0,
+            "high": 4.0,
+        }
+        for codec, rights in (("a", (0, 10, 25)), ("b", (0, 25)))
+        for left in (0, 50)
+        for right in rights
+    ]
+    figure = benchmark("streaming").drawn(pd.DataFrame(rows))
+    first, second = (axis.get_lines() for axis in figure.axes)
+    colours = [{line.get_color() for line in lines} for lines in (first, second)]
+    assert len(colours[0]) == 3 and len(colours[1]) == 2 and colours[1] < colours[0]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        f"{n} to come" for n in (0, 10, 25)
+    ]
 
 
 @pytest.mark.slow

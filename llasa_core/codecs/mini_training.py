@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -311,20 +311,18 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     optimizer = torch.optim.AdamW(
         parameters, settings.peak_lr, betas=(0.8, 0.95), weight_decay=settings.weight_decay
     )
-    state_path, log_path = output / "resume.pt", output / "train_log.jsonl"
+    state_path = output / "resume.pt"
+    resumed = {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
     fingerprint = json.dumps({**asdict(settings), "output_dir": "", "threads": 0}, sort_keys=True)
     first, rows, spent = 0, [], 0.0
     window: list[list[float]] = []  # mel and ctc of the steps since the last log row
     used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
-    if state_path.is_file():
-        state = torch.load(state_path, weights_only=True)
-        if state["settings"] == fingerprint:
-            model.load_state_dict(state["model"])
-            head.load_state_dict(state["head"])
-            predictor.load_state_dict(state["predictor"])
-            optimizer.load_state_dict(state["optimizer"])
-            first, rows, spent = state["step"], state["rows"], state["seconds"]
-            window, used = state.get("window", window), state.get("used", used)
+    state = torch.load(state_path, weights_only=True) if state_path.is_file() else {}
+    if state.get("settings") == fingerprint:
+        for name, part in resumed.items():
+            part.load_state_dict(state[name])
+        first, rows, spent = state["step"], state["rows"], state["seconds"]
+        window, used = state.get("window", window), state.get("used", used)
     started = time.monotonic() - spent
     model.train()
     last = settings.steps + settings.decoder_steps
@@ -345,17 +343,7 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         used[losses.codes.reshape(-1).long()] = True
         window.append([losses.mel.item(), losses.ctc.item()])
         if (step + 1) % 50 == 0 or step + 1 == last:
-            mels, ctcs = zip(*window, strict=True)
-            rows.append(
-                {
-                    "step": step + 1,
-                    "mel": round(float(np.mean(mels)), 5),
-                    "ctc": round(float(np.mean(ctcs)), 5),
-                    "codes_used": int(used.sum()),
-                    "lr": learning_rate(settings, step),
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-            )
+            rows.append(_log_row(settings, step, window, used, time.monotonic() - started))
             report(rows[-1])
             window.clear()
             used.zero_()
@@ -367,14 +355,11 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
                 "seconds": time.monotonic() - started,
                 "window": window,
                 "used": used,
-                "model": model.state_dict(),
-                "head": head.state_dict(),
-                "predictor": predictor.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                **{name: part.state_dict() for name, part in resumed.items()},
             }
             torch.save(state, output / "resume.pt.tmp")
             os.replace(output / "resume.pt.tmp", state_path)
-    publish(log_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    publish(output / "train_log.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     MiniCodec(model).save(output)
     return {
         "mel_loss": rows[-1]["mel"],
@@ -384,4 +369,23 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         "train_hours": round(data.hours, 3),
         "steps": last,
         "seconds": rows[-1]["seconds"],
+    }
+
+
+def _log_row(
+    settings: CodecTraining,
+    step: int,
+    window: Sequence[Sequence[float]],
+    used: torch.Tensor,
+    seconds: float,
+) -> dict:
+    """Means over the steps since the last row."""
+    mels, ctcs = zip(*window, strict=True)
+    return {
+        "step": step + 1,
+        "mel": round(float(np.mean(mels)), 5),
+        "ctc": round(float(np.mean(ctcs)), 5),
+        "codes_used": int(used.sum()),
+        "lr": learning_rate(settings, step),
+        "seconds": round(seconds, 1),
     }

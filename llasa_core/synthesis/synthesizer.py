@@ -32,8 +32,7 @@ DECODE_TOGETHER = 16
 
 
 class Synthesizer:
-    """A model that speaks: `speak` for utterances, `generate_codes` for codes, `transcribe_codes`
-    for the reverse.
+    """A model that speaks: `speak` for utterances, `transcribe_codes` for the reverse.
 
     Raises InputError where tokenizer, model and codec do not belong together. `mask_eot` hides the
     template's `<|eot_id|>` tokens from attention, as the public training code does. `slots` rows
@@ -44,9 +43,9 @@ class Synthesizer:
     With a voice prompt the request's speaker only names whose voice it
     is, and no tag is written. `guards` are what the checkpoint brings; they act where a call asks
     for them. `context` is that of the training, the most tokens of prompt and answer together
-    (model.context_limit). `engine` (`vllm`) generates in place of our loop, in `speak` and
-    `generate_codes`; search and streaming always use the loop. A LoRA model must be merged first:
-    the loop reads the weight of the output embedding.
+    (model.context_limit). `engine` (`vllm`) generates in place of our loop in `speak`; search and
+    streaming always use the loop. A LoRA model must be merged first: the loop reads the weight of
+    the output embedding.
     """
 
     def __init__(
@@ -212,19 +211,6 @@ class Synthesizer:
                 " the voice prompt"
             )
         return max(1, min(by_text, int(sampling.max_seconds * rate), room))
-
-    def generate_codes(
-        self,
-        prompts: Sequence[np.ndarray],
-        max_codes: Sequence[int],
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Generated]:
-        """Codes for prompts int32 (T,) that end where codes begin; END is counted in `max_codes`.
-        Order is kept.
-        """
-        done = dict(self._generate(prompts, max_codes, sampling, seeds))
-        return [done[index] for index in range(len(prompts))]
 
     def _generate(self, prompts, max_codes, sampling, seeds) -> Iterator[tuple[int, Generated]]:
         for index, row in self._decode(prompts, max_codes, seeds, sampling, self.speech_answers):

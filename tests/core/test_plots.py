@@ -154,26 +154,3 @@ def test_frontier_joins_a_strategys_points_by_cost_and_shows_the_verifiers_own_s
         if line.get_fillstyle() == "none" and len(line.get_xdata()) == 2
     ]
     assert list(hollow[0].get_ydata()) == pytest.approx([15.0, 5.0])
-
-
-def test_streaming_error_gives_each_right_context_one_style_in_all_panels():
-    rows = [
-        {
-            "codec": codec,
-            "left": left,
-            "right": right,
-            "mel_db": 3.0 - right / 20,
-            "low": 2.0,
-            "high": 4.0,
-        }
-        for codec, rights in (("a", (0, 10, 25)), ("b", (0, 25)))
-        for left in (0, 50)
-        for right in rights
-    ]
-    figure = plots.streaming_error(pd.DataFrame(rows))
-    first, second = (axis.get_lines() for axis in figure.axes)
-    colours = [{line.get_color() for line in lines} for lines in (first, second)]
-    assert len(colours[0]) == 3 and len(colours[1]) == 2 and colours[1] < colours[0]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
-        f"{n} to come" for n in (0, 10, 25)
-    ]

@@ -89,12 +89,6 @@ def test_codes_are_codes_and_every_utterance_says_how_it_ended(synthesizer, requ
     assert reasons == {"end", "length"}
 
 
-def test_generate_codes_keeps_the_order_of_the_prompts(synthesizer):
-    prompts = [synthesizer.prompt.tts_prompt(text) for text in TEXTS[:3]]
-    generated = synthesizer.generate_codes(prompts, [3, 9, 5], Sampling(min_codes=9), [0, 0, 0])
-    assert [len(one.codes) for one in generated] == [3, 9, 5]
-
-
 def test_voice_prompt_is_continued_and_cut_off_after_decoding(synthesizer):
     codec = synthesizer.codec
     voice = Voice("Hello there.", np.arange(20, dtype=np.int32))
