@@ -44,10 +44,10 @@ def search_manifest(
     returns its path.
 
     A line: as `speech_row`, with candidates (count), chosen (which), scores {verifier: of every
-    candidate}, tokens (of every candidate), cost, and verifiers, the judges that chose: the speech
-    must not be scored with them. A text longer than `chunk_characters` (0: never) is searched in
-    pieces of at most that length (paper: 100) with a pause between them; chosen, scores and tokens
-    are then lists, one entry a piece.
+    candidate}, tokens and, of best-of-n, candidate_codes (of every candidate), cost, and verifiers,
+    the judges that chose: the speech must not be scored with them. A text longer than
+    `chunk_characters` (0: never) is searched in pieces of at most that length (paper: 100) with a
+    pause between them; chosen, scores and tokens are then lists, one entry a piece.
     OUT/search.json sums up cost, settings and verifiers. Stopped and started again, it keeps what
     is finished. `progress` is called with the number of pieces just finished. Raises InputError for
     a repeated id, bad requests, or an OUT made with other settings.
@@ -104,6 +104,7 @@ def _described(chosen: Chosen) -> dict:
         "scores": {name: chosen.scores[:, at].tolist() for at, name in enumerate(chosen.verifiers)},
         "tokens": list(chosen.tokens),
         "cost": chosen.cost.rounded(),
+        **({"candidate_codes": [one.tolist() for one in chosen.codes]} if chosen.codes else {}),
     }
 
 
@@ -120,6 +121,8 @@ def _joined(out: Path, request: Request, parts: list[dict], rate: int) -> dict:
     row["candidates"] = sum(len(part["tokens"]) for part in parts)
     for key in ("chosen", "scores", "tokens"):
         row[key] = parts[0][key] if len(parts) == 1 else [part[key] for part in parts]
+    if len(parts) == 1 and "candidate_codes" in parts[0]:
+        row["candidate_codes"] = parts[0]["candidate_codes"]
     return row | {"cost": Cost.total([Cost(**part["cost"]) for part in parts]).rounded()}
 
 

@@ -9,7 +9,8 @@ utterances: intervals are bootstrapped over texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from llasa_core.search.cost import attended_keys, generation_flops
 from llasa_core.search.strategy import Rule
 from llasa_core.search.verifiers import VERIFIERS
 from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.decoding import Answers, Row
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
 
@@ -54,6 +56,40 @@ def nested_choice(line: Mapping, n: int, by: Sequence[str]) -> int:
     return Rule().best(np.array([line["scores"][name][:n] for name in by]).T, by) if by else 0
 
 
+class KeptCandidates:
+    """An engine of a Synthesizer that gives back the candidates that a search has drawn."""
+
+    name = "kept candidates"
+
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        requests: Mapping[str, Request],
+        drawn: Mapping[str, tuple[Sequence[int], int]],
+        sampling: Sampling,
+    ) -> None:
+        """drawn: codes (F,) and tokens, END included, of each request by its id."""
+        prompts, _ = synthesizer.prepare(list(requests.values()), sampling)
+        self._rows = {}
+        for request, prompt in zip(requests.values(), prompts, strict=True):
+            codes, tokens = drawn[request.id]
+            ids = np.asarray(codes, np.int64) + synthesizer.vocabulary.first_code
+            reason = "end" if tokens > len(codes) else "length"
+            self._rows[prompt.tobytes(), request.seed] = Row(ids, reason, float("nan"), tokens)
+
+    def decode(
+        self,
+        prompts: Sequence[np.ndarray],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        answers: Answers,
+    ) -> Iterator[tuple[int, Row]]:
+        """(index of the prompt, its Row), in order."""
+        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            yield index, self._rows[prompt.tobytes(), seed]
+
+
 def speak_choices(
     synthesizer: Synthesizer,
     wanted: Sequence[tuple[Request, Mapping]],
@@ -66,14 +102,24 @@ def speak_choices(
     REQUEST.cCANDIDATE.
 
     wanted: requests with the arms they are asked for; lines: of a best-of-N search, by request id.
-    Candidates are spoken again from their seeds, as when they were searched; their lines carry the
+    A candidate is decoded from the codes that the search kept; lines without them, of earlier
+    searches, are spoken again from their seeds, which is the same in fp32. Their lines carry the
     verifiers, to be refused as judges.
     """
-    again = {}
+    again, drawn = {}, {}
     for request, arm in wanted:
         index = nested_choice(lines[request.id], arm["n"], arm["by"])
         seed = candidate_seed(request.seed, index)
         again[f"{request.id}.c{index}"] = replace(request, id=f"{request.id}.c{index}", seed=seed)
+        if "candidate_codes" in lines[request.id]:
+            drawn[f"{request.id}.c{index}"] = (
+                lines[request.id]["candidate_codes"][index],
+                lines[request.id]["tokens"][index],
+            )
+    if drawn.keys() == again.keys():
+        engine = KeptCandidates(synthesizer, again, drawn, sampling)
+        synthesizer = copy.copy(synthesizer)
+        synthesizer.engine = engine
     path = synthesize_manifest(synthesizer, list(again.values()), out, sampling, progress)
     origin = {name: name.rpartition(".c")[0] for name in again}
     spoken = [row | {"verifiers": lines[origin[row["id"]]]["verifiers"]} for row in read_rows(path)]

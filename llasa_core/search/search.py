@@ -66,6 +66,7 @@ def _best_of_n(synthesizer, requests, strategy, verifiers, sampling, rule) -> It
     ]
     scores = np.full((len(requests), n, len(names)), np.nan)
     tokens = np.zeros((len(requests), n), np.int64)
+    codes: list[dict[int, np.ndarray]] = [{} for _ in requests]
     kept: list[Spoken | None] = [None] * len(requests)
     place: list[list[int]] = [[] for _ in requests]  # candidates scored so far, the best one first
     costs, clock = [Cost() for _ in requests], Clock()
@@ -85,6 +86,7 @@ def _best_of_n(synthesizer, requests, strategy, verifiers, sampling, rule) -> It
         cost.generated_tokens += drawn
         cost.audio_seconds += len(spoken.wave) / synthesizer.codec.sample_rate
         cost.model_flops += flops(0, drawn, attended_keys(spoken.prompt_tokens, drawn))
+        codes[row][index] = spoken.generated.codes
         place[row].append(index)
         order = sorted(place[row])
         if order[rule.best(scores[row][order], names)] == index:
@@ -105,4 +107,5 @@ def _best_of_n(synthesizer, requests, strategy, verifiers, sampling, rule) -> It
                 tuple(tokens[row].tolist()),
                 seeds[row],
                 cost,
+                tuple(codes[row].pop(candidate) for candidate in order),
             )

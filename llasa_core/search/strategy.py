@@ -96,8 +96,9 @@ class Chosen:
     """The chosen candidate of one request.
 
     scores: float64 (N, V) of all whole candidates, columns in the order of `verifiers`; tokens:
-    (N,) drawn for each, END included; seeds: of the candidates of best-of-n, so that any of them
-    can be spoken again; () after a guided search, whose candidates share their beginnings. request:
+    (N,) drawn for each, END included; seeds and codes (F,): of the candidates of best-of-n, so
+    that any of them can be heard again; () after a guided search, whose candidates share their
+    beginnings. In bf16 a seed alone does not bring a candidate back, its codes do. request:
     as it was given; spoken.request has the chosen seed.
     """
 
@@ -109,6 +110,7 @@ class Chosen:
     tokens: tuple[int, ...]
     seeds: tuple[int, ...]
     cost: Cost
+    codes: tuple[np.ndarray, ...] = ()
 
 
 def scored(

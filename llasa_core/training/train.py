@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -142,6 +143,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         with _progress_bars(progress):
             model = _trained(trainer, config, data, state, weights)
             write_checkpoint(model, data.tokenizer, config, output, card)
+        if weights is None:  # the last weights are the best
+            shutil.rmtree(best.folder, ignore_errors=True)
     return metrics
 
 

@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from tiny_models import speaking_llama
+from tiny_models import TEXTS, speaking_llama
 
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.files import read_rows
-from llasa_core.manifest import Utterance
+from llasa_core.manifest import Request, Utterance
 from llasa_core.search.batch import search_manifest
 from llasa_core.search.cost import Cost
 from llasa_core.search.nested import (
@@ -90,6 +90,28 @@ def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it
     assert all(
         one["tokens"] < all_of_them["tokens"] for one, all_of_them in zip(plain, whole, strict=True)
     )
+
+
+def test_a_chosen_candidate_is_the_one_that_was_scored_not_another_of_its_seed(
+    synthesizer, tmp_path, monkeypatch
+):
+    """In bf16 a seed brings back 2 of 16 candidates; what the search drew is kept."""
+    requests = [Request(f"r{n}", text, seed=n) for n, text in enumerate(TEXTS[:3])]
+    strategy = Strategy("best-of-n", 4)
+    found = search_manifest(synthesizer, requests, tmp_path / "n", strategy, VERIFIERS, SAMPLING)
+    lines = {line["id"]: line for line in read_rows(found)}
+    assert all(len(line["candidate_codes"]) == 4 for line in lines.values())
+
+    def drift(*_, **__):
+        raise AssertionError("a candidate is sampled again")
+
+    monkeypatch.setattr("llasa_core.synthesis.synthesizer.decode", drift)
+    wanted = [(request, {"n": 4, "by": ["words", "voice"]}) for request in requests]
+    path = speak_choices(synthesizer, wanted, lines, tmp_path / "c", SAMPLING)
+    for row, line in zip(read_rows(path), lines.values(), strict=True):
+        assert (row["codes"], row["ended"]) == (line["codes"], line["ended"])
+        first, second = tmp_path / "n" / line["audio"], tmp_path / "c" / row["audio"]
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_arm_is_charged_with_its_own_verifiers_where_the_search_kept_them_apart(synthesizer):
