@@ -18,6 +18,8 @@ from llasa_core.files import UNPAIRED, json_line, parse_object, read_object, wri
 
 SETTINGS = "settings.json"
 
+FINISHED = "finished.jsonl"
+
 
 class Journal:
     """Rows of finished items, {"id", perhaps "audio" (a file relative to OUT), ..}, each with the
@@ -41,7 +43,7 @@ class Journal:
         origin.
         """
         self.out, self.settings = Path(out), json.loads(json.dumps(settings))
-        self._file = self.out / "finished.jsonl"
+        self._file = self.out / FINISHED
         self._result = None if result is None else self.out / result
         self._lines: dict[str, dict] = {}
         path = self.out / SETTINGS
@@ -61,7 +63,7 @@ class Journal:
                     f"{path}: made with {key} {before.get(key)!r}, not {self.settings.get(key)!r};"
                     " choose another folder"
                 )
-        self._lines = {line["id"]: line for line in _whole_lines(self._file)}
+        self._lines = {line["id"]: line for line in finished_lines(self.out)}
 
     def finished(self, wanted: Mapping[str, Any]) -> dict[str, dict]:
         """{id: row} of those of `wanted` ({id: identity}) that are finished, their audio in
@@ -99,7 +101,9 @@ class Journal:
             yield add
 
 
-def _whole_lines(path: Path) -> Iterator[dict]:
+def finished_lines(out: Path) -> Iterator[dict]:
+    """The whole lines of OUT/finished.jsonl: rows, each with its `identity`."""
+    path = out / FINISHED
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]

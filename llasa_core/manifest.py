@@ -28,7 +28,7 @@ from typing import TypeVar
 import numpy as np
 
 from llasa_core.errors import InputError, at_least, check_fields, fits
-from llasa_core.files import is_url, join, numbered_rows, text_lines, write_rows
+from llasa_core.files import is_url, join, numbered_rows, parse_object, text_lines, write_rows
 from llasa_core.prompts import Voice
 
 T = TypeVar("T")
@@ -259,6 +259,11 @@ class Request:
             raise InputError(f"request {self.id!r}: the id must be text")
         if not isinstance(self.text, str) or not self.text.strip():
             raise InputError(f"request {self.id}: the text is empty")
+        if not has_words(self.text):
+            raise InputError(
+                f"request {self.id}: the text {self.text[:40]!r} has no word in it, expected"
+                " something to say"
+            )
         for name in ("text", "speaker", "reference_speaker"):
             value = getattr(self, name)
             if isinstance(value, str) and (lone := re.search("[\ud800-\udfff]", value)):
@@ -298,6 +303,11 @@ class Request:
         return self.voice is not None and not self.voice.text
 
 
+def has_words(text: str) -> bool:
+    """Whether a text holds a letter or a digit: "..." and an emoji say nothing."""
+    return any(character.isalnum() for character in text)
+
+
 def refuse_repeated(requests: Sequence[Request], where: str = "requests") -> None:
     """InputError for an id that several requests have."""
     counts = Counter(request.id for request in requests)
@@ -306,7 +316,11 @@ def refuse_repeated(requests: Sequence[Request], where: str = "requests") -> Non
 
 
 def read_requests(
-    path, voice: Callable[[Path, str], Voice] | None = None, seed: int = 0, language: str = "en"
+    path,
+    voice: Callable[[Path, str], Voice] | None = None,
+    seed: int = 0,
+    language: str = "en",
+    refused: list[InputError] | None = None,
 ) -> list[Request]:
     """Requests from JSON lines (keys: see the head of this module); seed and language are those of
     lines without.
@@ -314,59 +328,85 @@ def read_requests(
     A corpus manifest is such a file, and so are test sentences (`understanding`): their audio,
     seconds, split, category and expected say nothing about what to speak. `voice` makes a prompt of
     an audio file and its words: `Synthesizer.voice`; each distinct prompt is made once. Of a .txt
-    each line is a request, and its number the id; ids and speakers may be numbers.
+    each line is a request, and its number the id; ids and speakers may be numbers. `refused`, where
+    given, receives the error of each bad line, and the other lines go on.
     """
-    path = Path(path)
-    known = {"id", "text", "speaker", "reference_speaker", "language", "seed"}
-    known |= {"voice", "voice_text", "voice_in_text"}
-    known |= {"audio", "seconds", "split", "category", "expected"}
-    voices: dict[tuple[str, str], Voice] = {}
-    requests: list[Request] = []
-    if path.suffix.lower() == ".txt":
-        sentences = text_lines(path, "a sentence a line")
-        rows = ((at, {"id": f"{at:04d}", "text": line.strip()}) for at, line in sentences)
-    else:
-        rows = numbered_rows(path, "requests as JSON lines, one object a line")
-    for number, item in rows:
+    path, expected = Path(path), "requests as JSON lines, one object a line"
+    plain = path.suffix.lower() == ".txt"
+    prompts: dict[tuple[str, str], Voice] = {}
+    requests: dict[str, Request] = {}
+    lines: dict[str, int] = {}
+    for number, line in text_lines(path, "a sentence a line" if plain else expected):
         where = f"{path}:{number}"
-        for key in ("id", "speaker"):
-            if isinstance(item.get(key), int) and not isinstance(item[key], bool):
-                item[key] = str(item[key])
-        if unknown := sorted(set(item) - known):
-            raise InputError(
-                f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}"
-            )
-        if missing := [key for key in ("id", "text") if key not in item]:
-            raise InputError(f"{where}: the key {missing[0]!r} is missing")
-        prompt = None
-        if item.get("voice"):
-            within = item.get("voice_in_text") is True
-            if voice is None or bool(item.get("voice_text")) == within:
-                raise InputError(
-                    f"{where}: a voice needs its words in voice_text, or voice_in_text: true, not"
-                    " both"
-                )
-            key = (str(item["voice"]), str(item["text"] if within else item["voice_text"]))
-            if key not in voices:
-                voices[key] = voice(path.parent / key[0], key[1])
-            prompt = replace(voices[key], text="") if within else voices[key]
         try:
-            requests.append(
-                Request(
-                    item["id"],
-                    item["text"],
-                    item.get("speaker") or None,
-                    prompt,
-                    item.get("seed", seed),
-                    item.get("language", language),
-                    item.get("reference_speaker") or None,
+            if plain:
+                item = {"id": f"{number:04d}", "text": line.strip()}
+            else:
+                item = parse_object(line, where, expected)
+            request = _request(item, where, path.parent, voice, prompts, seed, language)
+            if request.id in lines:
+                raise InputError(
+                    f"{where}: the id {request.id!r} is there more than once, first on line"
+                    f" {lines[request.id]}"
                 )
-            )
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
+        requests[request.id], lines[request.id] = request, number
     if not requests:
-        raise InputError(f"{path}: no requests in it")
-    return requests
+        raise refused[0] if refused else InputError(f"{path}: no requests in it")
+    return list(requests.values())
+
+
+_REQUEST_KEYS = frozenset({"id", "text", "speaker", "reference_speaker", "language", "seed"})
+_REQUEST_KEYS |= {"voice", "voice_text", "voice_in_text"}
+_REQUEST_KEYS |= {"audio", "seconds", "split", "category", "expected"}
+
+
+def _request(
+    item: dict,
+    where: str,
+    folder: Path,
+    voice: Callable[[Path, str], Voice] | None,
+    prompts: dict[tuple[str, str], Voice],
+    seed: int,
+    language: str,
+) -> Request:
+    """The request of one line; `prompts` holds the voices that were made before."""
+    for key in ("id", "speaker"):
+        if isinstance(item.get(key), int) and not isinstance(item[key], bool):
+            item[key] = str(item[key])
+    if unknown := sorted(set(item) - _REQUEST_KEYS):
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_REQUEST_KEYS))}"
+        )
+    if missing := [key for key in ("id", "text") if key not in item]:
+        raise InputError(f"{where}: the key {missing[0]!r} is missing")
+    try:
+        request = Request(
+            item["id"],
+            item["text"],
+            item.get("speaker") or None,
+            None,
+            item.get("seed", seed),
+            item.get("language", language),
+            item.get("reference_speaker") or None,
+        )
+        if not item.get("voice"):
+            return request
+        within = item.get("voice_in_text") is True
+        if voice is None or bool(item.get("voice_text")) == within:
+            raise InputError(
+                "a voice needs its words in voice_text, or voice_in_text: true, not both"
+            )
+        key = (str(item["voice"]), str(item["text"] if within else item["voice_text"]))
+        if key not in prompts:
+            prompts[key] = voice(folder / key[0], key[1])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return replace(request, voice=replace(prompts[key], text="") if within else prompts[key])
 
 
 def voice_clips(

@@ -57,8 +57,13 @@ def check_options(options: argparse.Namespace) -> None:
     """
     if getattr(options, "device", None) is not None:
         choose_device(options.device, here=getattr(options, "slurm", None) is None)
-    if getattr(options, "out", None) is not None and not getattr(options, "stream", False):
-        check_folder(options.out)
+    out = getattr(options, "out", None)
+    if (
+        out is not None
+        and not getattr(options, "stream", False)
+        and not synthesis.speech_file(options)
+    ):
+        check_folder(out)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from llasa_core.cli.common import (
     require,
     whole,
 )
-from llasa_core.cli.synthesis import add_speech_options, speech
+from llasa_core.cli.synthesis import add_speech_options, destination, speech, tell_failures
 from llasa_core.errors import InputError
 from llasa_core.judges.interface import SpeakerEmbedder
 from llasa_core.search.strategy import GUIDED, RULES, STRATEGIES, Rule, Strategy
@@ -99,7 +99,7 @@ def add_search(commands: Commands) -> None:
     )
 
 
-def search(options: Namespace) -> None:
+def search(options: Namespace) -> int:
     """Print the manifest's path; cost, settings and verifiers of the search are next to it in
     search.json.
     """
@@ -119,26 +119,25 @@ def search(options: Namespace) -> None:
     rule = Rule(options.rule)
     if options.voices is not None:
         require(options.voices)
-    synthesizer, requests, sampling = speech(options)
+    synthesizer, requests, sampling, refused = speech(options)
     rate, verifiers = synthesizer.codec.sample_rate, {}
     for name, model in models.items():
         verifiers[name] = VERIFIERS[name].load(model, rate, partial(_wanted, options, rate))
         verifiers[name].check(requests)
     total = sum(len(pieces_of(request, options.chunk_characters)) for request in requests)
-    with progress_bar(total, "text") as bar:
-        print(
-            search_manifest(
-                synthesizer,
-                requests,
-                options.out,
-                strategy,
-                verifiers,
-                sampling,
-                rule,
-                options.chunk_characters,
-                bar.update,
-            )
+    with destination(options, requests) as folder, progress_bar(total, "text") as bar:
+        search_manifest(
+            synthesizer,
+            requests,
+            folder,
+            strategy,
+            verifiers,
+            sampling,
+            rule,
+            options.chunk_characters,
+            bar.update,
         )
+    return tell_failures(refused, {})
 
 
 def _option(verifier: type[JudgedVerifier]) -> str:

@@ -1,8 +1,12 @@
 """`llasa synthesize` and `llasa learn-guards`: what is spoken how, by the options."""
 
 import argparse
+import os
 import sys
+import tempfile
 from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from llasa_core.cli.common import (
     whole,
 )
 from llasa_core.errors import InputError
+from llasa_core.manifest import Request
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +32,14 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
         "--manifest", help="JSON lines with id and text, or .txt, a text a line; in place of TEXT"
     )
     parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="folder for wavs and manifest.jsonl"
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="folder for wavs and manifest.jsonl; for a TEXT also the name of a .wav file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what OUT holds of another run"
     )
     parser.add_argument("--speaker", help="speaker tag")
     parser.add_argument(
@@ -92,12 +104,10 @@ def transcribe(options: Namespace) -> None:
 
 
 def speech(options: Namespace) -> tuple:
-    """(Synthesizer, requests, Sampling) of synthesize and search; cheap checks come before the
-    model is loaded.
+    """(Synthesizer, requests, Sampling, errors of the lines that are left out) of synthesize and
+    search; cheap checks come before the model is loaded.
     """
-    from dataclasses import replace
-
-    from llasa_core.manifest import Request, read_requests
+    from llasa_core.manifest import read_requests
     from llasa_core.synthesis.sampling import Sampling
     from llasa_core.synthesis.synthesizer import Synthesizer
 
@@ -110,6 +120,12 @@ def speech(options: Namespace) -> tuple:
             "--voice and --speaker belong to a TEXT; a manifest names voice and speaker in its"
             " lines"
         )
+    out = Path(options.out)
+    if speech_file(options) or getattr(options, "stream", False):
+        if options.manifest is not None:
+            raise InputError(f"{out}: a manifest is spoken into a folder, not into one file")
+        if out.is_file() and not options.overwrite:
+            raise InputError(f"{out}: is there already; choose another file, or --overwrite")
     for path in (options.voice, options.manifest):
         if path is not None:
             require(path)
@@ -136,17 +152,79 @@ def speech(options: Namespace) -> tuple:
         tags=tags or None,
         context=options.context,
     )
+    refused: list[InputError] = []
     if options.manifest is not None:
         requests = read_requests(
-            options.manifest, synthesizer.voice, options.seed, options.language
+            options.manifest, synthesizer.voice, options.seed, options.language, refused
         )
     elif options.voice is not None:
         voice = synthesizer.voice(options.voice, options.voice_text)
         requests = [replace(requests[0], voice=voice)]
+    if getattr(options, "normalise", False):
+        from llasa_core.synthesis.text import spoken_form
+
+        requests = [replace(request, text=spoken_form(request.text)) for request in requests]
+    requests = synthesizer.speakable(requests, sampling, _characters(options), refused)
     if count := synthesizer.untagged(requests):
         why = "the checkpoint declares no speaker tags; ignored (--tags forces them)"
+        if synthesizer.speakers is not None:
+            why = "the model was trained without speaker tags; ignored"
+        if options.speaker is not None:
+            raise InputError(f"--speaker {options.speaker}: {options.model} has no speaker tags")
         print(f"llasa: {options.model}: {count} requests name a speaker: {why}", file=sys.stderr)
-    return synthesizer, requests, sampling
+    return synthesizer, requests, sampling, refused
+
+
+def _characters(options: Namespace) -> int:
+    """The longest text that is spoken at once."""
+    return options.chunk_characters or sys.maxsize
+
+
+def speech_file(options: Namespace) -> bool:
+    """Whether OUT is one WAV file to speak into."""
+    named = hasattr(options, "overwrite") and options.out.lower().endswith(".wav")
+    return named and not Path(options.out).is_dir()
+
+
+@contextmanager
+def destination(options: Namespace, requests: Sequence[Request]) -> Iterator[Path]:
+    """The folder to speak into: OUT, where nothing of another run is overwritten unless that is
+    asked for; for a WAV file one beside it, whose only recording becomes that file. Prints what
+    there is in the end.
+    """
+    from llasa_core.synthesis.batch import MANIFEST, forget_run, refuse_another_run
+    from llasa_core.synthesis.text import piece_request, pieces_of_request
+
+    out = Path(options.out)
+    if speech_file(options):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as folder:
+            yield Path(folder)
+            (wav,) = Path(folder, "wavs").glob("*.wav")
+            os.replace(wav, out)
+        print(out)
+        return
+    if options.overwrite:
+        forget_run(out)
+    else:
+        every = list(requests)
+        for request in requests:
+            pieces = pieces_of_request(request, _characters(options))
+            every += [piece_request(request, number, pieces) for number in range(len(pieces))]
+        refuse_another_run(out, every)
+    yield out
+    print(out / MANIFEST)
+
+
+def tell_failures(refused: Sequence[InputError], failed: Mapping[str, str]) -> int:
+    """The exit status: 1 where a line was left out or an utterance failed its guards, each of which
+    is named on standard error.
+    """
+    for error in refused:
+        print(f"llasa: left out: {error}", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"llasa: {name}: {why}", file=sys.stderr)
+    return 1 if refused or failed else 0
 
 
 def add_synthesize(commands: Commands) -> None:
@@ -194,9 +272,10 @@ def add_synthesize(commands: Commands) -> None:
     )
 
 
-def synthesize(options: Namespace) -> None:
+def synthesize(options: Namespace) -> int:
     """Speak a text or a manifest: short texts side by side, long ones in sentences, or a stream."""
-    from llasa_core.synthesis.batch import synthesize_manifest
+    from llasa_core.files import read_rows
+    from llasa_core.synthesis.batch import failures, synthesize_manifest
     from llasa_core.synthesis.guards import Guards
     from llasa_core.synthesis.long_text import speak_long
     from llasa_core.synthesis.text import pieces_of_request
@@ -209,52 +288,50 @@ def synthesize(options: Namespace) -> None:
     if options.guards is not None:
         require(options.guards)
     named = Guards.from_file(options.guards) if options.guards is not None else None
-    synthesizer, requests, sampling = speech(options)
+    synthesizer, requests, sampling, refused = speech(options)
     guards = (
         replace(named or synthesizer.guards, attempts=options.attempts)
         if options.attempts
         else None
     )
-    if options.normalise:
-        from llasa_core.synthesis.text import spoken_form
-
-        requests = [replace(request, text=spoken_form(request.text)) for request in requests]
-    characters = options.chunk_characters or sys.maxsize
+    characters = _characters(options)
     if options.stream:
-        stream_to_file(synthesizer, requests[0], options.out, sampling, guards, characters)
-        return
+        return stream_to_file(synthesizer, requests[0], options.out, sampling, guards, characters)
     pieces = [pieces_of_request(request, characters) for request in requests]
-    with progress_bar(sum(map(len, pieces)), "piece") as bar:
+    with (
+        destination(options, requests) as folder,
+        progress_bar(sum(map(len, pieces)), "piece") as bar,
+    ):
         if max(map(len, pieces)) > 1:
-            print(
-                speak_long(
-                    synthesizer, requests, options.out, sampling, guards, characters, bar.update
-                )
+            path = speak_long(
+                synthesizer, requests, folder, sampling, guards, characters, bar.update
             )
         else:
-            print(
-                synthesize_manifest(
-                    synthesizer, requests, options.out, sampling, bar.update, guards
-                )
-            )
+            path = synthesize_manifest(synthesizer, requests, folder, sampling, bar.update, guards)
+        failed = failures(read_rows(path))
+    return tell_failures(refused, failed)
 
 
-def stream_to_file(synthesizer, request, out, sampling, guards, characters) -> None:
+def stream_to_file(synthesizer, request, out, sampling, guards, characters) -> int:
     """Write a text as it is spoken; a path is printed, raw samples on standard output stand
-    alone.
+    alone. Returns the exit status.
     """
+    from llasa_core.synthesis.batch import failures
     from llasa_core.synthesis.long_text import stream_long
     from llasa_core.synthesis.streaming import SpeechFile
 
+    failed: dict[str, str] = {}
+
     def told(spoken) -> None:
-        for reason in spoken.failed:
-            print(f"llasa: {spoken.request.id}: {reason}", file=sys.stderr)
+        request = spoken.request
+        failed.update(failures([{"id": request.id, "text": request.text, "failed": spoken.failed}]))
 
     with SpeechFile(out, synthesizer.codec.sample_rate) as file:
         file.write_all(stream_long(synthesizer, request, sampling, None, guards, characters, told))
         print(f"{file.seconds:.2f} s at {file.sample_rate} Hz, 16 bit, mono", file=sys.stderr)
     if out != "-":
         print(out)
+    return tell_failures([], failed)
 
 
 def add_learn_guards(commands: Commands) -> None:

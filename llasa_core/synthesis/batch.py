@@ -6,14 +6,15 @@ The manifest is written once, at the end, by rename: where it is, everything is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llasa_core.audio import write_wav
+from llasa_core.errors import InputError
 from llasa_core.files import write_rows
-from llasa_core.journal import Journal
+from llasa_core.journal import FINISHED, SETTINGS, Journal, finished_lines
 from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.synthesis.guards import Guards, Spoken
 from llasa_core.synthesis.sampling import Sampling
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from llasa_core.synthesis.synthesizer import Synthesizer
 
 MANIFEST = "manifest.jsonl"
+
+PIECES = ("pieces/first", "pieces/rest")  # folders of long texts, each with a journal
 
 
 def synthesize_manifest(
@@ -93,3 +96,46 @@ def speech_row(request: Request, audio: str, codes: int, ended: bool, seconds: f
         row["reference_speaker"] = request.reference_speaker
     row |= {"seed": request.seed, "language": request.language}
     return row | {"codes": codes, "ended": ended, "seconds": round(seconds, 4)}
+
+
+def refuse_another_run(out: str | Path, requests: Iterable[Request]) -> None:
+    """InputError where OUT holds what these requests, pieces of long texts included, would
+    overwrite or leave out: speech of other requests, or recordings that are no speech of ours.
+    """
+    out, wanted = Path(out), {request.id: request for request in requests}
+    journals = [out, *(out / name for name in PIECES)]
+    for folder in journals:
+        for line in finished_lines(folder):
+            request, made_for = wanted.get(line["id"]), line["identity"]
+            if request is not None and request.voice is None and folder != out:
+                made_for = made_for | {"voice": None}  # the first piece became the voice
+            if request is None or request.identity() != made_for:
+                raise InputError(
+                    f"{out}: holds {line['id']!r} of another run; choose another folder, or"
+                    " --overwrite"
+                )
+    if any((folder / SETTINGS).is_file() for folder in journals):
+        return
+    for name in wanted:
+        if (wav := out / "wavs" / f"{file_name(name)}.wav").exists():
+            raise InputError(f"{wav}: is there already; choose another folder, or --overwrite")
+
+
+def forget_run(out: str | Path) -> None:
+    """Take away what says which run the speech in OUT is of, so that all of it is made again."""
+    for folder in (Path(out), *(Path(out) / name for name in PIECES)):
+        for name in (MANIFEST, FINISHED, SETTINGS):
+            (folder / name).unlink(missing_ok=True)
+
+
+def failures(rows: Iterable[Mapping]) -> dict[str, str]:
+    """{utterance, or piece of a long text, that failed its guards: why, and the words}."""
+    found = {}
+    for row in rows:
+        failed = row.get("failed") or {}
+        if not isinstance(failed, Mapping):
+            failed = {row["id"]: failed}
+        texts = row.get("failed_texts", {row["id"]: row["text"]})
+        for name, reasons in failed.items():
+            found[name] = f"{', '.join(reasons)}; may not have said {texts[name]!r}"
+    return found

@@ -11,6 +11,7 @@ view of the weight, no copy. The trap: sums round differently in another batch, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -205,6 +206,9 @@ class Loop:
 
     def __init__(self, model, prompts, limits, seeds, sampling, answers, slots, hidden) -> None:
         self.model, self.body = model, model.get_decoder()
+        # transformers renames the argument: `past_key_values` until 5.22 or so, then `cache`
+        names = inspect.signature(self.body.forward).parameters
+        self.cache_argument = "cache" if "cache" in names else "past_key_values"
         self.prompts = [np.ascontiguousarray(prompt, dtype=np.int32) for prompt in prompts]
         self.limits, self.seeds, self.sampling, self.answers = limits, seeds, sampling, answers
         self.hidden = hidden if hidden is not None else [()] * len(prompts)
@@ -308,8 +312,8 @@ class Loop:
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=(causal & shown[:, None, None, :]) | itself,
             position_ids=torch.arange(width, device=self.device).expand(len(fresh), -1),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_argument: self.cache},
         )
 
     @torch.inference_mode()
@@ -325,8 +329,8 @@ class Loop:
             input_ids=self.token[:live, None],
             attention_mask=self.visible[:live, None, None, :seen],
             position_ids=position[:, None],
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_argument: self.cache},
         ).last_hidden_state[:, 0]
         logits = self._allowed(state, self.steps[:live])  # (B, V)
         now = torch.from_numpy(self.steps[:live]).to(self.device)

@@ -22,7 +22,7 @@ from llasa_core.errors import InputError
 from llasa_core.files import read_rows, write_rows
 from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.prompts import Voice
-from llasa_core.synthesis.batch import MANIFEST, speech_row, synthesize_manifest
+from llasa_core.synthesis.batch import MANIFEST, PIECES, speech_row, synthesize_manifest
 from llasa_core.synthesis.guards import FRAME_SECONDS, Guards, sounding_frames
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.streaming import SpeechFile, SpeechStream, Window
@@ -49,14 +49,14 @@ def speak_long(
     OUT/pieces.
 
     A line: as `speech_row`, with ended (all pieces) and pieces (count); with guards also attempts
-    (of all pieces) and failed ({piece: reasons}). A stopped run resumes. `progress`
-    is called with the number of pieces just finished. Returns the manifest's path; raises
-    InputError as `synthesize_manifest`.
+    (of all pieces), failed ({piece: reasons}) and failed_texts ({piece: its words}). A stopped
+    run resumes. `progress` is called with the number of pieces just finished. Returns the
+    manifest's path; raises InputError as `synthesize_manifest`.
     """
     out, sampling = Path(out), sampling or Sampling()
     refuse_repeated(requests)
     cut = {request.id: pieces_of_request(request, characters) for request in requests}
-    manifest, folders = out / MANIFEST, [out / "pieces" / name for name in ("first", "rest")]
+    manifest, folders = out / MANIFEST, [out / name for name in PIECES]
     if manifest.exists() and not folders[1].is_dir():
         raise InputError(
             f"{manifest}: not written by the synthesis of long texts; choose another folder"
@@ -130,6 +130,7 @@ def _join(
     if "attempts" in rows[0]:
         line["attempts"] = sum(row["attempts"] for row in rows)
         line["failed"] = {row["id"]: row["failed"] for row in rows if row["failed"]}
+        line["failed_texts"] = {row["id"]: row["text"] for row in rows if row["failed"]}
     return line
 
 

@@ -23,9 +23,12 @@ from llasa_core.manifest import Request, length_limit
 from llasa_core.model import context_limit
 from llasa_core.prompts import Prompt, Voice
 from llasa_core.synthesis.decoding import Answers, Generated, decode
-from llasa_core.synthesis.guards import GUARDS, Guards, Spoken
+from llasa_core.synthesis.guards import FRAME_SECONDS, GUARDS, Guards, Spoken, sounding_frames
 from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.text import piece_request, pieces_of_request
 from llasa_core.tokenizer import DEFAULT_DATE, load_tokenizer, vocabulary_of
+
+LEAST_SOUND = 0.3  # seconds that a voice prompt must have above silence: less holds no word
 
 # Finished utterances handed to the codec at once; more are lost when a run is killed
 DECODE_TOGETHER = 16
@@ -177,16 +180,20 @@ class Synthesizer:
 
     def voice(self, audio, text: str) -> Voice:
         """A voice prompt from an audio file and the words spoken in it. Raises InputError for a bad
-        file or no text.
+        file, one that is silent or too short to hold a word, or no text.
         """
         from llasa_core.audio import load_audio
 
         if not text.strip():
             raise InputError(f"{audio}: a voice prompt needs the words that are spoken in it")
-        codes = self.codec.encode([load_audio(audio, self.codec.sample_rate)])[0]
-        if len(codes) == 0:
-            raise InputError(f"{audio}: shorter than one code ({self.hop} samples)")
-        return Voice(text, codes)
+        wave = load_audio(audio, self.codec.sample_rate)
+        sound = sounding_frames(wave, self.codec.sample_rate).sum() * FRAME_SECONDS
+        if sound < LEAST_SOUND:
+            raise InputError(
+                f"{audio}: {sound:.2f} s of sound in {len(wave) / self.codec.sample_rate:.2f} s,"
+                f" expected a voice prompt with at least {LEAST_SOUND} s"
+            )
+        return Voice(text, self.codec.encode([wave])[0])
 
     def limit(
         self, request: Request, prompt_tokens: int, sampling: Sampling, guards: Guards | None = None
@@ -281,13 +288,37 @@ class Synthesizer:
         return request.speaker if self.speakers else None
 
     def untagged(self, requests: Sequence[Request]) -> int:
-        """How many requests name a speaker that is no tag because nothing says whether the model
-        knows tags.
+        """How many requests name a speaker that is no tag: the model was trained without tags, or
+        nothing says whether it knows any.
         """
-        unknown = self.speakers is None and not self.tags
+        tagless = not self.speakers and not (self.speakers is None and self.tags)
         return sum(
-            unknown and request.voice is None and bool(request.speaker) for request in requests
+            tagless and request.voice is None and bool(request.speaker) for request in requests
         )
+
+    def speakable(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        characters: int,
+        refused: list[InputError],
+    ) -> list[Request]:
+        """Those requests whose pieces of at most `characters` can be spoken; `refused` receives
+        the errors of the others, which are raised where none is left.
+        """
+        kept = []
+        for request in requests:
+            pieces = pieces_of_request(request, characters)
+            try:
+                parts = [piece_request(request, number, pieces) for number in range(len(pieces))]
+                self.prepare(parts if len(parts) > 1 else [request], sampling)
+            except InputError as error:
+                refused.append(error)
+            else:
+                kept.append(request)
+        if not kept:
+            raise refused[0]
+        return kept
 
     def hidden(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         """The positions of each prompt that no token attends to: its `<|eot_id|>` with mask_eot,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llasa_core.errors import InputError
-from llasa_core.manifest import Request
+from llasa_core.manifest import Request, has_words
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
@@ -149,7 +149,8 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
     """Whole sentences, as many as fit into `characters`; a longer sentence is cut at its
     punctuation or between words.
 
-    An empty line ends a paragraph, which always ends a piece.
+    An empty line ends a paragraph, which always ends a piece. A piece without a word, such as
+    "* * *", is left out.
     """
     if characters < 1:
         raise InputError(f"pieces of {characters} characters, expected at least 1")
@@ -167,6 +168,7 @@ def pieces_of_text(text: str, characters: int = CHARACTERS) -> list[Piece]:
             line = joined
         if line:
             pieces.append(Piece(line, PAUSES["paragraph"]))
+    pieces = [piece for piece in pieces if has_words(piece.text)]
     return [*pieces[:-1], replace(pieces[-1], pause=0.0)] if pieces else []
 
 
