@@ -370,6 +370,21 @@ def other_formats(folder):
     return Expected(rows()[:2], {"needs_ffmpeg": 2})
 
 
+def tree_of_other_formats(folder):
+    chapter = folder / "train-clean-100/19/198"
+    recording(chapter / "19_198_1.flac")
+    (chapter / "19_198_2.m4a").write_bytes(b"\0\0\0 ftypM4A 1234")
+    for number in (1, 2):
+        (chapter / f"19_198_{number}.normalized.txt").write_text(WORDS[number])
+    return Expected([("19_198_1", WORDS[1], "19")], {"needs_ffmpeg": 1})
+
+
+def tar_is_for_encode(folder):
+    folder.mkdir()
+    (folder / "s.tar").write_bytes(b"")
+    return Expected(refused="s.tar: expected a list; `llasa encode` reads tar", source="s.tar")
+
+
 def broken_recordings(folder):
     waves = {"whole": sound("whole"), "loud": sound("loud") * 32_768, "fast": sound("fast")}
     waves |= {"quiet": np.concatenate([sound("a"), np.zeros(240_000), sound("b")])}
@@ -438,6 +453,8 @@ LAYOUTS = [
     manifest_of_other_keys,
     moved_manifest,
     other_formats,
+    tree_of_other_formats,
+    tar_is_for_encode,
     broken_recordings,
     two_lists,
     list_by_name,

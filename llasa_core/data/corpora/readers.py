@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from llasa_core.audio import AUDIO_SUFFIXES
 from llasa_core.data.corpora.manifests import (
     COLUMNS,
     SPLIT_NAMES,
@@ -70,6 +69,8 @@ def read_corpus(
 
 def _layout_of(path: Path, source: str) -> str:
     if path.is_file():
+        if re.search(r"\.(tar|tar\.gz|tgz|parquet)$", path.name):
+            raise InputError(f"{source}: expected a list; `llasa encode` reads tar and parquet")
         with path.open("rb") as file:
             start = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         return "jsonl" if path.suffix.lower() in _JSON or start in (b"{", b"[") else "table"
@@ -216,7 +217,7 @@ def _libritts(path: Path) -> Iterator[Utterance]:
             lines = [line.strip() for _, line in text_lines(listing, "a transcript")]
             texts[listing.name.removesuffix(".normalized.txt")] = " ".join(lines)
         recordings = {
-            file.stem for file in chapter.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES
+            file.stem for file in chapter.iterdir() if file.suffix.lower() in KNOWN_SUFFIXES
         }
         folder, speaker, split = (
             chapter.resolve(),
@@ -243,7 +244,7 @@ def _split_in(chapter: Path, root: Path) -> str | None:
 
 def _audio_of(folder: Path, id: str) -> Path:
     """The recording of an id with whatever suffix is there; ID.wav if there is none."""
-    for suffix in AUDIO_SUFFIXES:
+    for suffix in KNOWN_SUFFIXES:
         if (folder / f"{id}{suffix}").is_file():
             return folder / f"{id}{suffix}"
     return folder / f"{id}.wav"
