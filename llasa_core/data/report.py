@@ -6,14 +6,16 @@ outliers are named and counted, and what to leave out is for `data_filter`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
 
 from llasa_core import plots
 from llasa_core.data.dataset import NumberedNames, read_meta, read_part
@@ -206,10 +208,10 @@ def _longest_runs(values: np.ndarray, borders: np.ndarray) -> np.ndarray:
 def _publish(out: Path, report: dict, frame: pd.DataFrame, usage: np.ndarray, name: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     drawn = {
-        "hours.png": plots.hours(report["by_language"], report["by_speaker"]),
-        "lengths.png": plots.lengths(frame["seconds"], frame["rate"]),
-        "codes.png": plots.code_usage(usage),
-        "rates.png": plots.rates(frame),
+        "hours.png": hours_figure(report["by_language"], report["by_speaker"]),
+        "lengths.png": lengths_figure(frame["seconds"], frame["rate"]),
+        "codes.png": code_usage_figure(usage),
+        "rates.png": rates_figure(frame),
     }
     for file, figure in drawn.items():
         figure.savefig(out / file)
@@ -261,3 +263,118 @@ CAPTIONS = (
     "Use of the codes",
     "Text against speech",
 )
+
+
+MOST_BARS = 20
+
+MOST_POINTS = 20_000
+
+
+def hours_figure(by_language: Mapping[str, Mapping], by_speaker: Mapping[str, Mapping]) -> Figure:
+    """Hours of each language and of the speakers with the most; {name: {"hours": ..}} with the most
+    hours first.
+    """
+    with matplotlib.rc_context(plots.STYLE):
+        figure, axes = plots.new_axes(2, width=4.6, height=3.6)
+        for axis, table, label in zip(
+            axes, (by_language, by_speaker), ("language", "speaker"), strict=True
+        ):
+            shown = list(table.items())[:MOST_BARS][::-1]
+            axis.barh(
+                [name or "(none)" for name, _ in shown],
+                [one["hours"] for _, one in shown],
+                color=plots.COLOURS[0],
+            )
+            axis.set(
+                xlabel="hours",
+                title=f"{label}s" + (f" (of {len(table)})" if len(table) > MOST_BARS else ""),
+            )
+            axis.set_ylim(min(len(shown), 6) - 6.6, len(shown) - 0.4)  # a single bar is not a wall
+            axis.grid(axis="y", visible=False)
+        return figure
+
+
+def lengths_figure(seconds: pd.Series, rate: pd.Series) -> Figure:
+    """Histograms of utterance length (s) and of characters a second, with their medians."""
+    with matplotlib.rc_context(plots.STYLE):
+        figure, axes = plots.new_axes(2, width=4.6)
+        for axis, values, label in zip(
+            axes, (seconds, rate), ("length (s)", "characters per second"), strict=True
+        ):
+            top = float(values.quantile(0.999)) or 1.0
+            axis.hist(values.clip(upper=top), bins=60, color=plots.COLOURS[0])
+            middle = float(values.median())
+            axis.axvline(
+                middle,
+                color=plots.COLOURS[1],
+                linestyle=plots.LINES[1],
+                label=f"median {middle:.2f}",
+            )
+            axis.set(xlabel=label, ylabel="utterances")
+            axis.legend()
+        return figure
+
+
+def code_usage_figure(usage: np.ndarray) -> Figure:
+    """How often each code occurs, the commonest first (logarithmic), and the share that the
+    commonest make up.
+    """
+    with matplotlib.rc_context(plots.STYLE):
+        figure, (left, right) = plots.new_axes(2, width=4.6)
+        counts = np.sort(usage)[::-1]
+        counts = counts[counts > 0]
+        rank = np.arange(1, len(counts) + 1)
+        points = (
+            np.unique(np.geomspace(1, max(len(counts), 1), 2000).astype(int)) - 1
+            if len(counts)
+            else np.zeros(0, int)
+        )
+        left.loglog(rank[points], counts[points], color=plots.COLOURS[0])
+        left.set(
+            xlabel="rank of the code",
+            ylabel="occurrences",
+            title=f"{len(counts):,} of {len(usage):,} in use",
+        )
+        right.plot(
+            rank[points] / len(usage),
+            (np.cumsum(counts) / max(counts.sum(), 1))[points],
+            color=plots.COLOURS[0],
+        )
+        right.set(
+            xlabel="share of the codebook, commonest first",
+            ylabel="share of all codes",
+            ylim=(0, 1),
+        )
+        return figure
+
+
+def rates_figure(frame: pd.DataFrame) -> Figure:
+    """Characters against seconds, outliers marked; columns `seconds`, `characters`, `deviation`
+    (robust deviations).
+    """
+    with matplotlib.rc_context(plots.STYLE):
+        figure, (axis,) = plots.new_axes(1, width=5.6, height=3.6)
+        far = frame["deviation"].abs() > 5
+        plain = frame[~far]
+        if len(plain) > MOST_POINTS:
+            plain = plain.sample(MOST_POINTS, random_state=0)
+        dots = {"linestyle": "none", "alpha": 0.3, "rasterized": True}
+        axis.plot(
+            plain["seconds"],
+            plain["characters"],
+            marker=".",
+            markersize=2,
+            color=plots.COLOURS[0],
+            **dots,
+        )
+        some = frame[far].head(MOST_POINTS)
+        axis.plot(
+            some["seconds"],
+            some["characters"],
+            "x",
+            color=plots.COLOURS[1],
+            label=f"{int(far.sum())} outliers",
+        )
+        axis.set(xlabel="length (s)", ylabel="characters of the text")
+        axis.legend()
+        return figure
