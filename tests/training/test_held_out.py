@@ -17,7 +17,7 @@ from llasa_core.prompts import Prompt
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.held_out import held_out_rows, held_out_summary
 from llasa_core.training.launch import launch
-from llasa_core.training.loss import labelled_loss, use_head_loss, utterance_losses
+from llasa_core.training.loss import LOSSES, labelled_loss, use_head_loss, utterance_losses
 from llasa_core.training.published import publish_checkpoint
 
 
@@ -103,7 +103,7 @@ def test_summary_worked_by_hand(trained):
 
 @pytest.mark.slow
 def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path, monkeypatch):
-    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", blow_up_at(3))
+    monkeypatch.setitem(LOSSES, "cross_entropy", blow_up_at(3))
     config = settings(workshop, tmp_path / "run", model="nano", max_steps=5)
     metrics = launch(config, keep_diverged=True)
     assert (metrics["diverged"], metrics["diverged_at_step"], metrics["steps"]) == (1, 3, 5)
@@ -112,10 +112,10 @@ def test_run_that_diverges_is_an_outcome_and_leaves_no_model(workshop, tmp_path,
     assert (
         len((tmp_path / "run" / "train_log.jsonl").read_text().splitlines()) == 2
     )  # the steps before it
-    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", blow_up_at(3))
+    monkeypatch.setitem(LOSSES, "cross_entropy", blow_up_at(3))
     with pytest.raises(DivergedError, match="at step 3"):
         launch(config)
-    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", labelled_loss)
+    monkeypatch.setitem(LOSSES, "cross_entropy", labelled_loss)
     assert "diverged" not in launch(
         config, keep_diverged=True
     )  # what an earlier run left is not believed

@@ -14,6 +14,7 @@ from llasa_core.data.dataset import read_codes
 from llasa_core.data.packing import PackedRows
 from llasa_core.errors import DivergedError, InputError
 from llasa_core.training.config import TrainConfig
+from llasa_core.training.loss import LOSSES
 from llasa_core.training.plan import announce, settled, step_rows
 from llasa_core.training.train import train
 
@@ -107,7 +108,7 @@ def test_a_run_that_ends_above_its_start_has_diverged(workshop, tmp_path, monkey
         count = int((batch["labels"] != -100).sum())
         return sum(one.sum() for one in model.parameters()) * 0 + count * next(made), count
 
-    monkeypatch.setattr("llasa_core.training.trainer.labelled_loss", rising)
+    monkeypatch.setitem(LOSSES, "cross_entropy", rising)
     with pytest.raises(DivergedError, match=r"the loss is 3\.5 at step 3, it began at 2"):
         train(settings(workshop, tmp_path / "run", max_steps=3))
 

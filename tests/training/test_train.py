@@ -20,6 +20,7 @@ from llasa_core.model import build_model, load_model, model_config, resize_vocab
 from llasa_core.prompts import Prompt
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig
+from llasa_core.training.loss import LOSSES
 from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
 
@@ -228,7 +229,7 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
 
     anew = {"max_steps": 2, "save_steps": 2, "peak_lr": 1e-3}
     with monkeypatch.context() as patch:
-        patch.setattr("llasa_core.training.trainer.labelled_loss", killed)
+        patch.setitem(LOSSES, "cross_entropy", killed)
         with pytest.raises(KeyboardInterrupt):
             train(settings(workshop, tmp_path / "run", **anew, overwrite=True))
     train(settings(workshop, tmp_path / "run", **anew, resume=True))
@@ -276,10 +277,7 @@ def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch
     from llasa_core import cli
     from llasa_core.training.launch import main
 
-    monkeypatch.setattr(
-        "llasa_core.training.trainer.labelled_loss",
-        lambda model, batch: (torch.tensor(math.nan), 1),
-    )
+    monkeypatch.setitem(LOSSES, "cross_entropy", lambda model, batch: (torch.tensor(math.nan), 1))
     path = write_config(tmp_path, settings(workshop, tmp_path / "run", max_steps=2))
     for command, arguments in ((main, []), (cli.main, ["train"])):
         assert command([*arguments, path]) == 1
