@@ -1,7 +1,6 @@
 """The command `llasa search`."""
 
 from argparse import Namespace
-from collections.abc import Mapping
 from functools import partial
 
 from llasa_core.cli.common import (
@@ -17,7 +16,7 @@ from llasa_core.cli.synthesis import add_speech_options, destination, speech, te
 from llasa_core.errors import InputError
 from llasa_core.judges.interface import SpeakerEmbedder
 from llasa_core.search.strategy import GUIDED, RULES, STRATEGIES, Rule, Strategy
-from llasa_core.search.verifiers import VERIFIERS, JudgedVerifier
+from llasa_core.search.verifiers import VERIFIERS, JudgedVerifier, WantedVoices
 
 
 def add_search(commands: Commands) -> None:
@@ -170,11 +169,13 @@ def _verifier_models(options: Namespace) -> dict[str, str]:
     return models
 
 
-def _wanted(options: Namespace, rate: int, embedder: SpeakerEmbedder) -> Mapping:
+def _wanted(options: Namespace, rate: int, embedder: SpeakerEmbedder) -> WantedVoices:
     """The wanted voices as a speaker model hears them, from --voices or --voice."""
-    from llasa_core.audio import load_audio
+    from llasa_core.audio import load_audio, recording_id
     from llasa_core.evaluation.scoring import embed_references
 
     if options.voices is not None:
-        return embed_references(options.voices, embedder).centroids()
-    return {None: embedder.embed([load_audio(options.voice, rate)], rate)[0]}
+        references = embed_references(options.voices, embedder)
+        return WantedVoices(references.centroids(), references.recordings_by_speaker())
+    embedding = embedder.embed([load_audio(options.voice, rate)], rate)[0]
+    return WantedVoices({None: embedding}, {None: [recording_id(load_audio(options.voice))]})

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core import metrics
-from llasa_core.audio import load_audio
+from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
 from llasa_core.files import read_rows, write_json, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
+from llasa_core.judges.identity import CHOSEN_BY, same_judge
 from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import read_manifest
 
@@ -28,19 +29,27 @@ BLOCK = 16  # utterances a call of a judge: one step of the progress bar
 
 @dataclass(frozen=True)
 class SpeakerReferences:
-    """Embeddings (N, D) of original recordings with their ids and speakers, made once for several
-    systems.
+    """Embeddings (N, D) of original recordings with their ids, speakers and `recording_id`s, made
+    once for several systems.
     """
 
     ids: tuple[str, ...]
     speakers: tuple[str, ...]
     embeddings: np.ndarray
+    recordings: tuple[str, ...]
 
     def count(self, speaker: str, without: str = "") -> int:
         """Recordings of a speaker, the one with the id `without` left out."""
         return sum(
             s == speaker and i != without for i, s in zip(self.ids, self.speakers, strict=True)
         )
+
+    def recordings_by_speaker(self) -> dict[str, list[str]]:
+        """{speaker: the `recording_id` of each recording}."""
+        found: dict[str, list[str]] = {}
+        for speaker, recording in zip(self.speakers, self.recordings, strict=True):
+            found.setdefault(speaker, []).append(recording)
+        return found
 
     def centroids(self, without: str = "") -> dict[str, np.ndarray]:
         """Unit-length centroid (D,) of each speaker; the recording with the id `without` is left
@@ -71,8 +80,8 @@ def evaluate_manifest(
         STOI and (with a speaker model) the cosine of each utterance to its own original, the
         similarity of codec papers.
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text,
-    a non-finite score, and a judge that chose the speech as the verifier of a search (key
-    `verifiers` of the manifest's lines).
+    a non-finite score, and a judge, or a reference, with which a search chose the speech (the keys
+    CHOSEN_BY of the manifest's lines).
     """
     utterances = read_utterances(manifest)
     if not judges.by_role() and reference_audio is None:
@@ -88,7 +97,7 @@ def evaluate_manifest(
         manifest, utterances, judges, references, reference_audio, seed, progress
     )
     summary = summarise(rows, seed=seed)
-    report = {"metrics": summary, "judges": judges.versions(), "seed": seed}
+    report = {"metrics": summary, **judges.described(), "seed": seed}
     publish_scores(out, rows, report)
     return rows, summary
 
@@ -113,6 +122,7 @@ def score_utterances(
     if references is not None and not isinstance(references, SpeakerReferences):
         references = embed_references(references, judges.speaker, seed=seed, progress=progress)
     if references is not None:
+        refuse_shared_recordings(manifest, utterances, references)
         for utterance in utterances:
             if not references.count(utterance["speaker"], without=utterance["id"]):
                 raise InputError(
@@ -152,16 +162,33 @@ def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) ->
 
 
 def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], judges: Judges) -> None:
-    """InputError where one of the judges is named among the `verifiers` that a search chose an
-    utterance with.
+    """InputError where one of the judges is, by name or by weights, a verifier that a search chose
+    an utterance with.
     """
-    names = {judge.name for judge in judges.by_role().values()}
     for utterance in utterances:
-        if both := sorted(names & set(utterance.get("verifiers", ()))):
-            raise InputError(
-                f"{manifest}: {both[0]} chose {utterance['id']!r} as a verifier of the search and"
-                " cannot judge it too, expected another model"
-            )
+        names, weights = (utterance.get(key, ()) for key in ("verifiers", "verifier_weights"))
+        for judge in judges.by_role().values():
+            if same_judge(judge, names, weights):
+                called = "" if judge.name in names else f", there called {' or '.join(names)},"
+                raise InputError(
+                    f"{manifest}: {judge.name}{called} chose {utterance['id']!r} as a verifier of"
+                    " the search and cannot judge it too, expected another model"
+                )
+
+
+def refuse_shared_recordings(
+    manifest: str | Path, utterances: Sequence[Mapping], references: SpeakerReferences
+) -> None:
+    """InputError where a search chose an utterance by its likeness to one of the references."""
+    ids = dict(zip(references.recordings, references.ids, strict=True))
+    for utterance in utterances:
+        for recording in utterance.get("verifier_recordings", ()):
+            if recording in ids:
+                raise InputError(
+                    f"{manifest}: the search chose {utterance['id']!r} by its likeness to the"
+                    f" recording {ids[recording]!r}, which cannot be its reference too, expected"
+                    " other recordings of that voice"
+                )
 
 
 def embed_references(
@@ -170,9 +197,11 @@ def embed_references(
     per_speaker: int = 20,
     seed: int = 0,
     progress: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> SpeakerReferences:
     """Embed at most `per_speaker` recordings, drawn by seed, of each speaker of a manifest of
-    originals.
+    originals. part: (i, n) takes the i-th of n parts without a recording in common, from 0: one for
+    the verifier of a search, one for its judge.
     """
     by_speaker: dict[str, list[dict]] = {}
     for utterance in read_utterances(manifest):
@@ -181,23 +210,26 @@ def embed_references(
     chosen = [
         group[i]
         for _, group in sorted(by_speaker.items())
-        for i in sorted(rng.permutation(len(group))[:per_speaker].tolist())
+        for i in sorted(rng.permutation(len(group))[part[0] :: part[1]][:per_speaker].tolist())
     ]
-    embeddings = [
-        embedder.embed([load_audio(utterance["file"]) for utterance in block], SAMPLE_RATE)
-        for block in blocks_of(chosen, "references", progress)
-    ]
+    embeddings, recordings = [], []
+    for block in blocks_of(chosen, "references", progress):
+        waves = [load_audio(utterance["file"]) for utterance in block]
+        embeddings.append(embedder.embed(waves, SAMPLE_RATE))
+        recordings.extend(recording_id(wave) for wave in waves)
     return SpeakerReferences(
         tuple(utterance["id"] for utterance in chosen),
         tuple(utterance["speaker"] for utterance in chosen),
         np.concatenate(embeddings),
+        tuple(recordings),
     )
 
 
 def read_utterances(path: str | Path) -> list[dict]:
     """What a manifest says of each utterance: id, audio (as written), text, speaker (whose voice it
     should have: its reference_speaker where it names one), language, file (that exists) and perhaps
-    ended, verifiers, text_id. InputError for a missing wav and for a manifest of none.
+    ended, text_id, and the keys CHOSEN_BY of a search. InputError for a missing wav and for a
+    manifest of none.
     """
     utterances = []
     for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
@@ -220,7 +252,7 @@ def read_utterances(path: str | Path) -> list[dict]:
         described |= {"speaker": speaker, "language": utterance.language}
         if isinstance(row.get("ended"), bool):
             described["ended"] = row["ended"]
-        described |= {key: row[key] for key in ("verifiers", CLUSTER) if row.get(key)}
+        described |= {key: row[key] for key in (*CHOSEN_BY, CLUSTER) if row.get(key)}
         utterances.append(described)
     if not utterances:
         raise InputError(f"{path}: no utterances, expected at least one")

@@ -7,6 +7,7 @@ the name it is asked for by, and the class, which is called with that name and t
 from dataclasses import dataclass
 
 from llasa_core.errors import registered
+from llasa_core.judges.identity import weights_of
 from llasa_core.judges.interface import QualityPredictor, SpeakerEmbedder, Transcriber
 
 TRANSCRIBERS = {
@@ -84,6 +85,12 @@ class Judges:
     def versions(self) -> dict[str, str]:
         """{role: "name (library and weights)"}: what is written next to the numbers in a result."""
         return {role: f"{judge.name} ({judge.version})" for role, judge in self.by_role().items()}
+
+    def described(self) -> dict[str, dict[str, str]]:
+        """The entries of a result: `judges` (versions) and `judge_weights` {role: fingerprint}."""
+        weights = {role: weights_of(judge) for role, judge in self.by_role().items()}
+        known = {role: found for role, found in weights.items() if found}
+        return {"judges": self.versions(), "judge_weights": known}
 
 
 def load_judges(

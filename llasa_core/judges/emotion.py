@@ -8,6 +8,7 @@ import numpy as np
 
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import tensors_fingerprint
 from llasa_core.judges.interface import at_16_khz, distribution_version
 
 MODEL_ID = "iic/emotion2vec_plus_large"
@@ -40,6 +41,7 @@ class Emotion2VecEmbedder:
                 f"emotion model {model!r} is neither a folder nor reachable on its hub: {reason}"
             ) from error
         self.name, self.version = name, distribution_version("funasr")
+        self.fingerprint = tensors_fingerprint(self._model.model.state_dict())
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, D) float32 of unit length; one by one, so that no padding is

@@ -2,8 +2,8 @@
 goes in and out.
 
 A judge gives every finite wave a value, also silence and an empty one; a batch of n equals n
-batches of one. Heavy imports live in the backends. Packaged weights are checked by sha256 before
-they are loaded.
+batches of one. A judge with weights tells their `fingerprint` too (judges.identity). Heavy imports
+live in the backends. Packaged weights are checked by sha256 before they are loaded.
 """
 
 import hashlib

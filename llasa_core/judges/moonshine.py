@@ -8,6 +8,7 @@ moonshine-voice 0.0.73, which is never imported (importing it starts a microphon
 import numpy as np
 
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import sums_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
     at_16_khz,
@@ -70,6 +71,7 @@ class MoonshineTranscriber:
         ]
         self._pieces = token_pieces(contents["tokenizer.bin"])
         self.version = f"{distribution_version('moonshine-voice')} (Moonshine tiny-en)"
+        self.fingerprint = sums_fingerprint(SHA256.values())
 
     def transcribe(
         self, waves: list[np.ndarray], sample_rate: int, language: str = "en"

@@ -16,6 +16,7 @@ import numpy as np
 
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import sums_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
     at_16_khz,
@@ -61,6 +62,7 @@ class DistillMosPredictor:
             # It loads with weights_only=True.
             self._model = distillmos.ConvTransformerSQAModel().to(self._device).eval()
         self.version = distribution_version("distillmos")
+        self.fingerprint = sums_fingerprint([WEIGHTS_SHA256])
 
     def score(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N,) float32 mean opinion scores, 1 to 5."""

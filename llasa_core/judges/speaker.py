@@ -14,6 +14,7 @@ import numpy as np
 from llasa_core.checkpoint import load_strictly
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import sums_fingerprint, tensors_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
     at_16_khz,
@@ -68,6 +69,7 @@ class WeSpeakerEmbedder:
         )
         self._filters = kaldi_mel_filters()
         self.version = f"{distribution_version('moonshine-voice')} (pyannote community-1 embedding)"
+        self.fingerprint = sums_fingerprint([WESPEAKER_SHA256])
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
@@ -111,6 +113,7 @@ class ResemblyzerEmbedder:
             layer.to(self._device).eval()
         self._filters = slaney_mel_filters()
         self.version = distribution_version("resemblyzer")
+        self.fingerprint = sums_fingerprint([RESEMBLYZER_SHA256])
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, 256) float32 of unit length."""
@@ -174,6 +177,7 @@ class WavLMEmbedder:
         self._model.to(self._device).eval()
         self.name = name
         self.version = f"{distribution_version('transformers')}, {source}"
+        self.fingerprint = tensors_fingerprint(self._model.state_dict())
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
         """float32 (T,) waves -> (N, D) float32 of unit length, D = 512 for the default model."""

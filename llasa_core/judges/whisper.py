@@ -13,6 +13,7 @@ import numpy as np
 
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import files_fingerprint, sums_fingerprint
 from llasa_core.judges.interface import (
     at_16_khz,
     check_sha256,
@@ -94,9 +95,12 @@ class WhisperTranscriber:
             packaged = PACKAGED[name]
             self._model = WhisperModel(name, files=_packaged_files(packaged), **settings)
             self.version = f"{library}, {packaged.requirement}"
+            self.fingerprint = sums_fingerprint([packaged.sha256])
         else:
-            self._model = WhisperModel(_model_folder(name), **settings)
+            folder = _model_folder(name)
+            self._model = WhisperModel(folder, **settings)
             self.version = f"{library}, {name}"
+            self.fingerprint = files_fingerprint([Path(folder, "model.bin")])
 
     def transcribe(
         self, waves: list[np.ndarray], sample_rate: int, language: str = "en"

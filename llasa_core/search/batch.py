@@ -20,7 +20,7 @@ from llasa_core.manifest import Request, file_name, refuse_repeated
 from llasa_core.search.cost import Cost
 from llasa_core.search.search import search
 from llasa_core.search.strategy import Chosen, Rule, Strategy, Verifier
-from llasa_core.search.verifiers import judges_of
+from llasa_core.search.verifiers import chosen_by, judges_of
 from llasa_core.synthesis.batch import MANIFEST, speech_row
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
@@ -44,10 +44,10 @@ def search_manifest(
     returns its path.
 
     A line: as `speech_row`, with candidates (count), chosen (which), scores {verifier: of every
-    candidate}, tokens and, of best-of-n, candidate_codes (of every candidate), cost, and verifiers,
-    the judges that chose: the speech must not be scored with them. A text longer than
-    `chunk_characters` (0: never) is searched in pieces of at most that length (paper: 100) with a
-    pause between them; chosen, scores and tokens are then lists, one entry a piece.
+    candidate}, tokens and, of best-of-n, candidate_codes (of every candidate), cost, and what
+    `chosen_by` tells of the judges that chose: the speech must not be scored with them. A text
+    longer than `chunk_characters` (0: never) is searched in pieces of at most that length (paper:
+    100) with a pause between them; chosen, scores and tokens are then lists, one entry a piece.
     OUT/search.json sums up cost, settings and verifiers. Stopped and started again, it keeps what
     is finished. `progress` is called with the number of pieces just finished. Raises InputError for
     a repeated id, bad requests, or an OUT made with other settings.
@@ -89,7 +89,7 @@ def search_manifest(
     for request in requests:
         parts = [finished[piece.id] for piece in pieces[request.id]]
         row = _joined(out, request, parts, synthesizer.codec.sample_rate)
-        rows.append(row | {"verifiers": sorted(set(judges.values()))})
+        rows.append(row | chosen_by(verifiers, request))
     cost = Cost.total([Cost(**row["cost"]) for row in rows]).rounded()
     write_json(out / "search.json", {"cost": cost, "requests": len(rows), **journal.settings})
     return write_rows(out / MANIFEST, rows)

@@ -20,6 +20,7 @@ from llasa_core import intervals
 from llasa_core.errors import InputError
 from llasa_core.files import read_rows, write_rows
 from llasa_core.intervals import CLUSTER
+from llasa_core.judges.identity import CHOSEN_BY
 from llasa_core.manifest import Request
 from llasa_core.search.cost import attended_keys, generation_flops
 from llasa_core.search.strategy import Rule
@@ -122,7 +123,10 @@ def speak_choices(
         synthesizer.engine = engine
     path = synthesize_manifest(synthesizer, list(again.values()), out, sampling, progress)
     origin = {name: name.rpartition(".c")[0] for name in again}
-    spoken = [row | {"verifiers": lines[origin[row["id"]]]["verifiers"]} for row in read_rows(path)]
+    spoken = []
+    for row in read_rows(path):
+        line = lines[origin[row["id"]]]
+        spoken.append(row | {key: line[key] for key in CHOSEN_BY if key in line})
     return write_rows(Path(out, "choices.jsonl"), spoken)
 
 

@@ -8,12 +8,14 @@ VERIFIERS; the option of `llasa search` and the tables of a study follow from it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from llasa_core import judges
 from llasa_core.errors import InputError
+from llasa_core.judges.identity import weights_of
 from llasa_core.judges.interface import SpeakerEmbedder, Transcriber
 from llasa_core.metrics import speaker_similarity, word_errors
 
@@ -21,13 +23,22 @@ if TYPE_CHECKING:
     from llasa_core.manifest import Request
     from llasa_core.search.strategy import Verifier
 
-    # The wanted voices as a speaker model hears them: {speaker, or None for all: embedding (D,)}.
-    Voices = Callable[[SpeakerEmbedder], Mapping[str | None, np.ndarray]]
+    Voices = Callable[[SpeakerEmbedder], "WantedVoices"]  # as a speaker model hears them
+
+
+@dataclass(frozen=True)
+class WantedVoices:
+    """{speaker, or None for all: embedding (D,)}, and the recordings that it was made of
+    (`audio.recording_id`), with which nobody may judge what was found.
+    """
+
+    embeddings: Mapping[str | None, np.ndarray]
+    recordings: Mapping[str | None, Sequence[str]] = field(default_factory=dict)
 
 
 class JudgedVerifier:
-    """A verifier that listens with a judge; `judge` is its name, so that `evaluate` can refuse to
-    report with it.
+    """A verifier that listens with a judge; `judge` is its name and `weights` their fingerprint,
+    so that `evaluate` can refuse to report with it.
     """
 
     option: ClassVar[str]  # of `llasa search`: --verifier-OPTION MODEL
@@ -38,6 +49,7 @@ class JudgedVerifier:
     # In a study: (name of the average, key of a row, key that weights the rows or None).
     metric: ClassVar[tuple[str, str, str | None]]
     judge: str
+    weights: str | None = None
 
     @classmethod
     def load(cls, model: str, sample_rate: int, voices: Voices) -> JudgedVerifier:
@@ -55,6 +67,10 @@ class JudgedVerifier:
 
     def check(self, requests: Sequence[Request]) -> None:
         """InputError, before anything is searched, for a request that it cannot score."""
+
+    def recordings(self, request: Request) -> Sequence[str]:
+        """The recordings (`audio.recording_id`) that it compares this request's speech with."""
+        return ()
 
 
 class WordsVerifier(JudgedVerifier):
@@ -81,6 +97,7 @@ class WordsVerifier(JudgedVerifier):
             transcriber,
             sample_rate,
         )
+        self.weights = weights_of(transcriber)
 
     def __call__(self, wave: np.ndarray, request: Request) -> float:
         heard = self._transcriber.transcribe([wave], self._sample_rate, request.language)[0]
@@ -101,8 +118,8 @@ class VoiceVerifier(JudgedVerifier):
     """Cosine similarity, -1..1, to the voice that is wanted.
 
     voices: embedding (D,) of each speaker that a request may name, or one under None for all
-    requests; such as `SpeakerReferences.centroids` gives. Raises InputError for a request whose
-    speaker is not among them.
+    requests; such as `SpeakerReferences.centroids` gives, or with the recordings behind them.
+    Raises InputError for a request whose speaker is not among them.
     """
 
     option, default, needs_voices = "speaker", "resemblyzer", True
@@ -117,15 +134,13 @@ class VoiceVerifier(JudgedVerifier):
     def __init__(
         self,
         embedder: SpeakerEmbedder,
-        voices: Mapping[str | None, np.ndarray],
+        voices: WantedVoices | Mapping[str | None, np.ndarray],
         sample_rate: int = 16_000,
     ) -> None:
-        self.judge, self._embedder, self._voices, self._sample_rate = (
-            embedder.name,
-            embedder,
-            voices,
-            sample_rate,
-        )
+        voices = voices if isinstance(voices, WantedVoices) else WantedVoices(voices)
+        self.judge, self.weights = embedder.name, weights_of(embedder)
+        self._embedder, self._sample_rate = embedder, sample_rate
+        self._voices, self._recordings = voices.embeddings, voices.recordings
 
     def __call__(self, wave: np.ndarray, request: Request) -> float:
         wanted = self._voices.get(request.wanted_speaker, self._voices.get(None))
@@ -136,6 +151,11 @@ class VoiceVerifier(JudgedVerifier):
                 f" {known}"
             )
         return float(speaker_similarity(self._embedder.embed([wave], self._sample_rate)[0], wanted))
+
+    def recordings(self, request: Request) -> Sequence[str]:
+        """Those of the voice that the request wants."""
+        named = self._recordings.get(request.wanted_speaker)
+        return self._recordings.get(None, ()) if named is None else named
 
 
 VERIFIERS: dict[str, type[JudgedVerifier]] = {  # in the order in which they decide
@@ -149,3 +169,16 @@ def judges_of(verifiers: Mapping[str, Verifier]) -> dict[str, str]:
     by its own name.
     """
     return {name: getattr(verifier, "judge", name) for name, verifier in verifiers.items()}
+
+
+def chosen_by(verifiers: Mapping[str, Verifier], request: Request) -> dict[str, list[str]]:
+    """What a line of a search says of those that must not judge it (CHOSEN_BY): the names of the
+    verifiers' judges, fingerprints of their weights, and the recordings that they compared with.
+    """
+    judged = [one for one in verifiers.values() if isinstance(one, JudgedVerifier)]
+    found = {
+        "verifiers": set(judges_of(verifiers).values()),
+        "verifier_weights": {one.weights for one in judged if one.weights},
+        "verifier_recordings": {sum_ for one in judged for sum_ in one.recordings(request)},
+    }
+    return {key: sorted(values) for key, values in found.items() if values}

@@ -370,9 +370,10 @@ def test_search_and_evaluate_with_their_defaults_use_different_judges(
     out = tmp_path / "searched"
     assert cli.main([*ask, "--strategy", "partial-prm", *voice, *small, "-o", str(out)]) == 0
     assert loaded == [("words", "moonshine-tiny.en"), ("voice", "resemblyzer")]
+    soundfile.write(tmp_path / "again.wav", fake_speech("what I say again"), 16_000)
     originals = tmp_path / "originals.jsonl"
     originals.write_text(
-        '{"id": "me", "audio": "me.wav", "text": "What I say in it.", "speaker": ""}\n'
+        '{"id": "me", "audio": "again.wav", "text": "What I say again.", "speaker": ""}\n'
     )
     score = [
         "evaluate",
