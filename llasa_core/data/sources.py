@@ -12,12 +12,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llasa_core.audio import AUDIO_SUFFIXES
 from llasa_core.data.corpora.manifests import COLUMNS, manifest_utterances, utterance_of
-from llasa_core.data.corpora.recordings import located
+from llasa_core.data.corpora.recordings import Recordings, located
 from llasa_core.data.tar_samples import MOST_BYTES, tar_samples
 from llasa_core.errors import InputError
 from llasa_core.files import (
@@ -43,6 +44,7 @@ class ManifestSource:
         self._folder = (
             self.name.rpartition("/")[0] if is_url(path) else str(Path(path).parent.resolve())
         )
+        self._recordings = cache(partial(Recordings, self._folder))
         self._utterances, self._rows, lines = [], rows_per_part, {}
         for number, utterance in enumerate(manifest_utterances(path), start=1):
             first = lines.setdefault(utterance.id, number)
@@ -88,7 +90,7 @@ class ManifestSource:
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a part, in order."""
         found = self._utterances[part * self._rows : (part + 1) * self._rows]
-        return iter(found) if is_url(self.name) else located(found, self._folder)
+        return iter(found) if is_url(self.name) else located(found, self._recordings)
 
 
 class TarSource:

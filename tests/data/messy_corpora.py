@@ -270,6 +270,21 @@ def same_names_of_two_speakers(folder):
     return Expected(found, {"ambiguous_audio": 1, "missing_audio": 1})
 
 
+def recordings_of_another_corpus(folder):
+    recordings(folder, IDS[:2])
+    recordings(folder, IDS, "other/wavs/{}.wav")
+    table(folder, [f"wavs/{i}.wav|{t}" for i, t in zip(IDS, WORDS, strict=True)])
+    return Expected(rows()[:2], {"missing_audio": 2})
+
+
+def manifest_beside_another_corpus(folder):
+    recordings(folder, IDS[:2])
+    recordings(folder, IDS, "other/{}.wav")
+    items = [{"id": i, "audio": f"{i}.wav", "text": t} for i, t in zip(IDS, WORDS, strict=True)]
+    lines_of(folder / "list.jsonl", items)
+    return Expected(rows()[:2], {"missing_audio": 2})
+
+
 HARD = ["my file (1)", "it's 50%", "a #2 & b", "caf\u00e9", "nin\u0303o", "\u4f60\u597d [x]"]
 
 
@@ -442,6 +457,8 @@ LAYOUTS = [
     windows_paths,
     paths_of_another_machine,
     same_names_of_two_speakers,
+    recordings_of_another_corpus,
+    manifest_beside_another_corpus,
     hard_names,
     accents_composed_otherwise,
     nemo,

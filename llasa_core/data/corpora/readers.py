@@ -10,6 +10,7 @@ line.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -252,7 +253,8 @@ def _audio_of(folder: Path, id: str) -> Path:
 
 def _jsonl(path: Path) -> Iterator[Utterance]:
     for listing, split in _chosen(path, _JSON):
-        for utterance in located(manifest_utterances(listing), listing.parent):
+        recordings = cache(partial(Recordings, listing.parent))
+        for utterance in located(manifest_utterances(listing), recordings):
             if utterance.split is None and split and not isinstance(utterance, Unread):
                 utterance = replace(utterance, split=split)
             yield utterance

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from llasa_core.manifest import Unread, Utterance, printable
 KNOWN_SUFFIXES = (*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES)
 
 USUAL_FOLDERS = ("", "wavs", "wav", "audio", "clips", "audios", "data")  # where lists mean by an ID
+
+_DEEP = len(USUAL_FOLDERS)  # the place of any other folder
 
 
 def stem_of(name: str) -> str:
@@ -59,9 +61,11 @@ class Recordings:
                     relative = os.path.relpath(os.path.join(place, name), self.folder)
                     self._named[_folded(stem_of(name))].append(relative)
 
-    def find(self, name: str) -> tuple[Path, str | None]:
-        """(path, None), or where it was looked for and why there is none: "missing_audio" or
-        "ambiguous_audio".
+    def find(self, name: str, deep: bool = True) -> tuple[Path, str | None]:
+        """(path, None), or where it was looked for and why there is none: "missing_audio",
+        "ambiguous_audio" or "bad_path".
+
+        deep: whether a name without folders may mean a recording in any, not in a usual one alone.
         """
         there = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")] or [""]
         asked, parents = there[-1], [_folded(part) for part in there[:-1]]
@@ -70,6 +74,7 @@ class Recordings:
             (rank, found)
             for found in self._named.get(_folded(stem_of(asked)), ())
             if (rank := _rank(asked, parents, absolute, found)) is not None
+            and (deep or parents or rank[2] < _DEEP)
         )
         if not ranked:
             return self._as_it_stands(name)
@@ -102,7 +107,7 @@ def _rank(asked: str, parents: list[str], absolute: bool, found: str) -> tuple |
     *folders, last = found.split(os.sep)
     own = [_folded(part) for part in folders]
     inner = own[1:] if own and own[0] in USUAL_FOLDERS else own
-    loose = bool(parents) and own[-len(parents) :] != parents
+    loose = bool(parents) and parents not in (own, inner)
     if loose and absolute and inner:  # of another machine: the same folders from the corpus on
         if parents[-len(inner) :] != inner:
             return None
@@ -111,7 +116,7 @@ def _rank(asked: str, parents: list[str], absolute: bool, found: str) -> tuple |
         return None
     suffix, wanted = (os.path.splitext(one)[1].lower() for one in (last, asked))
     other = wanted in KNOWN_SUFFIXES and suffix != wanted
-    place = USUAL_FOLDERS.index(own[0] if own else "") if not inner else 99
+    place = USUAL_FOLDERS.index(own[0] if own else "") if not inner else _DEEP
     letters = [stem_of(one) for one in (last, asked)]
     composed = [unicodedata.normalize("NFC", one) for one in letters]
     unlike = (letters[0] != letters[1]) + (composed[0] != composed[1])
@@ -122,11 +127,12 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def located(utterances: Iterable[Utterance], folder: str | Path) -> Iterator[Utterance]:
-    """Utterances of a manifest in `folder`; where an audio file is not where it says, the one that
-    it means.
+def located(
+    utterances: Iterable[Utterance], recordings: Callable[[], Recordings]
+) -> Iterator[Utterance]:
+    """Utterances of a manifest; where an audio file is not where it says, the one of its folder's
+    `recordings` that it means.
     """
-    recordings = None
     for utterance in utterances:
         audio = utterance.audio
         if isinstance(utterance, Unread) or isinstance(audio, bytes) or is_url(audio):
@@ -137,9 +143,8 @@ def located(utterances: Iterable[Utterance], folder: str | Path) -> Iterator[Utt
         except (OSError, ValueError):
             there = True  # a bad path, which the decoder tells
         if not there:
-            recordings = recordings or Recordings(folder)
-            name = str(audio).removeprefix(f"{recordings.folder}/")
-            path, reason = recordings.find(name)
+            name = str(audio).removeprefix(f"{recordings().folder}/")
+            path, reason = recordings().find(name, deep=False)
             if reason == "ambiguous_audio":
                 yield Unread(utterance.id, path, "", reason=reason, where=printable(name))
                 continue
