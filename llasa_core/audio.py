@@ -242,11 +242,11 @@ def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> N
 
 
 def listen(path: str | Path):
-    """A player for the last line of a notebook's cell; the path in batch runs, which keep no
-    sound.
+    """A player, for the last line of a notebook's cell; in batch runs, which keep no sound, where
+    it is.
     """
     if os.environ.get("LLASA_BATCH"):
-        return str(path)
+        return print(f"listen: {path}")
     from IPython.display import Audio
 
     return Audio(filename=str(path))

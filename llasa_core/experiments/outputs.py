@@ -7,6 +7,7 @@ what the outputs belong to.
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from llasa_core.experiments.config import at_repository_root
 from llasa_core.experiments.notebook import limited_notebook, run_papermill
+from llasa_core.experiments.runner import thread_environment
 
 KEY = "executed_sources"  # in the notebook's metadata
 
@@ -48,6 +50,7 @@ def refresh(path: str | Path) -> None:
 
 def main(argv: list[str]) -> int:
     at_repository_root()
+    os.environ.update(thread_environment())
     for path in argv or sorted(map(str, Path("notebooks").glob("*.ipynb"))):
         started = time.monotonic()
         refresh(path)
