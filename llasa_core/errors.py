@@ -33,11 +33,7 @@ class DivergedError(FloatingPointError):
 
 
 # A missing, unwritable or unreadable file, wherever it is noticed.
-BAD_INPUT = (
-    InputError,
-    OSError,
-    UnicodeError,
-)
+BAD_INPUT = (InputError, OSError, UnicodeError)
 
 
 def guarded(handle: Callable[[], int | None]) -> int:

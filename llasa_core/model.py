@@ -238,10 +238,7 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     # Under autocast, rotary embedding returns fp32
-    query, key = (
-        query.to(value.dtype),
-        key.to(value.dtype),
-    )
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
         return _flash(query, key, value, scaling, document_lengths), None
     groups = query.shape[1] // key.shape[1]

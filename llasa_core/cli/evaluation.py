@@ -8,22 +8,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from llasa_core.cli.common import (
-    Commands,
-    add_command,
-    count,
-    print_counts,
-    require,
-    whole,
-)
+from llasa_core.cli.common import Commands, add_command, count, print_counts, require, whole
 from llasa_core.errors import InputError, names_in
 from llasa_core.evaluation.protocols import PROTOCOLS, help_text
-from llasa_core.judges import (
-    EMOTION_EMBEDDERS,
-    QUALITY_PREDICTORS,
-    SPEAKER_EMBEDDERS,
-    TRANSCRIBERS,
-)
+from llasa_core.judges import EMOTION_EMBEDDERS, QUALITY_PREDICTORS, SPEAKER_EMBEDDERS, TRANSCRIBERS
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -66,9 +54,7 @@ def add_evaluate(commands: Commands) -> None:
         help="folder of llasa protocol: adds its public metric to ours",
     )
     add.add_argument(
-        "--emotion",
-        default="none",
-        help=f"protocol: {names_in(EMOTION_EMBEDDERS)} (default none)",
+        "--emotion", default="none", help=f"protocol: {names_in(EMOTION_EMBEDDERS)} (default none)"
     )
     add.add_argument(
         "--reference-audio", help="manifest of the waves a codec resynthesised, for PESQ and STOI"

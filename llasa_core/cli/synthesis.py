@@ -10,14 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.cli.common import (
-    Commands,
-    add_command,
-    count,
-    progress_bar,
-    require,
-    whole,
-)
+from llasa_core.cli.common import Commands, add_command, count, progress_bar, require, whole
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
 

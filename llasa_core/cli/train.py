@@ -4,12 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from llasa_core.cli.common import (
-    Commands,
-    add_command,
-    add_slurm_option,
-    print_counts,
-)
+from llasa_core.cli.common import Commands, add_command, add_slurm_option, print_counts
 
 
 def add_check(commands: Commands) -> None:

@@ -31,12 +31,7 @@ from llasa_core.manifest import read_manifest
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 
 # window, hop, mel bands
-MEL_SCALES = (
-    (256, 64, 20),
-    (512, 128, 40),
-    (1024, 256, 80),
-    (2048, 512, 120),
-)
+MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))
 
 MEL_FLOOR = 1e-4  # -80 dB of the loudest: below it is silence and does not count
 

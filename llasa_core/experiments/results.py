@@ -19,12 +19,7 @@ from llasa_core.experiments.config import repository_root
 from llasa_core.files import publish, read_object, read_rows, sha256, write_json, write_rows
 
 # Columns that identify a system.
-DESCRIPTIVE = (
-    "tokens_per_second",
-    "codebook_size",
-    "layers",
-    "frame_rate",
-)
+DESCRIPTIVE = ("tokens_per_second", "codebook_size", "layers", "frame_rate")
 
 KEYS = ("artifacts", "experiment", "metrics", "notebook", "params", "provenance", "run", "schema")
 

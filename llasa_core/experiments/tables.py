@@ -62,17 +62,10 @@ def interval_cells(
 
 
 # Arms run on their own.
-GUIDED = {
-    "partial-prm": "partial PRM by voice + ORM",
-    "prm": "PRM by voice",
-}
+GUIDED = {"partial-prm": "partial PRM by voice + ORM", "prm": "PRM by voice"}
 
 # Models of notebook 70
-DIRECTIONS = {
-    "recognition": "recognises",
-    "speech": "speaks",
-    "both": "both directions",
-}
+DIRECTIONS = {"recognition": "recognises", "speech": "speaks", "both": "both directions"}
 
 
 def search_arms(result: Result) -> pd.DataFrame:

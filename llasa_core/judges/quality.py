@@ -169,10 +169,7 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float
 def _aligned(
     reference: np.ndarray, degraded: np.ndarray, sample_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    reference, degraded = (
-        at_16_khz(reference, sample_rate),
-        at_16_khz(degraded, sample_rate),
-    )
+    reference, degraded = at_16_khz(reference, sample_rate), at_16_khz(degraded, sample_rate)
     if abs(len(reference) - len(degraded)) > LENGTH_TOLERANCE:
         raise InputError(
             f"reference has {len(reference)} samples and the degraded wave {len(degraded)}, "

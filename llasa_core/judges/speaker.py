@@ -241,9 +241,7 @@ def kaldi_mel_filters(bins: int = 80, low: float = 20.0, fft: int = 512) -> np.n
     """
     mel = 1127.0 * np.log1p(np.arange(fft // 2) * SAMPLE_RATE / fft / 700.0)
     edges = np.linspace(
-        1127.0 * np.log1p(low / 700.0),
-        1127.0 * np.log1p(SAMPLE_RATE / 2 / 700.0),
-        bins + 2,
+        1127.0 * np.log1p(low / 700.0), 1127.0 * np.log1p(SAMPLE_RATE / 2 / 700.0), bins + 2
     )
     width = edges[1] - edges[0]
     rising = (mel[None] - edges[:-2, None]) / width

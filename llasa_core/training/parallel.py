@@ -19,10 +19,7 @@ from llasa_core.errors import InputError
 from llasa_core.training.config import TrainConfig
 
 # Blocks of a DeepSpeed file that would replace our AdamW and our schedule
-OURS = (
-    "optimizer",
-    "scheduler",
-)
+OURS = ("optimizer", "scheduler")
 
 
 def engine_arguments(config: TrainConfig, world: int) -> dict[str, Any]:

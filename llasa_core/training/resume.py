@@ -45,11 +45,7 @@ FREE |= {
 }
 
 # tokens_per_step and max_steps stand for them.
-FREE |= {
-    "rows_per_device",
-    "gradient_accumulation_steps",
-    "epochs",
-}
+FREE |= {"rows_per_device", "gradient_accumulation_steps", "epochs"}
 
 logger = logging.getLogger(__name__)
 

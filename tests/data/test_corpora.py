@@ -17,13 +17,7 @@ from llasa_core.audio import decode_audio, load_audio
 from llasa_core.data.corpora.prepare import Limits, check_utterance, hold_out, prepare
 from llasa_core.data.corpora.readers import read_corpus
 from llasa_core.errors import InputError
-from llasa_core.manifest import (
-    Utterance,
-    file_name,
-    read_manifest,
-    split_of,
-    write_manifest,
-)
+from llasa_core.manifest import Utterance, file_name, read_manifest, split_of, write_manifest
 
 SPEECH = (np.random.default_rng(0).normal(size=16_000) * 0.1).astype(
     np.float32
