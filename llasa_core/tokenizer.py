@@ -150,8 +150,8 @@ class SpeechVocabulary:
         if wrong.any():
             at = int(wrong.argmax())
             raise InputError(
-                f"ids: id {ids[at]} at index {at} is no speech code"
-                f" ({self.first_code}..{self.size - 1})"
+                f"ids: id {ids[at]} at index {at} is no speech code "
+                f"({self.first_code}..{self.size - 1})"
             )
         return (ids - self.first_code).astype(np.int32)
 

@@ -61,8 +61,8 @@ class FakeCodec(Codec):
         if wrong.any():
             at = int(wrong.argmax())
             raise InputError(
-                f"code {codes[at]} at index {at}: the fake codec has codes"
-                f" 0..{self.codebook_size - 1}"
+                f"code {codes[at]} at index {at}: "
+                f"the fake codec has codes 0..{self.codebook_size - 1}"
             )
         level, rate = np.minimum(codes // self._rates, self._levels - 1), codes % self._rates
         loudness = QUIETEST * (1 - (level + 0.5) / self._levels)  # (F,) dB

@@ -291,8 +291,8 @@ class MiniCodec(Codec):
             if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
                 bad = int(np.min(row)) if np.min(row) < 0 else int(np.max(row))
                 raise InputError(
-                    f"code {bad} is out of range: the mini codec has codes"
-                    f" 0..{self.codebook_size - 1}"
+                    f"code {bad} is out of range: "
+                    f"the mini codec has codes 0..{self.codebook_size - 1}"
                 )
         for index, row in enumerate(codes):
             # One by one: a batch changes the last digit of the pitch, and phases accumulate that.

@@ -282,8 +282,8 @@ def _columns_of(schema, path: str) -> dict[str, str]:
     ]
     if not audio or columns["text"] is None:
         raise InputError(
-            f"{path}: columns {', '.join(there)[:80]}, expected audio and"
-            f" {'/'.join(COLUMNS['text'])}"
+            f"{path}: columns {', '.join(there)[:80]}, "
+            f"expected audio and {'/'.join(COLUMNS['text'])}"
         )
     return {"audio": audio[0], **{key: name for key, name in columns.items() if name}}
 

@@ -28,8 +28,8 @@ NOTEBOOK_LIMIT = 256_000  # bytes of an executed copy
 
 # Progress bars as text, which the log shows and a stored notebook can hold; widgets are for hands.
 KERNEL = (
-    "import sys; sys.modules['tqdm.notebook'] = None;"
-    " from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+    "import sys; sys.modules['tqdm.notebook'] = None; "
+    "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
 
 LOCK_PATIENCE = 10.0  # seconds that a dying predecessor gets

@@ -14,29 +14,10 @@ from llasa_core.experiments.config import checked_value
 from llasa_core.files import read_yaml
 
 # Options of sbatch that have keys of their own, or that submission sets.
-OURS = {
-    "account",
-    "constraint",
-    "cpus-per-task",
-    "gpus-per-node",
-    "mem",
-    "nodes",
-    "partition",
-    "time",
-    "signal",
-}
-
-OURS |= {
-    "array",
-    "chdir",
-    "error",
-    "job-name",
-    "no-requeue",
-    "ntasks-per-node",
-    "open-mode",
-    "output",
-    "requeue",
-}
+OURS = set(
+    "account constraint cpus-per-task gpus-per-node mem nodes partition time signal "
+    "array chdir error job-name no-requeue ntasks-per-node open-mode output requeue".split()
+)
 
 
 @dataclass(frozen=True)

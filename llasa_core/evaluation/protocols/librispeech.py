@@ -116,8 +116,8 @@ def _recordings(folder: Path) -> list[Trial]:
         )
     listings = sorted(folder.rglob("*.trans.txt"))
     expected = (
-        "expected a LibriSpeech subset such as test-clean,"
-        " SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt in it"
+        "expected a LibriSpeech subset such as test-clean, "
+        "SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt in it"
     )
     if not listings:
         raise InputError(f"{folder}: no *.trans.txt in it, {expected}")
