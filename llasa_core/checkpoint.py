@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llasa_core.errors import InputError, fits
+from llasa_core.errors import InputError, above, between, check_value
 from llasa_core.files import read_object, sha256
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
@@ -28,11 +28,13 @@ SETTINGS_KEYS = {
     "date": str,
     "speakers": list,
     "mask_eot": bool,
-    "seconds_per_character": int | float,
+    "seconds_per_character": float,
     "context": int,
+    "codec_fingerprint": str,
+    "codec_folder": str,
 }
 
-SETTINGS_KEYS |= {"codec_fingerprint": str, "codec_folder": str}
+SETTINGS_BOUNDS = {"seconds_per_character": above(0, 60), "context": between(1, 2**28)}
 
 # The largest value of a size in config.json that is believed: beyond it a file is wrong or hostile,
 # and building the model would fill the memory or never end.
@@ -139,10 +141,7 @@ def check_config(folder: Path) -> dict:
     config = read_object(path, "the settings of a model")
     if config.get("quantization_config") is not None:
         raise InputError(f"{path}: `quantization_config`: quantized weights are not read")
-    for key, largest in LARGEST.items():
-        value = config.get(key)
-        if value is not None and not (fits(value, int) and 1 <= value <= largest):
-            raise InputError(f"{path}: `{key}` is {value!r:.40}, expected 1 to {largest:,}")
+    _check_sizes(config, str(path))
     layers = {int(found[1]) for name in weight_names(folder) if (found := LAYER.match(name))}
     named = config.get("num_hidden_layers")
     if named is not None and layers and max(layers) + 1 != named:
@@ -150,6 +149,20 @@ def check_config(folder: Path) -> dict:
             f"{path}: `num_hidden_layers` is {named}, the weights hold {max(layers) + 1} layers"
         )
     return config
+
+
+def _check_sizes(config: dict, where: str) -> None:
+    """InputError for a size beyond LARGEST, here or in a configuration inside (of a codec's encoder
+    for instance), and for any number above the largest of all.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_sizes(value, f"{where}: `{key}`")
+        elif value is not None and key in LARGEST:
+            check_value(f"{where}: `{key}`", value, int, between(1, LARGEST[key]))
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > max(LARGEST.values()):
+                raise InputError(f"{where}: `{key}` is {number}, expected a size of a model")
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -208,6 +221,7 @@ def changed_weights(folder: str | Path) -> list[str]:
     if not path.is_file():
         return []
     kept = read_object(path).get("weights") or {}
+    check_value(f"{path}: `weights`", kept, dict)
     found = weights_sha256(folder) if kept else {}
     return [
         f"{folder}/{name}: {_difference(kept.get(name), found.get(name))}"
@@ -274,11 +288,10 @@ def read_settings(path: Path) -> dict:
     if isinstance(settings.get("training"), dict):
         settings.setdefault("context", settings["training"].get("context"))
     for key, kind in SETTINGS_KEYS.items():
-        if settings.get(key) is not None and not isinstance(settings[key], kind):
-            raise InputError(
-                f"{path}: {key} must be of type {getattr(kind, '__name__', kind)}, got"
-                f" {settings[key]!r}"
-            )
+        if settings.get(key) is not None:
+            check_value(f"{path}: `{key}`", settings[key], kind, SETTINGS_BOUNDS.get(key))
+    if not all(isinstance(speaker, str) for speaker in settings.get("speakers") or []):
+        raise InputError(f"{path}: `speakers` holds other than text, expected names")
     return {key: settings[key] for key in SETTINGS_KEYS if settings.get(key) is not None}
 
 

@@ -2,7 +2,8 @@
 fsspec; their JSON, JSON lines and YAML; writing by temporary file and rename.
 
 Nothing is fetched before it is read. A URL whose protocol needs a package that is not installed is
-bad input. What JSON may be (size, depth, digits) is decided in `parse_json` and `read_object`.
+bad input. What JSON and YAML may be (size, depth, digits) is decided here: a file may come from a
+stranger, and what json and yaml let pass fails later in places that name no file.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from llasa_core.errors import InputError
 
 MOST_JSON_BYTES = 2**30  # of a JSON file that is read whole
+MOST_YAML_BYTES = 2**20  # yaml needs some 500 bytes of memory and 50 microseconds a byte
+MOST_YAML_VALUES = 100_000  # what an alias (*name) repeats counts again
+MOST_LEVELS = 100  # of brackets in brackets
+MOST_DIGITS = 40  # of a number; 10**309 and above cannot even be compared with a float
+_LONG_NUMBER = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 
 # A JSON text in UTF-8: a lone surrogate, which JSON can name but UTF-8 cannot hold, stays \\udXXX.
 UNPAIRED = ("utf-8", "backslashreplace")
@@ -220,8 +227,15 @@ def parse_json(text: str, where: str, expected: str = "JSON", finite: bool = Fal
     else: also for brackets nested too deep, for a number of too many digits, and with `finite` for
     NaN and infinities, which Python reads beyond the standard.
     """
+    whole = _bounded_integer if _LONG_NUMBER.search(text) else None
+    real = _finite if finite else None
     try:
-        return json.loads(text, parse_constant=_refuse if finite else None)
+        value = json.loads(
+            text, parse_constant=_refuse if finite else None, parse_int=whole, parse_float=real
+        )
+        if text.count("[") + text.count("{") > MOST_LEVELS and deeper_than(value, MOST_LEVELS):
+            raise ValueError(f"more than {MOST_LEVELS} brackets in brackets")
+        return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column" if error.lineno > 1 else "column"
         raise InputError(
@@ -229,6 +243,28 @@ def parse_json(text: str, where: str, expected: str = "JSON", finite: bool = Fal
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({brief(error)}), expected {expected}") from None
+
+
+def deeper_than(value: Any, levels: int) -> bool:
+    """Whether lists and objects of a JSON value stand in each other on more than `levels` levels;
+    without recursion, whose own limit a deep value would meet.
+    """
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(levels):
+        inner = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in inner for item in items if isinstance(item, list | dict)]
+    return bool(level)
+
+
+def _bounded_integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits[:20])
 
 
 def parse_object(
@@ -294,15 +330,37 @@ def write_json(path: str | Path, value: Any) -> Path:
     return path
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"the constant {constant}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, read safely; a key given twice is an error, which plain YAML lets pass."""
+    """A YAML mapping of what JSON knows too: text, finite numbers, truth values, lists, mappings.
+
+    InputError for anything else (dates, sets, bytes, tags), for a key given twice, which plain YAML
+    lets pass, and for aliases of aliases, which can make a kilobyte billions of values.
+    """
     import yaml
 
+    held: dict[str, int] = {}  # anchor -> how many values it holds
+
     class Loader(yaml.SafeLoader):
+        values = 0
+
+        def compose_node(self, parent, index):
+            event, before = self.peek_event(), self.values
+            alias = isinstance(event, yaml.AliasEvent)
+            self.values += held.get(event.anchor, MOST_YAML_VALUES) if alias else 1
+            node = super().compose_node(parent, index)
+            if not alias and event.anchor:
+                held[event.anchor] = self.values - before
+            if self.values > MOST_YAML_VALUES:
+                raise InputError(
+                    f"{path}: line {event.start_mark.line + 1}: more than {MOST_YAML_VALUES:,}"
+                    " values, aliases (*name) written out"
+                )
+            return node
+
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key_node, _ in node.value:
@@ -315,14 +373,44 @@ def read_yaml(path: Path) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+        text = read_bytes(path, MOST_YAML_BYTES).decode("utf-8")
+        settings = yaml.load(text, Loader)  # a SafeLoader
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except Exception as error:  # yaml's constructors fail in any way: 2001-99-99, !!map "text"
+        reason = brief(error, 200) or type(error).__name__
+        raise InputError(f"{path}: not YAML ({reason})") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected a mapping of keys")
+    check_plain(settings, str(path))
     return settings
+
+
+def check_plain(value: Any, where: str) -> None:
+    """InputError, which `where` opens, for a value that JSON cannot hold, or beyond the bounds of
+    what is read: levels, digits, a NUL in a text.
+    """
+    if deeper_than(value, MOST_LEVELS):
+        raise InputError(f"{where}: more than {MOST_LEVELS} lists or mappings in each other")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            check_plain(key, where)
+            check_plain(item, f"{where}: `{str(key)[:40]}`")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_plain(item, where)
+    elif isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        raise InputError(f"{where}: a number of more than {MOST_DIGITS} digits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} is {value}, expected a finite number")
+    elif isinstance(value, str) and "\0" in value:
+        raise InputError(f"{where} is {brief(repr(value), 60)}, expected text without NUL")
+    elif not isinstance(value, str | int | float | None):
+        raise InputError(
+            f"{where} is {brief(repr(value), 60)}, expected a number, text, list or mapping"
+        )
 
 
 def render_page(folder: str | Path, name: str, **values: Any) -> bytes:

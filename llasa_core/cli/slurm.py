@@ -50,8 +50,8 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
     values.pop("notes")
     path = output.absolute() / "slurm" / "train.json"
     earlier = None
-    with contextlib.suppress(OSError, ValueError):
-        earlier = json.loads(path.read_text())
+    with contextlib.suppress(InputError):
+        earlier = read_object(path)
     if (
         not config.resume
         and earlier != json.loads(json.dumps(values))

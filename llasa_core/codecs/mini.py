@@ -9,6 +9,7 @@ length are batched, others run alone.
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2
 from llasa_core.codecs.harmonic import PITCH_RANGE, HarmonicNoiseHead, PitchHead, source_waves
 from llasa_core.codecs.interface import Codec
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError, at_least, check_fields, fits
+from llasa_core.errors import InputError, between, check_fields, fits
 from llasa_core.files import brief, publish, read_object, write_json
 
 MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec"
@@ -54,8 +55,11 @@ class MiniCodecConfig:
 
     def __post_init__(self):
         sizes = {setting.name for setting in fields(self)} - {"levels"}
-        check_fields(self, "mini codec", **dict.fromkeys(sizes, at_least(1)))
-        if not all(fits(level, int) and level > 1 for level in self.levels):
+        layers = dict.fromkeys(("encoder_layers", "decoder_layers"), between(1, 100))
+        check_fields(self, "mini codec", **dict.fromkeys(sizes, between(1, 2**16)) | layers)
+        if len(self.levels) > 16 or not all(
+            fits(level, int) and level > 1 for level in self.levels
+        ):
             raise InputError(f"mini codec: levels is {self.levels!r}, expected integers above 1")
         if self.width % 32 or self.width % self.heads:
             raise InputError(
@@ -72,7 +76,7 @@ class MiniCodecConfig:
 
     @property
     def codebook_size(self) -> int:
-        return int(np.prod(self.levels))
+        return math.prod(self.levels)
 
     def xcodec2(self) -> Xcodec2Config:
         """The same shape as a transformers configuration, for X-codec2's own quantizer and decoder

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, fits
 from llasa_core.files import (
     brief,
     full_disk,
     is_url,
     join,
     listing,
+    parse_object,
     read_bytes,
     read_object,
     sha256,
@@ -128,7 +129,7 @@ def part_info(path: Path) -> dict:
     """The `info` of a part. InputError if it cannot be read or was not written by `write_part`."""
     try:
         found = (pq.read_schema(path).metadata or {})[_INFO]
-        return json.loads(found)
+        return parse_object(found.decode(), str(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged ({brief(error)}); delete it and run again") from None
     except KeyError:
@@ -217,7 +218,7 @@ SCHEMA = pa.schema(
 _META = {
     "codec": str,
     "codebook_size": int,
-    "frame_rate": int | float,
+    "frame_rate": float,
     "utterances": int,
     "codes": int,
     "shards": list,
@@ -361,7 +362,7 @@ def read_meta(folder: str | Path) -> dict:
     path = join(folder, "meta.json")
     meta = read_object(path, "the meta.json of a finished codes dataset")
     for key, kind in _META.items():
-        if not isinstance(meta.get(key), kind):
+        if not fits(meta.get(key), kind):
             raise InputError(
                 f"{path}: {key} is missing or of another type, expected the meta.json of a codes"
                 " dataset"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
-from llasa_core.files import read_yaml
+from llasa_core.files import brief, check_plain, read_object, read_yaml
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
@@ -28,16 +28,14 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
     literal`.
     """
     try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        cells = read_object(path, "a notebook")["cells"]
         tagged = [
             "".join(cell["source"])
             for cell in cells
             if cell["cell_type"] == "code"
             and "parameters" in cell.get("metadata", {}).get("tags", ())
         ]
-    except OSError as error:
-        raise InputError(f"{path}: notebook cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a notebook of format 4 ({error!r})") from error
     if len(tagged) != 1:
         raise InputError(
@@ -47,6 +45,8 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         body = ast.parse(tagged[0]).body
     except SyntaxError as error:
         raise InputError(f"{path}: parameters cell, line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL; nested too deep for Python
+        raise InputError(f"{path}: parameters cell: no Python ({brief(error)})") from error
     parameters: dict[str, Any] = {}
     for statement in body:
         where = f"{path}: parameters cell, line {statement.lineno}"
@@ -60,9 +60,11 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         ] != [ast.Name]:
             raise InputError(f"{where}: expected `name = literal`")
         try:
-            parameters[targets[0].id] = ast.literal_eval(statement.value)
-        except (ValueError, TypeError) as error:
+            value = ast.literal_eval(statement.value)
+        except (ValueError, TypeError, RecursionError, MemoryError) as error:
             raise InputError(f"{where}: `{targets[0].id}` is not a literal") from error
+        check_plain(value, f"{where}: `{targets[0].id}`")
+        parameters[targets[0].id] = value
     return parameters
 
 
@@ -87,12 +89,6 @@ def checked_value(where: str, value: Any, default: Any) -> Any:
     if expected is float and type(value) is int:
         return float(value)
     if default is None:
-        try:
-            json.dumps(value)
-        except TypeError as error:
-            raise InputError(
-                f"{where} is {value!r}, expected a number, text, list or mapping"
-            ) from error
         return value
     if type(value) is not expected and not (expected is tuple and type(value) is list):
         raise InputError(
@@ -106,6 +102,8 @@ def checked_value(where: str, value: Any, default: Any) -> Any:
 
 
 INJECTED = ("run_dir", "artifacts_dir")  # parameters that the runner sets
+
+MOST_RUNS = 10_000  # of one experiment
 
 KEYS = {"name", "description", "notebook", "base", "grid", "runs", "smoke"}
 
@@ -250,6 +248,10 @@ def load_experiment(path: str | Path, smoke: bool = False) -> Experiment:
         }
         for label, values in section("runs", settings.get("runs", {})).items()
     } or {"": {}}
+
+    number = math.prod(map(len, grid.values())) * len(named)
+    if number > MOST_RUNS:
+        raise InputError(f"{path}: `grid` makes {number:,} runs, expected {MOST_RUNS:,} at most")
 
     runs: dict[str, Run] = {}
     for (label, fixed), values in itertools.product(

@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llasa_core.files import write_json
+from llasa_core.errors import InputError
+from llasa_core.files import read_object, write_json
 
 NOTEBOOK_LIMIT = 256_000  # bytes of an executed copy
 
@@ -88,10 +89,9 @@ def execute(order: dict[str, Any]) -> None:
         order["notebook"], f"{work}.ipynb", order["params"] | order["injected"]
     )
     origin["seconds"] = round(time.monotonic() - started, 1)
-    try:
-        recorded = json.loads((run_dir / "metrics.json").read_text())
-    except FileNotFoundError as error:
-        raise RunFailure("the notebook ended without calling experiments.record") from error
+    if not (run_dir / "metrics.json").is_file():
+        raise RunFailure("the notebook ended without calling experiments.record")
+    recorded = read_object(run_dir / "metrics.json")
     copy = run_dir / f".run.ipynb.{os.getpid()}"
     copy.write_text(limited_notebook(notebook, Path.cwd()), encoding="utf-8")
     os.replace(copy, run_dir / "run.ipynb")
@@ -115,10 +115,10 @@ def execute(order: dict[str, Any]) -> None:
 def earlier_result(path: Path) -> dict[str, Any]:
     """The result that an earlier execution of the same run left; empty without one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_object(path)
+    except InputError:
         return {}
-    return found if isinstance(found, dict) and "provenance" in found else {}
+    return found if "provenance" in found else {}
 
 
 def run_papermill(
@@ -155,7 +155,7 @@ def run_papermill(
                 )
 
         # With the injected cell, cell numbers counted from 1 stay equal.
-        cells = len(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"])
+        cells = len(read_object(notebook)["cells"])
         try:
             result = papermill.execute_notebook(
                 notebook,

@@ -10,7 +10,6 @@ leaves no result.
 import contextlib
 import fcntl
 import getpass
-import json
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from llasa_core.experiments.config import Experiment
 from llasa_core.experiments.runner import RunState, follow, run_arguments
 from llasa_core.experiments.slurm_job import NodeCommand, log_path
 from llasa_core.experiments.slurm_settings import SlurmSettings
-from llasa_core.files import write_json
+from llasa_core.files import read_object, write_json
 
 POLL_SECONDS = 10.0  # between two calls of squeue
 
@@ -116,9 +115,9 @@ def submit(name: str, tasks: Sequence[Task], settings: SlurmSettings) -> Submiss
 def read_job(task: Task) -> tuple[str, int] | None:
     """The job that was last submitted for a task."""
     try:
-        record = json.loads(task.file("slurm").read_text())
+        record = read_object(task.file("slurm"))
         return record["job_name"], record["index"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError):
         return None
 
 
@@ -220,8 +219,8 @@ def follow_jobs(
 
 def read_status(task: Task) -> dict[str, Any] | None:
     try:
-        return json.loads(task.file("status").read_text())
-    except (OSError, ValueError):
+        return read_object(task.file("status"))
+    except InputError:
         return None
 
 

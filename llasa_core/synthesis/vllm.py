@@ -16,7 +16,7 @@ import numpy as np
 
 from llasa_core.checkpoint import SETTINGS, checkpoint_file, read_settings
 from llasa_core.errors import InputError
-from llasa_core.files import parse_object
+from llasa_core.files import read_object
 from llasa_core.model import context_limit
 from llasa_core.synthesis.decoding import Answers, Row
 from llasa_core.synthesis.sampling import Sampling
@@ -95,7 +95,7 @@ def _context(model: str, asked: int | None) -> int:
     card, config = (checkpoint_file(model, name) for name in (SETTINGS, "config.json"))
     if config is None:
         raise InputError(f"{model}: no config.json, expected a checkpoint folder or hub id")
-    values = parse_object(config.read_text(encoding="utf-8"), str(config))
+    values = read_object(config)
     trained = {} if card is None else read_settings(card)
     longest, size = values["max_position_embeddings"], values["vocab_size"]
     return context_limit(longest, size, trained.get("context"), asked)

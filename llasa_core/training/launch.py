@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llasa_core.device import check_folder, gpu_count
 from llasa_core.errors import DivergedError, InputError, guarded
+from llasa_core.files import read_object
 from llasa_core.processes import LAUNCHER, end_with, run_processes
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import leave
@@ -58,7 +59,7 @@ def launch(
     except (DivergedError, InputError):
         if not (keep_diverged and (output / DIVERGED).is_file()):
             raise
-        return json.loads((output / DIVERGED).read_text())
+        return read_object(output / DIVERGED)
 
 
 def _launch(config: TrainConfig, output: Path, processes: int, progress: bool) -> dict[str, float]:
@@ -79,11 +80,11 @@ def _launch(config: TrainConfig, output: Path, processes: int, progress: bool) -
         stdout=subprocess.DEVNULL,  # the metrics, which are read from llasa.json
     )
     if (output / DIVERGED).is_file():
-        step = json.loads((output / DIVERGED).read_text())["diverged_at_step"]
+        step = read_object(output / DIVERGED)["diverged_at_step"]
         raise DivergedError(f"{path}: the loss diverged at step {step}, lower peak_lr", step)
     if status:
         raise InputError(f"{path}: training in {processes} processes ended with status {status}")
-    return json.loads((output / "llasa.json").read_text())["metrics"]
+    return read_object(output / "llasa.json")["metrics"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

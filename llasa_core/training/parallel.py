@@ -7,8 +7,6 @@ several GPUs without torchrun become nn.DataParallel, which cuts a packed row's 
 what wraps the model is checked before step one.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from llasa_core.errors import InputError
+from llasa_core.files import read_object
 from llasa_core.training.config import TrainConfig
 
 # Blocks of a DeepSpeed file that would replace our AdamW and our schedule
@@ -59,13 +58,9 @@ def deepspeed_settings(config: TrainConfig) -> dict[str, Any]:
     """
     given = config.deepspeed
     if isinstance(given, str):
-        try:
-            given = json.loads(Path(given).read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{config.deepspeed}: cannot be read ({error}), expected DeepSpeed's JSON"
-            ) from None
-    stage = given.get("zero_optimization", {}).get("stage") if isinstance(given, dict) else None
+        given = read_object(given, "DeepSpeed's JSON")
+    zero = given.get("zero_optimization")
+    stage = zero.get("stage") if isinstance(zero, dict) else None
     if stage not in (0, 1, 2, 3):
         raise InputError(
             f"config: `deepspeed` has zero_optimization.stage {stage!r}, expected 0, 1, 2 or 3"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
-from llasa_core.files import write_json
+from llasa_core.files import read_object, write_json
 from llasa_core.training.config import TrainConfig, read_entry
 from llasa_core.training.lora import lora_settings
 
@@ -87,8 +87,8 @@ def resumable(output: Path, settings: dict[str, Any], most: int) -> tuple[str | 
     key = None if run is None else _difference(run["settings"], settings)
     for folder in output.glob("checkpoint-*"):
         try:
-            step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError):
+            step = read_object(folder / "trainer_state.json")["global_step"]
+        except (InputError, KeyError):
             logger.info("%s is not whole and is left out", folder)
             continue
         own = _read(folder / SETTINGS)
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         return {"begun_at_step": int(record["begun_at_step"]), "settings": dict(record["settings"])}
     except (ValueError, TypeError, KeyError):
         raise InputError(

@@ -83,7 +83,10 @@ def test_weights_that_are_missing_or_more_or_broken_are_refused_by_name(checkpoi
         ({"model_type": "nothing"}, "cannot be loaded"),
         ({"num_hidden_layers": 4}, "`num_hidden_layers` is 4, the weights hold 3 layers"),
         ({"num_hidden_layers": 2}, "`num_hidden_layers` is 2, the weights hold 3 layers"),
-        ({"num_hidden_layers": 100_000}, "`num_hidden_layers` is 100000, expected 1 to 1,000"),
+        (
+            {"num_hidden_layers": 100_000},
+            "`num_hidden_layers` is 100000, expected a whole",
+        ),
         ({"hidden_size": 10**9}, "`hidden_size`"),
         ({"hidden_size": -64}, "`hidden_size`"),
         ({"hidden_size": "wide"}, "`hidden_size` is 'wide'"),

@@ -1,9 +1,10 @@
 import json
+import re
 
 import pytest
 
 from llasa_core.errors import InputError
-from llasa_core.files import brief, read_object, read_rows, write_json, write_rows
+from llasa_core.files import brief, read_object, read_rows, read_yaml, write_json, write_rows
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,69 @@ def test_brief_message_keeps_beginning_and_end_of_a_long_one():
     assert brief(ValueError("a\n b")) == "a b"
     short = brief(ValueError("first " + "x" * 1000 + " last"))
     assert short.startswith("first") and short.endswith("last") and len(short) < 130
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ('{"a": ' + "[" * 150 + "]" * 150 + "}", "brackets in brackets"),
+        ('{"a": ' + "[" * 5000 + "]" * 5000 + "}", "not JSON"),
+        ('{"a": ' + "9" * 400 + "}", "a number of 400 digits"),
+        ('{"a": ' + "9" * 5000 + "}", "a number of 5000 digits"),
+    ],
+)
+def test_json_beyond_the_bounds_of_depth_and_digits_is_refused(tmp_path, content, said):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=f"a.json: .*{said}"):
+        read_object(tmp_path / "a.json")
+
+
+def test_text_of_many_digits_and_many_shallow_brackets_are_read(tmp_path):
+    wanted = {"text": "7" * 5000, "rows": [[{}]] * 500}
+    (tmp_path / "a.json").write_text(json.dumps(wanted))
+    assert read_object(tmp_path / "a.json") == wanted
+
+
+def test_number_that_becomes_infinite_is_refused_where_finite_ones_are_demanded(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1e999, "b": 1.5}')
+    assert read_object(tmp_path / "a.json")["b"] == 1.5
+    with pytest.raises(InputError, match="1e999"):
+        read_object(tmp_path / "a.json", finite=True)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("a: 2001-99-99", "not YAML"),
+        ("a: 2001-01-01", "`a` is datetime.date"),
+        ('a: !!map "foo"', "not YAML"),
+        ("a: !!set {x}", "`a` is {'x'}"),
+        ("a: !!binary aGk=", "`a` is b'hi'"),
+        ("a: !!python/object/apply:os.system [id]", "not YAML"),
+        ('a: ["x\\0y"]', "NUL"),
+        ("a: .nan", "`a` is nan"),
+        ("a: " + "9" * 400, "digits"),
+        ("a: " + "[" * 5000, "not YAML"),
+        ("a: " + "[" * 120 + "]" * 120, "in each other"),
+        ("a: &a [*a]", "line 1: more than"),
+        ("a: *b", "undefined alias"),
+        (LAUGHS, "line 5: more than 100,000 values"),
+        ("- a", "expected a mapping"),
+        ("a: \x01", "not YAML"),
+    ],
+)
+def test_yaml_that_json_cannot_hold_or_out_of_bounds_is_refused(tmp_path, content, said):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(InputError, match=f"a.yaml: .*{re.escape(said)}"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_yaml_aliases_and_merged_mappings_are_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: &b 1, c: [x]}\nd: {<<: *a, b: *b}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1, "c": ["x"]}, "d": {"b": 1, "c": ["x"]}}

@@ -119,13 +119,14 @@ def test_smoke_values_win_equal_runs_are_one_and_nothing_goes_to_results(study):
         ("base: {seed: 1.5}\n", "`seed` is 1.5, expected int"),
         ("base: {seed: true}\n", "`seed` is True, expected int"),
         ("base: {size: 3}\n", "`size` is 3, expected str"),
-        ("base: {size: 2026-11-23}\n", "expected str"),
+        ("base: {size: 2026-11-23}\n", "expected a number, text, list"),
         ("base: {layers: [1, two]}\n", "`layers`[1] is 'two', expected int"),
         ("grid: {seed: 3}\n", "expected a list of values"),
         ("grid: {seed: []}\n", "expected a list of values"),
         ("grid: {seed: [0, x]}\n", "grid: `seed` is 'x', expected int"),
         ("base: [1]\n", "expected a mapping of parameters"),
         ("base: {run_dir: here}\n", "`run_dir` is set by the runner"),
+        (f"grid: {{seed: {[0] * 3000}, extra: {[1] * 3000}}}\n", "9,000,000 runs"),
         ("bass: {seed: 1}\n", "unknown key `bass`"),
         ("base: {seed: 1}\nbase: {seed: 2}\n", "line 4: `base` is given twice"),
         ("base: {seed: [\n", "not YAML"),
@@ -154,6 +155,15 @@ def test_name_must_be_the_files(study):
         (("a = 1\nb = a + 1",), ("parameters",), "line 2: `b` is not a literal"),
         (("a = b = 1",), ("parameters",), "expected `name = literal`"),
         (("a = (",), ("parameters",), "parameters cell, line 1"),
+        (("a = b'bytes'",), ("parameters",), "`a` is b'bytes'"),
+        (("a = {1, 2}",), ("parameters",), "`a` is {1, 2}"),
+        (("a = [1j]",), ("parameters",), "`a` is 1j"),
+        (("a = 1e999",), ("parameters",), "`a` is inf"),
+        (("a = '\\0'",), ("parameters",), "without NUL"),
+        (("a = '\0'",), ("parameters",), "parameters cell"),
+        (("a = " + "[" * 150 + "]" * 150,), ("parameters",), "lists or mappings in each other"),
+        (("a = " + "-" * 5000 + "1",), ("parameters",), "parameters cell"),
+        (("a = " + "9" * 5000,), ("parameters",), "parameters cell"),
     ],
 )
 def test_bad_parameters_cell_is_refused(tmp_path, cells, tags, message):
@@ -165,7 +175,7 @@ def test_bad_parameters_cell_is_refused(tmp_path, cells, tags, message):
 
 
 def test_missing_notebook_and_missing_run_dir_are_refused(study, tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.ipynb: not found"):
         load_experiment(study(notebook="notebooks/nowhere.ipynb"))
     write_notebook(tmp_path / "notebooks" / "study.ipynb", "seed = 0")
     with pytest.raises(InputError, match="`run_dir` is missing"):
