@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from llasa_core import intervals, metrics
+from llasa_core import intervals
 from llasa_core.errors import InputError
 from llasa_core.intervals import CLUSTER
 
@@ -53,8 +53,10 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances.
     nearest_speaker_share, never_ended_share, ended_at_once_share: `share_interval`. Where rows name
     a `text_id`, the bootstrap resamples texts with all their seeds, and NAME_texts is given with
-    NAME_n. Also utterances, texts (where they are named), seconds (of audio), pesq_wb_unscored,
-    pesq_nb_unscored and stoi_unscored. Raises InputError when there are no rows.
+    NAME_n. Where rows name several speakers, NAME_by_speaker_low and _high resample speakers with
+    all that they say: what another choice of voices would have given. Also utterances, speakers and
+    texts (where they are named), seconds (of audio), pesq_wb_unscored, pesq_nb_unscored and
+    stoi_unscored. Raises InputError when there are no rows.
     """
     if not rows:
         raise InputError("no scored utterances, expected at least one")
@@ -63,12 +65,18 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     summary["seconds"] = round(sum(row["seconds"] for row in rows), DIGITS)
     if named:
         summary["texts"] = len(set(texts_of(rows)))
-    for name, value, interval, counted in (
-        *_error_rates(rows, seed),
-        *_means(rows, seed),
-        *_shares(rows, seed),
-    ):
-        summary |= {name: value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    if (speakers := speakers_of(rows)) is not None:
+        summary["speakers"] = len(set(speakers))
+    for name, counted, values, weights in (*_error_rates(rows), *_means(rows), *_shares(rows)):
+        if name in SHARES:
+            interval = share_interval(values, counted, seed)
+        else:
+            interval = text_interval(values, counted, weights, seed)
+        summary[name] = float(np.sum(values) / np.sum(weights))
+        summary |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        if (speakers := speakers_of(counted)) is not None:
+            low, high = cluster_interval(values, speakers, weights, seed)
+            summary |= {f"{name}_by_speaker_low": low, f"{name}_by_speaker_high": high}
         summary[f"{name}_n"] = len(counted)
         if named:
             summary[f"{name}_texts"] = len(set(texts_of(counted)))
@@ -78,39 +86,42 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     return summary
 
 
-Metric = tuple[str, float, intervals.Interval, Sequence[Mapping]]  # the rows that it is over last
+# name, the rows that it is over, and of each its value and weight: the ratio of sums is the metric
+Metric = tuple[str, Sequence[Mapping], Sequence[float], Sequence[float]]
 
 
-def _error_rates(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+def _error_rates(rows: Sequence[Mapping]) -> Iterator[Metric]:
     for name, (errors_key, words_key) in ERRORS.items():
         if not (counted := [row for row in rows if errors_key in row]):
             continue
         errors, words = ([row[key] for row in counted] for key in (errors_key, words_key))
-        interval = text_interval(errors, counted, words, seed)
-        yield name, metrics.corpus_wer(errors, words), interval, counted
+        yield name, counted, errors, words
         if name == "corpus_wer":
-            interval = text_interval(np.asarray(errors) / np.asarray(words), counted, seed=seed)
-            mean = metrics.mean_utterance_wer(errors, words)
-            yield "mean_utterance_wer", mean, interval, counted
+            own = np.asarray(errors) / np.asarray(words)
+            yield "mean_utterance_wer", counted, own, np.ones(len(own))
 
 
-def _means(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+def _means(rows: Sequence[Mapping]) -> Iterator[Metric]:
     for name, key in MEANS.items():
         if counted := [row for row in rows if row.get(key) is not None]:
-            values = [row[key] for row in counted]
-            yield name, float(np.mean(values)), text_interval(values, counted, seed=seed), counted
+            yield name, counted, [row[key] for row in counted], np.ones(len(counted))
 
 
-def _shares(rows: Sequence[Mapping], seed: int) -> Iterator[Metric]:
+def _shares(rows: Sequence[Mapping]) -> Iterator[Metric]:
     for name, (key, outcome) in SHARES.items():
         if counted := [row for row in rows if key in row]:
-            hits = [outcome(row) for row in counted]
-            yield name, sum(hits) / len(hits), share_interval(hits, counted, seed), counted
+            yield name, counted, [float(outcome(row)) for row in counted], np.ones(len(counted))
 
 
 def texts_of(rows: Sequence[Mapping]) -> list:
     """The text that each row speaks: its `text_id`; a row without one is its own text."""
     return [row.get(CLUSTER, number) for number, row in enumerate(rows)]
+
+
+def speakers_of(rows: Sequence[Mapping]) -> list[str] | None:
+    """The speaker of each row; None where one is not named, or all are the same."""
+    speakers = [row.get("speaker") for row in rows]
+    return speakers if all(speakers) and len(set(speakers)) > 1 else None
 
 
 def share_interval(
@@ -136,9 +147,17 @@ def text_interval(
     weights: Sequence[float] | None = None,
     seed: int = 0,
 ) -> intervals.Interval:
-    """`metrics.bootstrap_interval` over the texts that rows speak (`texts_of`)."""
-    texts = texts_of(rows)
-    weights = np.ones(len(texts)) if weights is None else weights
+    """`cluster_interval` over the texts that rows speak (`texts_of`)."""
+    weights = np.ones(len(rows)) if weights is None else weights
+    return cluster_interval(values, texts_of(rows), weights, seed)
+
+
+def cluster_interval(
+    values: Sequence[float], clusters: Sequence, weights: Sequence[float], seed: int = 0
+) -> intervals.Interval:
+    """`intervals.bootstrap_interval` of values (N,), whole clusters (N,) resampled."""
     return intervals.bootstrap_interval(
-        intervals.cluster_sums(values, texts), intervals.cluster_sums(weights, texts), seed=seed
+        intervals.cluster_sums(values, clusters),
+        intervals.cluster_sums(weights, clusters),
+        seed=seed,
     )

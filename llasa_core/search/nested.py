@@ -10,7 +10,7 @@ utterances: intervals are bootstrapped over texts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,8 +137,8 @@ def nested_rows(
 
     Tokens and FLOPs are exact. CPU seconds are the line's own, generation shared out by tokens and
     verification by candidates; verifiers that are not the arm's are not counted. Lines written
-    before the cost named its verifiers hold the seconds of all together: an arm with any of them is
-    then charged with all.
+    before the cost named its verifiers hold the seconds of all together: an arm with some of them
+    has no CPU seconds then.
     """
     flops = generation_flops(synthesizer.model.config, synthesizer.speech_answers)
     rows = []
@@ -149,22 +149,24 @@ def nested_rows(
             line["cost"],
         )
         prompt, share = cost["prompt_tokens"], sum(tokens) / sum(line["tokens"])
-        by = cost.get("verifier_cpu_by") or {}
-        listening = (
-            sum(by[name] for name in arm["by"])
-            if by
-            else cost["verifier_cpu_seconds"] * bool(arm["by"])
-        )
         heard = arm["n"] / len(line["tokens"])
         attended = sum(attended_keys(prompt, drawn) for drawn in tokens)
-        seconds = share * (cost["cpu_seconds"] - cost["verifier_cpu_seconds"]) + heard * listening
-        spent = {
-            "tokens": sum(tokens),
-            "flops": flops(prompt - 1, sum(tokens), attended),
-            "cpu_seconds": seconds,
-        }
+        spent = {"tokens": sum(tokens), "flops": flops(prompt - 1, sum(tokens), attended)}
+        listening = _listening(cost, arm["by"], line["scores"])
+        if listening is not None:
+            drawing = cost["cpu_seconds"] - cost["verifier_cpu_seconds"]
+            spent["cpu_seconds"] = share * drawing + heard * listening
         rows.append(_row(line, index, judged[f"{line['id']}.c{index}"], spent))
     return rows
+
+
+def _listening(cost: Mapping, by: Sequence[str], all_of_them: Iterable[str]) -> float | None:
+    """CPU seconds that the verifiers `by` of a line took; None where its cost does not say."""
+    if not by:
+        return 0.0
+    if known := cost.get("verifier_cpu_by"):
+        return sum(known[name] for name in by)
+    return cost["verifier_cpu_seconds"] if set(by) == set(all_of_them) else None
 
 
 def guided_rows(lines: Sequence[Mapping], judged: Mapping[str, Mapping]) -> list[dict]:

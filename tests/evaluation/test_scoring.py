@@ -128,6 +128,29 @@ def test_shares_of_several_seeds_have_intervals_over_texts_and_say_how_many():
     assert once["never_ended_share_low"] == pytest.approx(intervals.wilson_interval(5, 20).low)
 
 
+def test_intervals_by_speaker_are_those_of_another_choice_of_voices():
+    rows = [
+        {"id": f"{name}{n}", "speaker": name, "seconds": 1.0, "similarity": value, "ended": True}
+        for name, value in (("ann", 0.2), ("bob", 0.5), ("eve", 0.8))
+        for n in range(100)
+    ]
+    summary = summarise(rows)
+    # three voices: all draws alike have a chance of 1 in 27 each, more than the 2.5 % left out
+    ends = (
+        summary["speaker_similarity_by_speaker_low"],
+        summary["speaker_similarity_by_speaker_high"],
+    )
+    assert ends == (pytest.approx(0.2), pytest.approx(0.8)) and summary["speakers"] == 3
+    assert (
+        0.45 < summary["speaker_similarity_low"] < 0.5 < summary["speaker_similarity_high"] < 0.55
+    )
+    assert summary["never_ended_share_by_speaker_high"] == 0.0
+    assert not [key for key in summarise(rows[:100]) if "speakers" in key or "by_speaker" in key]
+    unnamed = [{key: value for key, value in row.items() if key != "speaker"} for row in rows]
+    kept = {key: value for key, value in summary.items() if "by_speaker" not in key}
+    assert summarise(unnamed) == {key: kept[key] for key in kept if key != "speakers"}
+
+
 def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):
     out = tmp_path / "out"
     rows, summary = evaluate_manifest(

@@ -261,6 +261,21 @@ def test_pesq_of_a_wave_with_itself_is_the_maximum_and_noise_lowers_it():
     assert quality.pesq_wideband(wave, noisy, 16000) < 3.5
 
 
+@needs("pesq")
+def test_narrow_band_pesq_is_that_of_telephone_speech_and_hears_nothing_above_4_khz():
+    import pesq
+    import soxr
+
+    wave, rng = voices()[0], np.random.default_rng(0)
+    noisy = wave + rng.normal(0, 0.01, len(wave)).astype(np.float32)
+    at_8_khz = [soxr.resample(one, 16000, 8000) for one in (wave, noisy)]
+    expected = pesq.pesq(8000, *at_8_khz, "nb")
+    assert quality.pesq_narrowband(wave, noisy, 16000) == pytest.approx(expected, abs=1e-6)
+    hiss = 0.05 * np.sin(2 * np.pi * 6000 * np.arange(len(wave)) / 16000).astype(np.float32)
+    assert quality.pesq_narrowband(wave, wave + hiss, 16000) == pytest.approx(4.549, abs=2e-3)
+    assert quality.pesq_wideband(wave, wave + hiss, 16000) < 4.0
+
+
 @needs("pystoi")
 def test_stoi_of_a_wave_with_itself_is_one_and_noise_lowers_it():
     wave = voices()[0]
