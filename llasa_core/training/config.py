@@ -41,7 +41,7 @@ IGNORED = {
     "eval_strategy": "eval_steps alone decides (0 = never)",
     "save_strategy": "save_steps alone decides (0 = never)",
     "lr_scheduler_type": (
-        "the schedule is linear warm-up, then cosine to final_lr_ratio of the peak"
+        "the schedule is the warm-up of `warmup`, then cosine to final_lr_ratio of the peak"
     ),
     "dataloader_prefetch_factor": "torch's own is used",
     "remove_unused_columns": "rows hold only what the model reads",

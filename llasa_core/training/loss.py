@@ -28,7 +28,7 @@ from llasa_core.errors import InputError
 def labelled_loss(model: torch.nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, int]:
     """Summed cross-entropy (nats) of a packed batch and the number of labelled tokens.
 
-    `batch` is packing.collate's; `model` has the head of head_loss.use_head_loss, which sees only
+    `batch` is packing.collate's; `model` has the head of use_head_loss, which sees only
     the positions whose next token is labelled.
     """
     following = batch["labels"][0, 1:]
