@@ -78,9 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measured(name: str, options: argparse.Namespace) -> dict:
-    """Codes a CPU second of `generate` and of our loop with each number of slots, and their ratio
-    by turn.
-    """
+    """Codes a CPU second of `generate` and our loop at each number of slots, and their ratio."""
     torch.manual_seed(0)
     config = LlamaConfig(max_position_embeddings=2048, tie_word_embeddings=True, **MODELS[name])
     model = LlamaForCausalLM(config).eval()

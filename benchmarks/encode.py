@@ -37,9 +37,7 @@ HOP = 320
 
 
 def write_clips(folder: Path, count: int, scale: float) -> Path:
-    """A manifest of FLAC files at 16 kHz: noise in syllables, lengths at the middle of `count`
-    slices, shuffled.
-    """
+    """A manifest of FLAC files at 16 kHz: noise in syllables, shuffled, of `count` lengths."""
     generator = np.random.default_rng(0)
     sigma = np.sqrt(2 * np.log(MEAN_SECONDS / MEDIAN_SECONDS))
     seconds = MEDIAN_SECONDS * np.exp(sigma * stats.norm.ppf((np.arange(count) + 0.5) / count))

@@ -88,9 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def memory(notes: list[dict]) -> dict:
-    """Resident memory of a run: after its first tenth, at its end, and the most at any time, the
-    joining included.
-    """
+    """Resident memory of a run: after its first tenth, at its end and at its peak, with joining."""
     values = [note["mib"] for note in notes]
     return {
         "after_a_tenth": values[len(values) // 10],

@@ -51,9 +51,7 @@ def names_of(number: int) -> str:
 
 
 def sentences(seconds: np.ndarray, words: np.ndarray, generator) -> list[str]:
-    """Texts of Zipf-distributed words, one in fifty one of 300,000 names, with commas and full
-    stops.
-    """
+    """Texts of Zipf-distributed words, 2 % from 300,000 names, with commas and full stops."""
     texts = []
     for length in seconds:
         size = max(1, int(length * WORDS_A_SECOND))
@@ -104,9 +102,7 @@ def flush(folder: Path) -> None:
 
 
 def measured(work, out: Path) -> dict[str, float]:
-    """Wall seconds until `work` returns, and until its files are on the disk; CPU seconds of all
-    threads.
-    """
+    """Wall seconds until `work` returns and its files are on disk; CPU seconds of all threads."""
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     clock = Clock()

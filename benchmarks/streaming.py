@@ -210,9 +210,7 @@ def choose(grid: list[dict], tolerance: float) -> dict:
 
 
 def random_xcodec2(shape: dict) -> Xcodec2Codec:
-    """X-codec2 with random weights; its semantic encoder, which decoding does not use, has one
-    layer.
-    """
+    """X-codec2 with random weights; the semantic encoder, unused in decoding, has one layer."""
     torch.manual_seed(0)
     semantic = Wav2Vec2BertConfig(num_hidden_layers=1, **({"hidden_size": 128} if shape else {}))
     config = Xcodec2Config(semantic_model_config=semantic, **shape)
@@ -220,9 +218,7 @@ def random_xcodec2(shape: dict) -> Xcodec2Codec:
 
 
 def times(options: argparse.Namespace, codec, window: Window) -> list[dict]:
-    """Seconds (wall and CPU) to the first audio and per second of audio, streamed and whole;
-    medians of utterances.
-    """
+    """Median seconds (wall, CPU) to the first audio and per second of audio, streamed and whole."""
     synthesizer = Synthesizer.from_folder(options.model, codec)
     sampling = Sampling(temperature=options.temperature)
     requests = [
@@ -260,9 +256,7 @@ def times(options: argparse.Namespace, codec, window: Window) -> list[dict]:
 
 
 def decoder_times(codec, window: Window, length: int) -> dict:
-    """CPU seconds of the decoder per second of audio, streamed and whole, codes being there at
-    once.
-    """
+    """CPU seconds of the decoder per second of audio, streamed and whole, codes known."""
     codes, spent = np.random.default_rng(1).integers(0, codec.codebook_size, length), {}
     for name, work in (
         ("whole", lambda: codec.decode([codes])),

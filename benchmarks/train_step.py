@@ -46,17 +46,13 @@ SHAPES = {
 
 
 def seconds_of(count: int) -> np.ndarray:
-    """Durations at the middle of `count` equal slices of the distribution: a small sample with its
-    shape.
-    """
+    """The middles of `count` equal slices of the distribution: a small sample with its shape."""
     sigma = np.sqrt(2 * np.log(MEAN_SECONDS / MEDIAN_SECONDS))
     return MEDIAN_SECONDS * np.exp(sigma * stats.norm.ppf((np.arange(count) + 0.5) / count))
 
 
 class Samples:
-    """Utterances as rows (text, codes), in a fixed shuffled order, and the ids folded to a small
-    vocabulary.
-    """
+    """Rows (text, codes) in a fixed shuffled order, with ids folded to a small vocabulary."""
 
     def __init__(self, prompt: Prompt, count: int, folded: int | None):
         generator = np.random.default_rng(0)
@@ -137,9 +133,7 @@ class Samples:
         }
 
     def grouped(self, size: int) -> list[dict]:
-        """Batches of `size` utterances of like length, each padded to its longest; lengths decide
-        the mask.
-        """
+        """Batches of `size` utterances of like length, padded; lengths decide the mask."""
         examples = sorted(
             (self.prompt.tts_example(*row) for row in self.rows), key=lambda one: len(one.input_ids)
         )
@@ -165,9 +159,7 @@ class Samples:
 
 
 def public_step(model, samples, batch_size, labelled, bf16):
-    """Forward and backward over all utterances, padded to the context; returns each utterance's
-    summed loss.
-    """
+    """Forward and backward over all utterances, padded to the context; each one's summed loss."""
     losses = []
     for first in range(0, len(samples.rows), batch_size):
         chosen = range(first, min(first + batch_size, len(samples.rows)))
@@ -235,9 +227,7 @@ def high_water(reset: bool = False) -> float:
 
 
 def measured(step, model) -> dict:
-    """CPU and wall seconds, peak memory above what was there before, and the gradient norm of one
-    step.
-    """
+    """CPU and wall seconds, peak memory above the baseline, and gradient norm of one step."""
     model.zero_grad(set_to_none=True)
     before = high_water(reset=True)
     spent, losses = timed(step)
@@ -249,9 +239,7 @@ def measured(step, model) -> dict:
 
 
 def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """Two models with the same weights: attention of transformers with activations recomputed, and
-    ours.
-    """
+    """Two equal models: transformers' attention with recomputed activations, and ours."""
     hidden, layers, heads, feed_forward, folded = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=folded or 193_800,
@@ -275,9 +263,7 @@ def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
 
 
 def compare(shape: str, prompt: Prompt, utterances: int, repeats: int) -> dict:
-    """Every variant `repeats` times in turn; ratios of CPU seconds with the least and most of the
-    repeats.
-    """
+    """Every variant `repeats` times in turn; ratios of CPU seconds with minimum and maximum."""
     public, ours = build(shape)
     samples = Samples(prompt, utterances, SHAPES[shape][4])
     rows = [batch for _, batch in samples.packed(False)]

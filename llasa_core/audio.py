@@ -107,9 +107,7 @@ def decode_audio(
 
 
 def header_seconds(path: Path, where: str) -> float:
-    """Length of an audio file as its header says; InputError, which begins with `where`, if it
-    cannot be read.
-    """
+    """Seconds of an audio file by its header; InputError, prefixed with `where`, if unreadable."""
     import soundfile
 
     try:
@@ -123,9 +121,7 @@ def header_seconds(path: Path, where: str) -> float:
 def _decoded(
     source: str | Path | bytes, name: str, sample_rate: int, most_seconds: float | None = None
 ) -> np.ndarray:
-    """float32 (T,) at `sample_rate`; empty and non-finite waves pass. AudioError if the file cannot
-    be decoded.
-    """
+    """float32 (T,) at `sample_rate`, perhaps empty or not finite. AudioError if undecodable."""
     import soundfile
 
     if is_url(source):
@@ -193,9 +189,7 @@ def _refuse_cut_off(file, samples: int, name: str) -> None:
 
 
 class _Content(io.BytesIO):
-    """Bytes in which a damaged file may ask for a place before their start: libsndfile's callbacks
-    cannot raise.
-    """
+    """A damaged file may seek before its start; libsndfile's callbacks cannot raise."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -205,9 +199,7 @@ class _Content(io.BytesIO):
 
 
 def _samples(file, most: int | None, name: str) -> np.ndarray:
-    """float32 (T,): the mean of the channels, read in blocks to the end, or to `most` samples.
-    AudioError beyond MOST_SAMPLES.
-    """
+    """float32 (T,), channels averaged, `most` samples at most. AudioError beyond MOST_SAMPLES."""
     blocks, total, size = [], 0, max(1, BLOCK // file.channels)
     while True:
         block = file.read(min(size, most - total) if most else size, "float32", always_2d=True)
@@ -230,9 +222,7 @@ def _resampled(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 
 
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-    """float32 (T,) in -1..1, clipped there, to a 16-bit mono WAV file that appears whole or not at
-    all.
-    """
+    """Clip float32 (T,) to -1..1 and write it as a 16-bit mono WAV file, by rename."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -242,9 +232,7 @@ def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> N
 
 
 def listen(path: str | Path):
-    """A player, for the last line of a notebook's cell; in batch runs, which keep no sound, where
-    it is.
-    """
+    """A player for the last line of a notebook's cell; in batch runs its path, not its sound."""
     if os.environ.get("LLASA_BATCH"):
         return print(f"listen: {path}")
     from IPython.display import Audio

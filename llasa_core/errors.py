@@ -23,9 +23,7 @@ class InputError(ValueError):
 
 
 class DivergedError(FloatingPointError):
-    """The loss of `step` (1 is the first) is not finite; the message names the utterances that the
-    step read.
-    """
+    """A loss is not finite at `step` (from 1); the message names the utterances that it read."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -77,9 +75,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of an annotation; a number is finite, true and false are no
-    numbers.
-    """
+    """Whether a value has the annotated type; numbers must be finite, booleans are none."""
     for option in _alternatives(hint):
         kind = typing.get_origin(option) or option
         if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):

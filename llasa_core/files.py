@@ -42,9 +42,7 @@ def is_url(path) -> bool:
 
 
 def open_binary(path: str | Path) -> BinaryIO:
-    """A file, open to be read and sought in. FileNotFoundError or another OSError if it cannot be
-    had.
-    """
+    """A file, open for reading and seeking. FileNotFoundError or another OSError if absent."""
     if not is_url(path):
         return open(path, "rb")
     with _errors(path):
@@ -53,9 +51,7 @@ def open_binary(path: str | Path) -> BinaryIO:
 
 
 def read_bytes(path: str | Path, most: int | None = None) -> bytes:
-    """The content of a file. OSError if it cannot be read, InputError if it has more than `most`
-    bytes.
-    """
+    """The content of a file. OSError if unreadable, InputError above `most` bytes."""
     with open_binary(path) as file, _errors(path):
         data = file.read() if most is None else file.read(most + 1)
     if most is not None and len(data) > most:
@@ -64,9 +60,7 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
 
 
 def filesystem(url: str):
-    """(fsspec filesystem, path in it) of a URL. InputError if the protocol is unknown or its
-    package is missing.
-    """
+    """(fsspec filesystem, path in it) of a URL. InputError without its protocol or package."""
     import fsspec
 
     try:
@@ -76,9 +70,7 @@ def filesystem(url: str):
 
 
 def expand(pattern: str | Path) -> list[str]:
-    """The files that a path, URL or glob pattern (*, ?, [..], {a..b} as in shards-{000..127}.tar)
-    names, sorted.
-    """
+    """Sorted files of a path, URL or glob pattern (*, ?, [..], {a..b}: shards-{000..127}.tar)."""
     names = [name for one in _braces(str(pattern)) for name in _matches(one)]
     if not names:
         raise InputError(f"{pattern}: no such file or folder, and no file of that pattern")
@@ -137,9 +129,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 class _errors:
-    """What filesystems raise of their own (botocore, aiohttp, ..) becomes an OSError; it names the
-    URL.
-    """
+    """Errors of filesystems (botocore, aiohttp, ..) become OSErrors that name the URL."""
 
     def __init__(self, url):
         self.url = url
@@ -160,9 +150,7 @@ class _errors:
 
 
 def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
-    """Numbers (from 1) and text of the lines that are not blank. InputError if there is no such
-    UTF-8 file.
-    """
+    """Numbers (from 1) and text of the non-blank lines. InputError unless a UTF-8 file."""
     try:
         with open_binary(path) as file:
             for number, raw in enumerate(file, start=1):
@@ -179,9 +167,7 @@ def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
 
 
 def publish(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder and rename it, so that it is whole or not
-    there.
-    """
+    """Write a file under a temporary name in its folder and rename it: whole or absent."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         temporary.write_bytes(data)
@@ -297,9 +283,7 @@ def read_object(
 def numbered_rows(
     path: str | Path, expected: str = "JSON lines, one object a line"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers (from 1) and objects of a JSON-lines file, blank lines passed over; InputError
-    names file and line.
-    """
+    """Line numbers (from 1) and objects of a JSON-lines file; InputError names file and line."""
     for number, line in text_lines(path, expected):
         yield number, parse_object(line, f"{path}:{number}", expected)
 

@@ -22,9 +22,7 @@ class Interval(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
-    """System b minus system a on the same utterances, with its interval, two-sided p-value and
-    number of utterances.
-    """
+    """System b minus a on the same utterances, with interval, two-sided p-value and count."""
 
     difference: float
     low: float
@@ -138,9 +136,7 @@ def _weighted(values, weights) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled_rates(values: np.ndarray, weights: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
-    """sum(values) / sum(weights) over each of `n_boot` resamples of the N utterances, computed in
-    blocks of 16 MB.
-    """
+    """sum(values) / sum(weights) of `n_boot` resamples of N utterances, in blocks of 16 MB."""
     rng = np.random.default_rng(seed)
     rates, block = [], max(1, 4_000_000 // len(values))
     for start in range(0, n_boot, block):
@@ -152,9 +148,7 @@ def _resampled_rates(values: np.ndarray, weights: np.ndarray, n_boot: int, seed:
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a share successes / n (Wilson 1927): sound at 0 and at n, where the
-    bootstrap is not.
-    """
+    """Score interval of successes / n (Wilson 1927): sound at 0 and n, unlike the bootstrap."""
     if n <= 0 or not 0 <= successes <= n:
         raise InputError(f"share of {successes} in {n}, expected 0 <= successes <= n and n > 0")
     from statistics import NormalDist

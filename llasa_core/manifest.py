@@ -117,9 +117,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 
 def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
-    """Line numbers (from 1) and utterances of a manifest, repeated ids included; errors as in
-    `read_manifest`.
-    """
+    """Line numbers (from 1) and utterances, duplicate ids included; errors as `read_manifest`."""
     folder = path.rpartition("/")[0] if is_url(path) else Path(path).parent.resolve()
     for number, item in numbered_rows(path, _EXPECTED):
         yield number, _utterance(item, f"{path}:{number}", folder)
@@ -297,9 +295,7 @@ class Request:
 
     @property
     def continues(self) -> bool:
-        """Whether the text begins with the words of its voice prompt: then it cannot be cut into
-        pieces.
-        """
+        """Whether the text begins with its voice prompt's words, so it cannot be cut."""
         return self.voice is not None and not self.voice.text
 
 
@@ -433,9 +429,7 @@ def voice_clips(
 
 
 def spoken_characters(text: str) -> float:
-    """Length of `text` as read aloud, in letters: a digit or symbol counts 5 (its name), an
-    ideograph or kana 4.
-    """
+    """Length of `text` read aloud, in letters: digits and symbols count 5, ideographs, kana 4."""
     total = 0.0
     for character in text:
         kind = unicodedata.category(character)
@@ -451,9 +445,7 @@ def spoken_characters(text: str) -> float:
 def seconds_per_character(
     texts: Sequence[str], seconds: Sequence[float], quantile: float = 0.99
 ) -> float:
-    """The pace that `quantile` of the utterances keep below: what `length_limit` wants, learnt from
-    training data.
-    """
+    """Pace below which `quantile` of the training utterances stay; what `length_limit` takes."""
     if not texts or len(texts) != len(seconds):
         raise InputError(
             f"pace: {len(texts)} texts and {len(seconds)} durations; expected as many, at least one"

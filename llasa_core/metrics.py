@@ -49,9 +49,7 @@ def normalise(text: str, language: str = "en", spoken_digits: bool = False) -> s
 
 
 def _digits_apart(word: str) -> str:
-    """`7.30` -> `7 3 0`, `$21` -> `$ 2 1`, `one.5` -> `1 5`; words with letters in them (`3rd`)
-    stay whole.
-    """
+    """`7.30` -> `7 3 0`, `$21` -> `$ 2 1`, `one.5` -> `1 5`; `3rd` stays whole."""
     word = re.sub(r"^one(?=$|\.\d)", "1", word)
     return (
         re.sub(r"(?<=.)(?=.)", " ", word.replace(".", ""))
@@ -101,17 +99,13 @@ def _reference(text: str, language: str, spoken_digits: bool = False) -> str:
 
 
 def corpus_wer(errors: Sequence[int], words: Sequence[int]) -> float:
-    """All errors over all words: the WER of ASR papers, in which long utterances weigh more. 0.05
-    is 5 %.
-    """
+    """All errors over all words: WER in which long utterances weigh more. 0.05 is 5 %."""
     errors, words = _counts(errors, words)
     return float(errors.sum() / words.sum())
 
 
 def mean_utterance_wer(errors: Sequence[int], words: Sequence[int]) -> float:
-    """Mean of the utterances' own WERs: the number of Seed-TTS-Eval, in which every utterance
-    weighs the same.
-    """
+    """Mean of the utterances' WERs, as in Seed-TTS-Eval: every utterance weighs the same."""
     errors, words = _counts(errors, words)
     return float(np.mean(errors / words))
 
@@ -137,27 +131,21 @@ def _counts(errors, words) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bits_per_second(rows: Sequence[Mapping]) -> tuple[float, Interval]:
-    """Held-out speech in bits a second of audio, with its bootstrap interval over rows of `nats`
-    and `seconds`.
-    """
+    """Held-out speech in bits a second of audio, with a bootstrap interval over its rows."""
     bits = np.array([row["nats"] for row in rows], np.float64) / np.log(2)
     seconds = np.array([row["seconds"] for row in rows], np.float64)
     return float(bits.sum() / seconds.sum()), bootstrap_interval(bits, seconds)
 
 
 def speaker_similarity(embeddings: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Cosine similarities (N,) of rows (N, D) with the rows (N, D), or the one vector (D,), of
-    references.
-    """
+    """Cosine similarities (N,) of rows (N, D) with references (N, D) or (D,)."""
     embeddings, references = np.asarray(embeddings, np.float64), np.asarray(references, np.float64)
     scale = np.linalg.norm(embeddings, axis=-1) * np.linalg.norm(references, axis=-1)
     return (embeddings * references).sum(axis=-1) / np.maximum(scale, np.finfo(np.float64).tiny)
 
 
 def speaker_centroids(embeddings: np.ndarray, speakers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Unit-length mean (D,) of each speaker's rows of embeddings (N, D), in the order of the
-    speakers' names.
-    """
+    """Unit-length mean (D,) of each speaker's embeddings (N, D), sorted by speaker."""
     embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(speakers)
     if len(embeddings) != len(labels) or not len(labels):
         raise InputError(

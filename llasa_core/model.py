@@ -183,9 +183,7 @@ def resize_vocabulary(
 
 
 def parameter_count(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters: {"total", "body" (without embeddings and head), "embedding"}; tied matrices count
-    once.
-    """
+    """Parameters: {"total", "body" (no embeddings, no head), "embedding"}; tied count once."""
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
     if not model.config.tie_word_embeddings:
@@ -209,9 +207,7 @@ def flops_per_token(config: LlamaConfig, context: int) -> float:
 
 
 def use_packed_attention(model: PreTrainedModel) -> PreTrainedModel:
-    """Switch `model` to attention per document; its forward then takes `document_lengths=[...]`
-    (sum = row length).
-    """
+    """Switch `model` to attention per document; forward takes `document_lengths=[...]` then."""
     AttentionInterface.register("packed_sdpa", packed_attention)
     model.set_attn_implementation("packed_sdpa")
     return model

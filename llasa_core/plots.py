@@ -39,9 +39,7 @@ def series_style(place: int) -> dict:
 
 
 class Drawing(Figure):
-    """A Figure that is saved in our style and shows itself in a notebook, where only pyplot's
-    figures would.
-    """
+    """A Figure that is saved in our style and shows itself in a notebook without pyplot."""
 
     def savefig(self, *args, **kwargs) -> None:
         with matplotlib.rc_context(STYLE):
@@ -77,9 +75,7 @@ def with_bars(
 
 
 def codec_training(log: pd.DataFrame) -> Figure:
-    """Codec losses by step; columns `step`, `mel` (mean |log mel| difference, nats), `ctc` (nats a
-    character).
-    """
+    """Codec losses by `step`: `mel` (mean |log mel| difference, nats), `ctc` (nats a character)."""
     with matplotlib.rc_context(STYLE):
         figure, (left, right) = new_axes(2)
         left.plot(log["step"], log["mel"], color=COLOURS[0])
@@ -163,9 +159,7 @@ def score_panels(table: pd.DataFrame, panels: Mapping[str, tuple[str, float]]) -
 
 
 def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
-    """Each utterance under two systems; columns `before`, `after`. Above the diagonal the second
-    one scores higher.
-    """
+    """Two systems; columns `before`, `after`. Above the diagonal: the second wins."""
     with matplotlib.rc_context(STYLE):
         figure, (axis,) = new_axes(1, width=3.8, height=3.8)
         low, high = pairs[["before", "after"]].min().min(), pairs[["before", "after"]].max().max()
@@ -178,9 +172,7 @@ def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
 
 
 def similarity_by_speaker(rows: pd.DataFrame) -> Figure:
-    """Similarity to the own speaker's recordings, one box a speaker; columns `speaker`,
-    `similarity` (cosine).
-    """
+    """Similarity to the own speaker, a box each; columns `speaker`, `similarity` (cosine)."""
     with matplotlib.rc_context(STYLE):
         figure, (axis,) = new_axes(1, width=6.0)
         names = sorted(rows["speaker"].unique())

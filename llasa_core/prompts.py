@@ -28,9 +28,7 @@ from llasa_core.tokenizer import (
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One training sample. Its labels are the ids of `spans`, each (first, end); every other
-    position is -100.
-    """
+    """A training sample. Labels: the ids of `spans`, each (first, end); -100 elsewhere."""
 
     input_ids: np.ndarray  # int32 (T,)
     spans: tuple[tuple[int, int], ...]  # one, in a conversation one per answer
@@ -47,9 +45,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: its words and its speech codes (F,). Without words, the text to speak
-    must begin with them.
-    """
+    """A voice to continue: words and codes (F,). Without words, the text must begin with them."""
 
     text: str
     codes: np.ndarray
@@ -96,9 +92,7 @@ class Prompt:
         return self._plain_ids(text)
 
     def tts_example(self, text: str, codes, speaker: str | None = None) -> Example:
-        """Text -> codes (F,); labels from SPEECH_GENERATION_START to SPEECH_GENERATION_END
-        inclusive.
-        """
+        """Text -> codes (F,); labels SPEECH_GENERATION_START .. SPEECH_GENERATION_END."""
         ids = self.vocabulary
         question = self._wrapped(
             ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end
@@ -109,9 +103,7 @@ class Prompt:
         return self._example(self._before_tts, question, self._speaker_tag(speaker), answer)
 
     def asr_example(self, text: str, codes) -> Example:
-        """Codes (F,) -> text; labels from TEXT_GENERATION_START to TEXT_GENERATION_END
-        inclusive.
-        """
+        """Codes (F,) -> text; labels TEXT_GENERATION_START .. TEXT_GENERATION_END."""
         ids = self.vocabulary
         question = self._wrapped(
             ids.speech_understanding_start, self._code_ids(codes), ids.speech_understanding_end
@@ -149,18 +141,14 @@ class Prompt:
         return Example(np.concatenate(parts, dtype=np.int32), tuple(spans), ())
 
     def template_length(self, task: str) -> int:
-        """Tokens of a "tts" or "asr" example besides its text and codes: the template and four
-        markers.
-        """
+        """Tokens of a "tts" or "asr" example without text and codes: template, markers."""
         before = self._before_asr if task == "asr" else self._before_tts
         return len(before) + len(self._between) + len(self._after) + 4
 
     def splice(
         self, task: str, text_ids: np.ndarray, codes: np.ndarray, speaker: str | None = None
     ) -> Example:
-        """The "tts" or "asr" example of a text's ids (T,) and codes (F,) that were already checked,
-        in 5 us.
-        """
+        """The "tts" or "asr" example of checked ids (T,) and codes (F,), in 5 us."""
         key = (task, speaker)
         if key not in self._frames:
             self._frames[key] = self._frame(task, speaker)

@@ -77,9 +77,7 @@ _RELEASED_INSTRUCTION_IDS = [12281, 279, 1495, 311, 8982, 25]
 
 @dataclass(frozen=True)
 class SpeechVocabulary:
-    """Ids of the merged vocabulary by arithmetic: `text_size` text ids, 8 markers, `codebook_size`
-    codes.
-    """
+    """Id arithmetic of the merged vocabulary: `text_size` ids, 8 markers, `codebook_size` codes."""
 
     text_size: int
     codebook_size: int
@@ -131,9 +129,7 @@ class SpeechVocabulary:
         return self.text_size + 7
 
     def codes_to_ids(self, codes) -> np.ndarray:
-        """Codes (F,), any integer type, to ids int64 (F,). InputError if one is outside
-        0..codebook_size-1.
-        """
+        """Codes (F,), any integers, to ids int64 (F,). InputError outside the codebook."""
         codes = _integers(codes, "codes").astype(np.int64)
         wrong = (codes < 0) | (codes >= self.codebook_size)
         if wrong.any():
@@ -205,9 +201,7 @@ def merge_tokenizer(tokenizer, codebook_size: int):
 
 
 def vocabulary_of(tokenizer) -> SpeechVocabulary:
-    """The layout of a merged tokenizer. InputError if markers and codes do not follow each other at
-    its end.
-    """
+    """Layout of a merged tokenizer. InputError unless markers and codes are in order at its end."""
     token_to_id = tokenizer.backend_tokenizer.token_to_id
     text_size = token_to_id(MARKERS[0])
     if text_size is None:

@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """InputError where the device is not here or OUT cannot be a folder, before anything is
-    loaded.
-    """
+    """InputError for an absent device or an unusable OUT, before anything is loaded."""
     if getattr(options, "device", None) is not None:
         choose_device(options.device, here=getattr(options, "slurm", None) is None)
     out = getattr(options, "out", None)

@@ -1,6 +1,4 @@
-"""Commands on corpora and codes: prepare, encode, import-memmap, export-memmap, data report and
-filter.
-"""
+"""Commands on corpora and codes: prepare, encode, import-memmap, export-memmap, data."""
 
 import itertools
 import sys
@@ -158,9 +156,7 @@ REMEDIES = {
 
 
 def tell_dropped(dropped: dict[str, int], first: dict[str, str], kept: int, allowed: bool) -> int:
-    """Lines on standard error, one a reason and one where it is more than a tenth of all; the exit
-    status.
-    """
+    """Print what was dropped, a line a reason, and a warning above a tenth; the exit status."""
     for reason, number in dropped.items():
         remedy = f" ({REMEDIES[reason]})" if reason in REMEDIES else ""
         print(f"llasa: left out {number}: {reason}{remedy}, first {first[reason]}", file=sys.stderr)
@@ -426,9 +422,7 @@ def data_filter(options: Namespace) -> None:
 
 
 def merged_tokenizer(name: str | None):
-    """The tokenizer of a folder or hub id; None: the released one, built from Meta's vocabulary
-    file or of the hub.
-    """
+    """The tokenizer of a folder or hub id; None: the released one, from Meta's file or the hub."""
     from llasa_core.data import text_tokenizers
     from llasa_core.tokenizer import RELEASED_CODEBOOK_SIZE, load_tokenizer, merge_tokenizer
 

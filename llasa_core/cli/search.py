@@ -99,9 +99,7 @@ def add_search(commands: Commands) -> None:
 
 
 def search(options: Namespace) -> int:
-    """Print the manifest's path; cost, settings and verifiers of the search are next to it in
-    search.json.
-    """
+    """Print the manifest's path; search.json next to it holds cost, settings and verifiers."""
     from llasa_core.search.batch import pieces_of, search_manifest
 
     models = _verifier_models(options)

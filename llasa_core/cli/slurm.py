@@ -77,9 +77,7 @@ def train_task(config: TrainConfig, settings: SlurmSettings) -> Task:
 def shard_tasks(
     arguments: Sequence[str], shards: int, folder: str | Path, settings: SlurmSettings
 ) -> list[Task]:
-    """One task for each shard of an `llasa` command: its arguments without --slurm, and --shard
-    set.
-    """
+    """One task a shard of an `llasa` command: its arguments without --slurm, with --shard."""
     if settings.nodes * settings.processes > 1:
         raise InputError(
             "--slurm: expected one node and one process for a shard; raise --shards instead"

@@ -210,9 +210,7 @@ def destination(options: Namespace, requests: Sequence[Request]) -> Iterator[Pat
 
 
 def tell_failures(refused: Sequence[InputError], failed: Mapping[str, str]) -> int:
-    """The exit status: 1 where a line was left out or an utterance failed its guards, each of which
-    is named on standard error.
-    """
+    """Name lines left out and utterances that failed on standard error; 1 if there are any."""
     for error in refused:
         print(f"llasa: left out: {error}", file=sys.stderr)
     for name, why in failed.items():

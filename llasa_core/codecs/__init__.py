@@ -34,9 +34,7 @@ def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
 
 
 def fingerprint_of(name_or_path: str | Path) -> str | None:
-    """`load_codec(name_or_path).fingerprint`, without loading where that is slow; None where it has
-    none or is not there.
-    """
+    """`load_codec(name).fingerprint` without slow loading; None if it has none or is absent."""
     name = str(name_or_path)
     try:
         return _class_of(_kind(name)).fingerprint_of(name)

@@ -125,9 +125,7 @@ class Codec2Codec(Codec):
         return coded
 
     def decode(self, coded: Sequence[Coded]) -> list[np.ndarray]:
-        """Frames -> float32 (T,) each, as long as the original waves, with the codec's delay
-        removed.
-        """
+        """Frames -> float32 (T,) each, as long as the original, the codec's delay removed."""
         waves = []
         for one in coded:
             codec = self._new()

@@ -41,9 +41,7 @@ class FakeCodec(Codec):
         return [self._encode(np.asarray(wave, np.float32)) for wave in waves]
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the
-        codebook.
-        """
+        """Codes (F,) -> float32 (F * 320,) each. InputError outside the codebook."""
         return [self._decode(np.asarray(row, np.int64)) for row in codes]
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:

@@ -35,9 +35,7 @@ CENTRE = 180.0  # Hz, where the pitch head starts
 
 
 def track_pitch(wave: torch.Tensor, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Wave (B, F * hop) -> pitch in Hz and whether the frame is voiced, both (B, F), by normalised
-    autocorrelation.
-    """
+    """Wave (B, F * hop) -> pitch in Hz and voicing, both (B, F), by normalised autocorrelation."""
     side = (TRACK_WINDOW - hop) // 2
     frames = nn.functional.pad(wave, (side, TRACK_WINDOW - hop - side)).unfold(1, TRACK_WINDOW, hop)
     window = torch.hann_window(TRACK_WINDOW, device=wave.device)
@@ -115,9 +113,7 @@ def source_waves(
 
 
 class PitchHead(nn.Module):
-    """Log pitch (of Hz) and voicing logit of every frame, from quantized latents: (B, F, C) -> (B,
-    F), (B, F).
-    """
+    """Quantized latents (B, F, C) -> log pitch (of Hz) and voicing logit of each frame, (B, F)."""
 
     def __init__(self, channels: int, width: int = 128):
         super().__init__()
@@ -131,9 +127,7 @@ class PitchHead(nn.Module):
     def loss(
         self, latents: torch.Tensor, pitch: torch.Tensor, voiced: torch.Tensor
     ) -> torch.Tensor:
-        """Mean absolute error of log pitch over voiced frames (times 4) and cross-entropy of
-        voicing.
-        """
+        """4 * mean |log pitch error| over voiced frames + cross-entropy of voicing."""
         log_pitch, logit = self(latents)
         error = ((log_pitch - pitch.log()).abs() * voiced).sum() / voiced.sum().clamp(min=1)
         return 4 * error + nn.functional.binary_cross_entropy_with_logits(logit, voiced.float())
@@ -182,9 +176,7 @@ class HarmonicNoiseHead(nn.Module):
 
 
 def _between_knots(knots: int, bins: int) -> torch.Tensor:
-    """Weights (knots, bins) of linear interpolation from mel-spaced knots to the bins of 0 ..
-    SAMPLE_RATE / 2.
-    """
+    """Interpolation weights (knots, bins) from mel-spaced knots to bins of 0 .. SAMPLE_RATE / 2."""
     mel = torch.log1p(torch.linspace(0, SAMPLE_RATE / 2, bins) / 700)
     place = mel / mel[-1] * (knots - 1)
     return (1 - (place - torch.arange(knots)[:, None]).abs()).clamp(min=0)

@@ -48,9 +48,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Integer codes (F,) each -> float32 (F * hop,) each. InputError for a code outside the
-        codebook.
-        """
+        """Codes (F,) -> float32 (F * hop,) each. InputError outside the codebook."""
         ...
 
     def decode_window(self, codes: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -36,9 +36,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class MiniCodecConfig:
-    """Shape of the mini codec; `width` must be a multiple of 32 (the decoder's group norm) and of
-    `heads`.
-    """
+    """Shape of the mini codec; `width` is a multiple of 32 (decoder's group norm) and `heads`."""
 
     width: int = 192
     encoder_layers: int = 6
@@ -79,9 +77,7 @@ class MiniCodecConfig:
         return math.prod(self.levels)
 
     def xcodec2(self) -> Xcodec2Config:
-        """The same shape as a transformers configuration, for X-codec2's own quantizer and decoder
-        classes.
-        """
+        """The shape as a transformers configuration, for X-codec2's quantizer and decoder."""
         config = Xcodec2Config(
             hidden_size=self.width,
             intermediate_size=self.decoder_expansion * self.width,
@@ -101,9 +97,7 @@ class MiniCodecConfig:
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022, one-dimensional as in
-    Vocos).
-    """
+    """Depthwise convolution over time, then a pointwise MLP (Liu et al. 2022; as in Vocos)."""
 
     def __init__(self, width: int, expansion: int, scale: float):
         super().__init__()
@@ -123,9 +117,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Natural-log mel spectrogram with one frame for each `hop` samples: (B, F * hop) -> (B, F,
-    n_mels).
-    """
+    """Natural-log mel spectrogram, a frame every `hop` samples: (B, F * hop) -> (B, F, n_mels)."""
 
     def __init__(self, n_fft: int, hop: int, n_mels: int, floor: float = 1e-5):
         super().__init__()
@@ -205,9 +197,7 @@ class MiniCodecModel(nn.Module):
 
 
 class MiniCodec(Codec):
-    """The Codec seam over a trained mini codec: float32 waves at 16 kHz <-> int32 codes, by default
-    50 per second.
-    """
+    """Codec seam of a trained mini codec: float32 waves at 16 kHz <-> int32 codes at 50 Hz."""
 
     name = "mini"
     sample_rate = SAMPLE_RATE
@@ -225,9 +215,7 @@ class MiniCodec(Codec):
 
     @classmethod
     def from_folder(cls, folder: str | Path, device: str | None = None) -> "MiniCodec":
-        """Load `config.json` and `model.safetensors`; InputError if either is missing or does not
-        fit.
-        """
+        """Load `config.json` and `model.safetensors`; InputError if missing or unfit."""
         folder = Path(folder)
         config_path, weights_path = folder / "config.json", folder / "model.safetensors"
         for path in (config_path, weights_path):
@@ -257,9 +245,7 @@ class MiniCodec(Codec):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of settings and weights, rounded as `save` does: equal before saving and
-        after loading.
-        """
+        """16 hex digits of settings and weights, rounded as `save` does, so both agree."""
         digest = hashlib.sha256(json.dumps(asdict(self.model.config), sort_keys=True).encode())
         for name, value in sorted(self._saved_weights().items()):
             digest.update(name.encode())
@@ -287,9 +273,7 @@ class MiniCodec(Codec):
         return codes
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Codes (F,) each -> float32 (F * hop,) each; InputError for a code outside the
-        codebook.
-        """
+        """Codes (F,) -> float32 (F * hop,) each; InputError outside the codebook."""
         waves: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
         for row in codes:
             if len(row) and not 0 <= int(np.min(row)) <= int(np.max(row)) < self.codebook_size:
@@ -323,9 +307,7 @@ class MiniCodec(Codec):
 
 
 def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
-    """Indices grouped by equal non-zero length, at most `largest` a group, in order of first
-    appearance.
-    """
+    """Indices by equal non-zero length, at most `largest` a group, in order of appearance."""
     groups: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         if length:

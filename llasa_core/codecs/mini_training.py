@@ -81,9 +81,7 @@ class CodecTraining:
 
 
 class CharacterHead(nn.Module):
-    """Two convolutions from quantized latents to character log-probabilities: (B, F, C) -> (F, B,
-    29).
-    """
+    """Two convolutions, latents -> character log-probabilities: (B, F, C) -> (F, B, 29)."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -111,9 +109,7 @@ class FramePredictor(nn.Module):
 
 
 class MelLoss(nn.Module):
-    """Mean absolute difference of log-mel spectra, averaged over the scales: (B, T), (B, T) ->
-    scalar.
-    """
+    """Mean |difference| of log-mel spectra, averaged over the scales: (B, T), (B, T) -> scalar."""
 
     def __init__(self):
         super().__init__()
@@ -153,9 +149,7 @@ class WaveSet:
     def batch(
         self, settings: CodecTraining, step: int
     ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
-        """The batch of one step, a function of seed and step alone: waves (B, F * hop), frames
-        (B,), labels.
-        """
+        """A step's batch, by seed and step alone: waves (B, F * hop), frames (B,), labels."""
         rng, hop = np.random.default_rng([settings.seed, step]), settings.model.hop
         longest = int(settings.max_seconds * SAMPLE_RATE)
         waves, labels = [], []
@@ -180,9 +174,7 @@ class WaveSet:
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak to `final_lr_ratio` of it; another cosine for the
-    decoder's steps.
-    """
+    """Linear warm-up, cosine from the peak to `final_lr_ratio` of it; then one for the decoder."""
     if step < min(settings.warmup_steps, settings.steps):
         return settings.peak_lr * (step + 1) / settings.warmup_steps
     peak, begin, end = settings.peak_lr, settings.warmup_steps, settings.steps
@@ -218,9 +210,7 @@ def spread_loss(projected: torch.Tensor) -> torch.Tensor:
 
 
 class StepLosses(NamedTuple):
-    """Losses of one step: mel distance, CTC per character, the weighted rest; and the codes (B, F)
-    of the batch.
-    """
+    """Losses of one step: mel, CTC per character, the weighted rest; and the codes (B, F)."""
 
     mel: torch.Tensor
     ctc: torch.Tensor
@@ -237,9 +227,7 @@ def step_losses(
     settings: CodecTraining,
     step: int,
 ) -> StepLosses:
-    """Mel loss on decoded crops, CTC loss on whole utterances, and spread, predictability and pitch
-    of their codes.
-    """
+    """Mel loss on decoded crops; CTC, spread, predictability and pitch on whole utterances."""
     (waves, frames, labels), hop = batch, settings.model.hop
     hidden = model.analyse(waves)
     projected = model.quantizer.project_in(hidden)

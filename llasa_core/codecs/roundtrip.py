@@ -1,6 +1,4 @@
-"""A codec's round trip over a manifest: originals and decoded codes of the same utterances, ready
-to be scored.
-"""
+"""A codec's round trip over a manifest: originals and decoded codes, ready to be scored."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -119,9 +119,7 @@ class Xcodec2Codec(Codec):
         return codes
 
     def decode(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        """Integer codes (F,) each -> float32 (F * 320,) each. InputError for a code outside the
-        codebook.
-        """
+        """Codes (F,) -> float32 (F * 320,) each. InputError outside the codebook."""
         for row in codes:
             if len(row) and not 0 <= np.min(row) <= np.max(row) < self.codebook_size:
                 found = f"codes {np.min(row)}..{np.max(row)}"
@@ -149,9 +147,7 @@ class Xcodec2Codec(Codec):
         return codes[:, 0].cpu().numpy().astype(np.int32)
 
     def _groups(self, lengths: list[int]) -> list[list[int]]:
-        """Indices of equal length, none of length 0, at most batch_seconds together (or one
-        alone).
-        """
+        """Indices of equal non-zero length, at most batch_seconds together (or one alone)."""
         by_length: dict[int, list[int]] = {}
         for index, length in enumerate(lengths):
             if length:
@@ -214,9 +210,7 @@ def _file_fingerprint(path: Path) -> str:
 
 
 def _padded(wave: np.ndarray) -> np.ndarray:
-    """The wave with one to 320 zeros appended, up to a multiple of 320, as the model's own feature
-    extractor does.
-    """
+    """Append 1 to 320 zeros, up to a multiple of 320, as the model's feature extractor does."""
     wave = np.asarray(wave, np.float32)
     return np.pad(wave, (0, HOP - len(wave) % HOP))
 
@@ -246,9 +240,7 @@ class Bf16Codec(Codec):
 
 
 def install_fast_snake(model: nn.Module) -> None:
-    """Use the fast snake in every anti-aliased activation of a model, in float32 on a CPU without
-    gradient or autocast.
-    """
+    """Use the fast snake in a model's activations: float32 on a CPU, no gradient, no autocast."""
     for module in _snakes(model):
         module.forward = functools.partial(_forward, module)
 

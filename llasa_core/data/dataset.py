@@ -78,9 +78,7 @@ def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
 
 
 def code_lists(borders: np.ndarray, codes: np.ndarray) -> pa.Array:
-    """Codes uint16 (F,) between borders (N + 1,) as the column of a part; InputError for 2**31
-    codes or more.
-    """
+    """Codes uint16 (F,) and borders (N + 1,) as a part's column; InputError from 2**31 codes on."""
     if borders[-1] >= 2**31:
         raise InputError(
             f"a part of {borders[-1]} codes, expected fewer than 2**31; take fewer rows a part"
@@ -89,9 +87,7 @@ def code_lists(borders: np.ndarray, codes: np.ndarray) -> pa.Array:
 
 
 def write_table(path: Path, table: pa.Table, info: dict) -> None:
-    """Write a table of SCHEMA, its codes known to be inside the codebook, as one part; otherwise as
-    `write_part`.
-    """
+    """Write a table of SCHEMA with checked codes as one part; otherwise as `write_part`."""
     counts = {"codes": len(joined(table["codes"]).values), "seconds": _seconds(table)}
     counts["speakers"] = dict(Counter(table["speaker"].to_pylist()))
     schema = SCHEMA.with_metadata(
@@ -189,9 +185,7 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
 
 
 def _part_counts(path: Path) -> tuple[dict, dict]:
-    """The info of a part, and its rows, codes, seconds and {speaker: utterances}; without reading
-    its codes.
-    """
+    """A part's info, rows, codes, seconds and {speaker: utterances}, without reading its codes."""
     info = part_info(path)
     if "counts" in info:
         return info, {**info["counts"], "rows": pq.read_metadata(path).num_rows}
@@ -356,9 +350,7 @@ def _mapped(path: Path) -> pa.Table:
 
 
 def read_meta(folder: str | Path) -> dict:
-    """The meta.json of a finished codes dataset; InputError where it is missing or malformed, or a
-    part is unlisted.
-    """
+    """meta.json of a finished dataset; InputError if missing, malformed or a part is unlisted."""
     path = join(folder, "meta.json")
     meta = read_object(path, "the meta.json of a finished codes dataset")
     for key, kind in _META.items():
@@ -385,9 +377,7 @@ def read_meta(folder: str | Path) -> dict:
 
 
 def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
-    """A parquet file (or its content) as a table of SCHEMA; InputError if it is damaged or of
-    another schema.
-    """
+    """A parquet file (or its content) as a table of SCHEMA; InputError if damaged or of another."""
     try:
         table = (
             pq.read_table(path, memory_map=True)
@@ -447,9 +437,7 @@ def joined(column: pa.ChunkedArray) -> pa.Array:
 
 
 class NumberedNames:
-    """A column of names as numbers, part after part, in the order in which the names first
-    occur.
-    """
+    """A column of names as numbers across parts, in order of first occurrence."""
 
     def __init__(self):
         self.names: dict[str, int] = {}

@@ -38,9 +38,7 @@ CHUNK = 8  # utterances that a worker decodes at a time
 
 @dataclass
 class _Part:
-    """A part on its way: its utterances in order, each with why it is left out (None: it is not),
-    and their rows.
-    """
+    """A part in progress: utterances in order, each with a drop reason or None, and rows."""
 
     number: int
     source: str
@@ -185,9 +183,7 @@ def _settings_of_all(work: _Work) -> dict:
 
 
 def _make_parts(work: _Work, todo: Sequence[_Part], progress: Callable[[int], None] | None) -> None:
-    """Make the parts `todo`: audio is decoded ahead of the codec, also of the next part, and
-    written behind it.
-    """
+    """Make the parts `todo`: decode audio ahead of the codec, across parts, and write behind it."""
     codec, workers = work.codec, work.workers
     window: list[tuple[Utterance, np.ndarray, np.ndarray | None]] = []
     with contextlib.ExitStack() as stack:
@@ -243,9 +239,7 @@ def _encode_window(part: _Part, window: list, codec: Codec, most_samples: float)
 
 
 def chosen_to_compare(id: str) -> bool:
-    """One utterance in fifty, by its id: with the first of each part, those whose codes bf16 is
-    compared on.
-    """
+    """2 % of utterances, by id; with the first of each part, those on which bf16 is compared."""
     return hashlib.sha256(id.encode()).digest()[0] < 6
 
 
@@ -254,9 +248,7 @@ def _decoded(
 ) -> Iterator[
     tuple[_Part, list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]], bool]
 ]:
-    """(part, its next utterances as `_decode` gives them, whether these were the last) in order,
-    decoded ahead.
-    """
+    """(part, its next utterances as from `_decode`, whether these were the last), decoded ahead."""
     waiting: deque = deque()
 
     def chunks():
@@ -300,9 +292,7 @@ def _decode(
     segmented: bool,
     front: Callable | None,
 ) -> list[tuple[Utterance, np.ndarray, str | None, np.ndarray | None]]:
-    """Utterances (without the bytes of their audio), waves at `sample_rate`, why they are left out,
-    and features.
-    """
+    """Utterances (without audio bytes), waves at `sample_rate`, drop reasons, and features."""
     found, most = [], None if segmented else limits.max_seconds + 1
     for utterance in map(checked, utterances):
         if isinstance(utterance, Unread):
@@ -319,9 +309,7 @@ def _decode(
 
 
 def _batches(window: list, most_samples: float) -> Iterator[list]:
-    """By length, so that codecs find utterances of equal length side by side; at least one
-    utterance each.
-    """
+    """By length, so that codecs see utterances of equal length together; at least one each."""
     batch, samples = [], 0
     for item in sorted(window, key=lambda item: len(item[1])):
         if batch and samples + len(item[1]) > most_samples:

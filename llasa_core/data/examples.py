@@ -108,9 +108,7 @@ class ExampleSource:
         return made if self.cut is None or len(made.input_ids) <= self.cut else _cut(made, self.cut)
 
     def epoch_members(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices seen in `epoch` (with repeats above weight 1) and their token counts, both
-        (M,).
-        """
+        """Indices seen in `epoch` (repeated above weight 1) and token counts, both (M,)."""
         whole, part = divmod(self.weight, 1.0)
         indices = [np.arange(len(self.lengths))] * int(whole)
         if part:

@@ -32,9 +32,7 @@ from llasa_core.files import read_rows
 
 @dataclass(frozen=True)
 class Filters:
-    """What an utterance must be to be kept; None: not looked at. Reasons are the names of the
-    fields.
-    """
+    """Limits for an utterance to be kept; None: no limit. Reasons are named as the fields."""
 
     min_seconds: float | None = None
     max_seconds: float | None = None

@@ -303,9 +303,7 @@ class _RowsFile:
 
 
 def _open_for_blocks(path: Path, row_bytes: int) -> io.FileIO:
-    """A new file for blocks of rows; past the page cache where rows are whole pages and the file
-    system can.
-    """
+    """A new file for blocks of rows; without the page cache where rows are whole pages."""
     if row_bytes % mmap.PAGESIZE == 0:
         with contextlib.suppress(OSError):
             return open(

@@ -38,9 +38,7 @@ class RowParts:
 
 
 def read_shape(folder: Path, split: str) -> tuple[int, int]:
-    """(rows, width) of one split. InputError if its two files disagree or the shape cannot be
-    read.
-    """
+    """(rows, width) of one split. InputError if its two files disagree or are unreadable."""
     path, shape_path = folder / f"{split}_input_ids.memmap", folder / f"{split}_input_ids_shape.npy"
     try:
         with shape_path.open("rb") as file:
@@ -89,9 +87,7 @@ def _shape_of(content: bytes) -> list[int] | str:
 
 
 def row_blocks(path: Path, rows: int, width: int) -> Iterator[np.ndarray]:
-    """The rows in blocks int32 (R, width); one buffer is reused. InputError where the file ends
-    early.
-    """
+    """Rows in blocks int32 (R, width), in one reused buffer. InputError for a truncated file."""
     buffer = np.empty((min(rows, max(1, BLOCK_BYTES // (4 * width))), width), np.int32)
     with path.open("rb", buffering=0) as file:
         done = 0
@@ -196,9 +192,7 @@ class RowFormat:
         return (text, speech) if len(text) else "textless"
 
     def build(self, block: np.ndarray, text_ids, text_borders, code_ids, code_borders) -> None:
-        """Fill rows (R, width) with texts and codes, each given by borders (R + 1,); all
-        must fit.
-        """
+        """Fill rows (R, width) with texts and codes, with borders (R + 1,); all must fit."""
         ids, rows = self.vocabulary, np.arange(len(block))
         block.fill(self.padding)
         middle = np.diff(text_borders) + 1

@@ -78,9 +78,7 @@ def single_windows(
 
 
 class _Rows:
-    """Rows of indices, concatenated: ten million documents in two arrays instead of millions of
-    small ones.
-    """
+    """Rows of indices, concatenated: ten million documents in two arrays."""
 
     def __init__(self, windows: Iterator[list[np.ndarray]]):
         flat, sizes = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
@@ -157,9 +155,7 @@ def collate(
 def code_noise(
     vocabulary: Any, probability: float, generator: np.random.Generator
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A `distort` for `collate`: each speech code is replaced, with `probability`, by one drawn
-    uniformly from the codebook.
-    """
+    """A `distort` for `collate`: replaces each code, with `probability`, by a uniform one."""
 
     def distort(ids: np.ndarray) -> np.ndarray:
         codes = np.flatnonzero(vocabulary.is_code(ids))

@@ -271,9 +271,7 @@ MOST_POINTS = 20_000
 
 
 def hours_figure(by_language: Mapping[str, Mapping], by_speaker: Mapping[str, Mapping]) -> Figure:
-    """Hours of each language and of the speakers with the most; {name: {"hours": ..}} with the most
-    hours first.
-    """
+    """Hours by language and by the longest speakers, {name: {"hours": ..}}, most first."""
     with matplotlib.rc_context(plots.STYLE):
         figure, axes = plots.new_axes(2, width=4.6, height=3.6)
         for axis, table, label in zip(
@@ -316,9 +314,7 @@ def lengths_figure(seconds: pd.Series, rate: pd.Series) -> Figure:
 
 
 def code_usage_figure(usage: np.ndarray) -> Figure:
-    """How often each code occurs, the commonest first (logarithmic), and the share that the
-    commonest make up.
-    """
+    """Counts of codes, most frequent first (logarithmic), and their cumulative share."""
     with matplotlib.rc_context(plots.STYLE):
         figure, (left, right) = plots.new_axes(2, width=4.6)
         counts = np.sort(usage)[::-1]
@@ -349,9 +345,7 @@ def code_usage_figure(usage: np.ndarray) -> Figure:
 
 
 def rates_figure(frame: pd.DataFrame) -> Figure:
-    """Characters against seconds, outliers marked; columns `seconds`, `characters`, `deviation`
-    (robust deviations).
-    """
+    """Characters against seconds, outliers marked; columns seconds, characters, deviation."""
     with matplotlib.rc_context(plots.STYLE):
         figure, (axis,) = plots.new_axes(1, width=5.6, height=3.6)
         far = frame["deviation"].abs() > 5

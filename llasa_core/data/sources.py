@@ -111,9 +111,7 @@ class TarSource:
         """None: the audio is inside the tar, whose size the fingerprint has."""
 
     def utterances(self, part: int) -> Iterator[Utterance]:
-        """The utterances of a tar; InputError, which names it, where it is damaged or an id occurs
-        twice.
-        """
+        """The utterances of a tar; InputError names it if damaged or with a duplicate id."""
         path, seen = self._paths[part], set()
         try:
             for name, found in tar_samples(path):
@@ -143,9 +141,7 @@ class TarSource:
 
 
 class ParquetSource:
-    """One part a row group of parquet files that hold audio, as Hugging Face datasets are
-    published.
-    """
+    """One part a row group of parquet files with audio, as Hugging Face publishes datasets."""
 
     def __init__(self, paths: list[str]):
         self.name = paths[0]
@@ -167,9 +163,7 @@ class ParquetSource:
         return hashlib.sha256(f"{_of_file(path)}/{group}".encode()).hexdigest()[:16]
 
     def audio(self, part: int) -> None:
-        """None: the audio is inside the file, whose size the fingerprint has; files that a column
-        names go unseen.
-        """
+        """None: audio in the file is in its fingerprint; files named by a column are not."""
 
     def utterances(self, part: int) -> Iterator[Utterance]:
         """The utterances of a row group, a few in memory at a time."""

@@ -112,9 +112,7 @@ def _write(
     made_from: str,
     rows_per_part: int,
 ) -> dict:
-    """row(member) for each member, made from `dataset`, as a codes dataset; parts that are there
-    already are kept.
-    """
+    """row(member) for each member, made from `dataset`, as a codes dataset; resumes by parts."""
     settings = codec_of(dataset.meta)
     starts = range(0, len(members), rows_per_part)
     out.mkdir(parents=True, exist_ok=True)

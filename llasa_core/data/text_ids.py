@@ -121,9 +121,7 @@ _SIGNS[[*range(33, 48), *range(58, 65), *range(91, 97), *range(123, 127)]] = Tru
 
 
 class BulkText:
-    """Encodes and decodes blocks of texts for one merged tokenizer; no text becomes a control
-    token.
-    """
+    """Encodes and decodes blocks of texts with a merged tokenizer, never to control tokens."""
 
     def __init__(self, tokenizer):
         self.name, self.text_size = name_of(tokenizer), vocabulary_of(tokenizer).text_size
@@ -134,9 +132,7 @@ class BulkText:
         self._forget()
 
     def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """String array (N,) without nulls -> ids int32 (T,) end to end and their borders int64 (N +
-        1,).
-        """
+        """Strings (N,) without nulls -> ids int32 (T,), concatenated; borders int64 (N + 1,)."""
         if not self.by_pieces:
             rows = [
                 item.ids
@@ -220,9 +216,7 @@ class BulkText:
         return entries
 
     def _encoded(self, pieces: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all pieces end to end, and how many each has: words are joined, a call for each
-        would cost more.
-        """
+        """Ids of all pieces, concatenated, and their counts; words share a call, for speed."""
         words = [
             len(piece) > 1 and piece[0] == " " and piece.isascii() and piece[1].isalpha()
             for piece in pieces
@@ -260,9 +254,7 @@ class BulkText:
         self._known.update(zip(pieces, range(first, end), strict=True))
 
     def _whole_words(self) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-        """Words of ASCII letters that are a token: what the model answers before it looks at
-        merges; None: it looks.
-        """
+        """ASCII words that are a token, which skip merges; None: the model does not."""
         if not getattr(self._backend.model, "ignore_merges", False):
             return None
         space, words = byte_letters()[32], {}
@@ -284,9 +276,7 @@ class BulkText:
         return tokens
 
     def _byte_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """The bytes of all text tokens end to end, and where each begins (text_size + 1,); added
-        tokens have none.
-        """
+        """Bytes of all text tokens, concatenated, and starts (text_size + 1,)."""
         if self._bytes is None:
             self._tokens()
         return self._bytes

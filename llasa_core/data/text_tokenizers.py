@@ -23,9 +23,7 @@ WORD_PATTERN = (
 
 
 def locate_llama3_vocabulary() -> Path:
-    """Meta's `tokenizer.model` inside the installed wheel `llama-models`, found without importing
-    the package.
-    """
+    """Meta's `tokenizer.model` in the installed wheel `llama-models`, found without an import."""
     spec = importlib.util.find_spec("llama_models")
     for folder in spec.submodule_search_locations or () if spec else ():
         path = Path(folder) / "llama3" / "tokenizer.model"
@@ -123,9 +121,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def byte_letters() -> dict[int, str]:
-    """The printable letter that byte-level BPE files write for each byte: itself, or one from 256
-    on.
-    """
+    """The printable letter of byte-level BPE files for each byte: itself, or one from 256 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {

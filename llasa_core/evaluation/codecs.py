@@ -75,9 +75,7 @@ def score_originals(
     references: SpeakerReferences,
     seed: int = 0,
 ) -> tuple[list[dict], dict[str, float]]:
-    """The recordings themselves, by the same judges: rows and summary, without bits and without
-    PESQ and STOI.
-    """
+    """The originals by the same judges: rows and summary, without bits, PESQ and STOI."""
     rows, summary = evaluate_manifest(manifest, out, judges, references, seed=seed)
     return _placeless(rows), summary
 
@@ -88,9 +86,7 @@ def _placeless(rows: Sequence[dict]) -> list[dict]:
 
 
 def measured(summaries: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The metrics with an interval that any codec has, whatever measures the judges know, in order
-    of appearance.
-    """
+    """Metrics with an interval that any codec has, in order of appearance."""
     names = [name for summary in summaries.values() for name in summary if f"{name}_low" in summary]
     return list(dict.fromkeys(names))
 
@@ -106,9 +102,7 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(summaries: Mapping[str, Mapping[str, float]], missing: Mapping[str, str]) -> pd.DataFrame:
-    """A row a system, `system` first, then all numbers; systems that did not run have the column
-    not_run alone.
-    """
+    """A row a system, `system` first, then numbers; those that did not run have only not_run."""
     rows = [{"system": name, **summary} for name, summary in summaries.items()]
     return pd.DataFrame(
         [*rows, *({"system": name, "not_run": reason} for name, reason in missing.items())]

@@ -32,9 +32,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class System:
-    """One column of players: a name and its scored rows (`utterances.jsonl`) with the folder of
-    their wavs.
-    """
+    """A column of players: a name, its scored rows (`utterances.jsonl`) and the folder of wavs."""
 
     name: str
     rows: Sequence[Mapping]
@@ -107,9 +105,7 @@ def listening_page(
 
 
 def score_table(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Summaries of systems (a column `system` and the keys of evaluate.summarise) as text with
-    intervals and counts.
-    """
+    """Summaries of systems (`system` and keys of evaluate.summarise) as text, with intervals."""
     shown = {
         "corpus_wer": ("corpus WER (%)", 100, 1),
         "speaker_similarity": ("speaker similarity", 1, 3),

@@ -23,9 +23,7 @@ PARAMETERS = ("irreducible", "size_amplitude", "size_exponent", "data_amplitude"
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """L(x) = irreducible + amplitude * x^-exponent; refits (n_boot, 3) hold these three for every
-    bootstrap sample.
-    """
+    """L(x) = irreducible + amplitude * x^-exponent; refits (n_boot, 3) of the bootstrap."""
 
     irreducible: float
     amplitude: float
@@ -41,9 +39,7 @@ class PowerLaw:
     def predict_interval(
         self, x: Sequence[float] | float, confidence: float = 0.95
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile ends (low, high) of the curve at x, each in the shape of x; of the curve, not
-        of a new point.
-        """
+        """Percentile ends (low, high) of the curve, not of a new point, shaped as x."""
         irreducible, amplitude, exponent = (column[:, None] for column in self.refits.T)
         # (n_boot, points)
         curves = irreducible + amplitude * np.ravel(x).astype(np.float64)[None] ** -exponent
@@ -60,9 +56,7 @@ class PowerLaw:
         return _percentiles(self.refits[:, names.index(parameter)], confidence)
 
     def metrics(self, prefix: str = "power_law") -> dict[str, float]:
-        """Flat numbers for a result: PREFIX_exponent, PREFIX_exponent_low, .. for each parameter,
-        and PREFIX_n.
-        """
+        """Flat numbers: PREFIX_exponent, PREFIX_exponent_low, .. by parameter, and PREFIX_n."""
         flat: dict[str, float] = {f"{prefix}_n": self.n, f"{prefix}_log_rmse": self.log_rmse}
         for name in ("irreducible", "amplitude", "exponent"):
             low, high = self.interval(name)

@@ -29,9 +29,7 @@ BLOCK = 16  # utterances a call of a judge: one step of the progress bar
 
 @dataclass(frozen=True)
 class SpeakerReferences:
-    """Embeddings (N, D) of original recordings with their ids, speakers and `recording_id`s, made
-    once for several systems.
-    """
+    """Embeddings (N, D) of originals with ids and speakers, made once for several systems."""
 
     ids: tuple[str, ...]
     speakers: tuple[str, ...]
@@ -111,9 +109,7 @@ def score_utterances(
     seed: int = 0,
     progress: bool = False,
 ) -> list[dict]:
-    """Scored rows of utterances as `read_utterances` gives them; `manifest` names them in messages.
-    Writes nothing.
-    """
+    """Scored rows of `read_utterances`; `manifest` names them in messages. Writes nothing."""
     refuse_verifiers(manifest, utterances, judges)
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
     if judges.transcriber is not None:
@@ -324,9 +320,7 @@ def score_similarity(
 
 
 def _score_resynthesis(row: dict, wave: np.ndarray, original: np.ndarray) -> None:
-    """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech for the
-    measure.
-    """
+    """PESQ and STOI; None, counted by `summarise`, where a wave has too little speech."""
     from llasa_core.judges import quality
 
     for key, measure in (

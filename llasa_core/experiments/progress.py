@@ -1,6 +1,4 @@
-"""The live table of an experiment's runs: redrawn in place on a terminal, plain lines on change
-elsewhere.
-"""
+"""The live table of an experiment's runs: redrawn on a terminal, else a line a change."""
 
 import shutil
 import sys
@@ -72,9 +70,7 @@ def describe(state: RunState) -> str:
 
 
 def plan(experiment: Experiment, only: str = "") -> str:
-    """The table of a dry run: every run, whether it is done, and its parameters that differ between
-    runs.
-    """
+    """Table of a dry run: every run, whether it is done, and the parameters that differ."""
     runs = experiment.chosen(only)
     varied = [name for name in runs[0].params if len({repr(run.params[name]) for run in runs}) > 1]
     lines = [f"{experiment.name}: {len(runs)} runs of {experiment.notebook}"]

@@ -38,9 +38,7 @@ class Result:
     provenance: dict[str, Any]
 
     def file(self, name: str) -> Path:
-        """A file of the run's folder; InputError if it is missing or not the one that result.json
-        recorded.
-        """
+        """A file of the run's folder; InputError if missing or not as result.json says."""
         path = self.folder / name
         if not path.is_file():
             raise InputError(f"{path}: missing, expected a file of the finished run")
@@ -89,9 +87,7 @@ class Result:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the paper. columns: {column: unit}; judges: {column: what measured it}; rows
-    name their source.
-    """
+    """A table of the paper. columns: {column: unit}; judges: {column: model}; rows name sources."""
 
     name: str
     title: str
@@ -109,9 +105,7 @@ class PublishedTable:
 
 
 def read_result(path: str | Path) -> Result:
-    """One result.json; InputError if it is damaged or lies in another run's
-    folder.
-    """
+    """One result.json; InputError if it is damaged or in another run's folder."""
     path = Path(path)
     value = read_object(path, finite=True)
     missing = [key for key in KEYS if key not in value]
@@ -137,9 +131,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def read_results(results_dir: str | Path = "results", experiment: str = "*") -> list[Result]:
-    """All finished runs below `results_dir`, or those of one experiment, sorted by experiment and
-    run.
-    """
+    """All finished runs below `results_dir`, or of one experiment, by experiment and run."""
     return [
         read_result(path) for path in sorted(Path(results_dir).glob(f"{experiment}/*/result.json"))
     ]
@@ -177,9 +169,7 @@ def find_run(results_dir: str | Path, place: str) -> Result | None:
 
 
 def published_tables(results_dir: str | Path = "results") -> dict[str, PublishedTable]:
-    """The paper's tables in published/paper_tables.json; InputError names the table and the row
-    that is malformed.
-    """
+    """The tables of published/paper_tables.json; InputError names the malformed table and row."""
     path = Path(results_dir, "published", "paper_tables.json")
     tables = {}
     for name, table in read_object(path, finite=True).get("tables", {}).items():
@@ -211,9 +201,7 @@ def published_tables(results_dir: str | Path = "results") -> dict[str, Published
 
 
 def _check_published(row: dict, columns: dict, where: str) -> None:
-    """Every column is a finite number, a name such as 32768/8192, or null; nothing else is in the
-    row.
-    """
+    """Columns are finite numbers, names such as 32768/8192, or null; no other keys."""
     if unknown := set(row) - {*columns, "system", "model", "search", "source", "note"}:
         raise InputError(f"{where}: row {row}: key `{min(unknown)}` is no column of the table")
     for column in columns:
@@ -258,9 +246,7 @@ def models_of(trainings: Iterable[Result]) -> dict[str, Result]:
 
 
 def system_rows(scored: Result) -> dict[str, list[dict]]:
-    """{system: its scored rows} of a run of 40_evaluate, originals and codec included where they
-    were scored.
-    """
+    """{system: its scored rows} of a run of 40_evaluate, originals and codec included if scored."""
     params = scored.params
     names = list(params["systems"])
     names = (["codec"] if params["resynthesis_codec"] else []) + names
@@ -276,9 +262,7 @@ def speech_folders(results_dir: str | Path, spoken: str) -> dict[str, Result]:
 
 
 def model_of(scored: Result, system: str, speech: Mapping[str, Result]) -> str:
-    """The checkpoint that spoke a system; InputError if no run of `speech` (`speech_folders`) made
-    its folder.
-    """
+    """The checkpoint that spoke a system; InputError if no run of `speech` made its folder."""
     folder = Path(scored.params["systems"][system]).parent.as_posix()
     if folder not in speech:
         made = next(iter(speech.values())).experiment

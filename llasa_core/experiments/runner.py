@@ -1,6 +1,4 @@
-"""Runs of an experiment in processes of their own, followed to their end; each leaves
-result.json.
-"""
+"""Runs of an experiment in processes of their own; each leaves result.json."""
 
 import json
 import os
@@ -81,9 +79,7 @@ def run_experiment(
 def start_run(
     experiment: Experiment, run: Run, again: bool, jobs: int
 ) -> tuple[subprocess.Popen, Any]:
-    """Start `python -m llasa_core.experiments.notebook` for one run; returns the process and its
-    log, open for reading.
-    """
+    """Start `python -m llasa_core.experiments.notebook` for one run; its process and open log."""
     log_path = experiment.root / f"{run.work}.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "wb") as log:
@@ -147,9 +143,7 @@ def follow(state: RunState, log: Any) -> None:
 
 
 def finish(experiment: Experiment, state: RunState, process: subprocess.Popen, log: Any) -> None:
-    """Set the final state of a run whose process ended; a failure is one line with the run and its
-    log.
-    """
+    """Set the final state of a run whose process ended; a failure is one line naming its log."""
     message = process.stdout.read().decode(errors="replace").strip()
     for stream in (process.stdin, process.stdout, log):
         stream.close()

@@ -62,9 +62,7 @@ class Submission:
 
 
 def submit(name: str, tasks: Sequence[Task], settings: SlurmSettings) -> Submission:
-    """Submit the tasks that are not in the queue as one job array. InputError if Slurm refuses or
-    is not there.
-    """
+    """Submit tasks not in the queue as one job array. InputError if Slurm refuses or is absent."""
     try:
         import submitit
         from submitit.helpers import clean_env
@@ -122,9 +120,7 @@ def read_job(task: Task) -> tuple[str, int] | None:
 
 
 def squeue(job_names: set[str]) -> dict[tuple[str, int], dict[str, Any]]:
-    """(job name, index) -> id, state, seconds, reason of the user's queued and running jobs;
-    OSError: no answer.
-    """
+    """(job name, index) -> id, state, seconds, reason of the user's jobs; OSError: no answer."""
     if not job_names:
         return {}
     command = [

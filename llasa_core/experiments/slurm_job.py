@@ -24,9 +24,7 @@ GRACE = 600.0  # seconds that Slurm gets to end a job it has sent SIGTERM
 
 @dataclass(frozen=True)
 class NodeCommand:
-    """One task a node. `stem` names {stem}.log and, when the command has ended by itself,
-    {stem}.status.json.
-    """
+    """One task a node. `stem`: {stem}.log and, once the command ended, {stem}.status.json."""
 
     arguments: tuple[str, ...]  # of the interpreter: -m module ...
     requeued: tuple[str, ...]  # the same after a requeue
@@ -81,9 +79,7 @@ class NodeCommand:
 
 
 def torchrun(node: Any, processes: int) -> tuple[str, ...]:
-    """Arguments that start `processes` on this node and join those of the job's other nodes at the
-    first one.
-    """
+    """Arguments that start `processes` on this node and join the others at the job's first node."""
     from submitit.helpers import TorchDistributedEnvironment
 
     start = ("-m", "torch.distributed.run", f"--nproc_per_node={processes}")

@@ -22,9 +22,7 @@ OURS = set(
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What a job asks for (experiments/slurm/*.yaml). One task a node; text that is empty is the
-    cluster's default.
-    """
+    """What a job asks for (experiments/slurm/*.yaml), a task a node; "": the cluster's default."""
 
     partition: str = ""
     account: str = ""
@@ -96,9 +94,7 @@ class SlurmSettings:
         return self.processes_per_node or self.gpus_per_node or 1
 
     def parameters(self, job_name: str, folder: str | Path) -> dict[str, Any]:
-        """The arguments of submitit.SlurmExecutor.update_parameters for jobs that work in
-        `folder`.
-        """
+        """submitit.SlurmExecutor.update_parameters for jobs that work in `folder`."""
         options = {
             "chdir": str(folder),
             "requeue" if self.requeue else "no-requeue": True,

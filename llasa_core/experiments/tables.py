@@ -39,9 +39,7 @@ def markdown(table: pd.DataFrame) -> str:
 def with_interval(
     row: Mapping[str, float], metric: str, factor: float = 1, decimals: int = 2
 ) -> str:
-    """`12.3 [11.0, 13.5]` of a row with METRIC, METRIC_low and METRIC_high; empty where the row has
-    no such metric.
-    """
+    """`12.3 [11.0, 13.5]` of METRIC, METRIC_low and METRIC_high; empty without the metric."""
     values = [factor * row.get(f"{metric}{end}", math.nan) for end in ("", "_low", "_high")]
     if not math.isfinite(values[0]):
         return ""
@@ -114,9 +112,7 @@ def paired_arms(
 
 
 def codec_scores(result: Result) -> pd.DataFrame:
-    """A row a codec of a codec table, recordings first: system, `summarise`, bits_per_second where
-    it has one.
-    """
+    """A row a codec of a codec table, originals first: system, `summarise`, bits_per_second."""
     names = ["recordings", *(Path(name).name for name in result.params["codecs"])]
     rows = []
     for name in names:
@@ -164,9 +160,7 @@ def recognition_scores(result: Result) -> pd.DataFrame:
 
 
 def joint_minus_single(result: Result) -> dict[str, float]:
-    """The model of both directions minus those of one, paired: `compare_systems` and
-    `compare_losses`.
-    """
+    """The model of both directions minus those of one, paired, by utterance and by loss."""
     models = result.params["models"]
     if not {"recognition", "speech", "both"} <= set(models):
         raise InputError(
@@ -216,9 +210,7 @@ def training_row(run: Result) -> dict[str, Any]:
 
 
 def runs_digest(runs: pd.DataFrame) -> int:
-    """The runs and losses behind a fit as a number of 48 bits, so that a result says what it was
-    fitted to.
-    """
+    """The runs and losses of a fit as a 48-bit number, so that a result identifies its data."""
     lines = [f"{row.run} {row.loss:.6f}" for row in runs.itertuples()]
     return int.from_bytes(hashlib.sha256(json.dumps(lines).encode()).digest()[:6], "big")
 
@@ -295,9 +287,7 @@ def _finetuning(run: Result) -> dict[str, Any]:
 
 
 def lora_minus_all(tunes: pd.DataFrame, scored: Result) -> pd.DataFrame:
-    """LoRA minus all weights on the same utterances, a row an amount that both have: `minutes` and
-    `compare_systems`.
-    """
+    """LoRA minus full training on the same utterances, a row an amount of `minutes`."""
     rows = system_rows(scored)
     systems = tunes.pivot(index="minutes", columns="method", values="system").reindex(
         columns=list(METHODS)

@@ -44,9 +44,7 @@ class Emotion2VecEmbedder:
         self.fingerprint = tensors_fingerprint(self._model.model.state_dict())
 
     def embed(self, waves: list[np.ndarray], sample_rate: int) -> np.ndarray:
-        """float32 (T,) waves -> (N, D) float32 of unit length; one by one, so that no padding is
-        heard.
-        """
+        """Waves (T,) -> (N, D) float32, unit length; one by one, without padding."""
         rows = []
         for wave in waves:
             wave = at_16_khz(wave, sample_rate)

@@ -16,9 +16,7 @@ TONES = 64  # tones of 50, 100, .. 3200 Hz, one a speaker
 
 
 def fake_speech(text: str, speaker: int = 0) -> np.ndarray:
-    """float32 (320 * characters,) at 16 kHz that the fake judges hear as this ASCII text by this
-    speaker (0 .. 63).
-    """
+    """float32 (320 * characters,) at 16 kHz: this ASCII text by this speaker (0 .. 63)."""
     levels = np.repeat((np.frombuffer(text.encode("ascii"), np.uint8) - 64.0) / 128.0, HOP)
     tone = 0.1 * np.sin(
         2 * np.pi * 50.0 * (speaker % TONES + 1) * np.arange(len(levels)) / SAMPLE_RATE

@@ -55,9 +55,7 @@ class QualityPredictor(Protocol):
 
 
 def default_threads() -> int:
-    """CPU threads of a judge: OMP_NUM_THREADS where set, else the process's CPUs, at most 4 (clips
-    gain no more).
-    """
+    """CPU threads: OMP_NUM_THREADS if set, else the process's, at most 4 (clips gain no more)."""
     configured = os.environ.get("OMP_NUM_THREADS", "")
     if configured.isdigit() and int(configured) > 0:
         return int(configured)
@@ -68,9 +66,7 @@ def default_threads() -> int:
 
 
 def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Float32 (T',) at 16 kHz from a mono wave (T,) at `sample_rate`; InputError on a wrong shape,
-    NaN or infinity.
-    """
+    """Float32 (T',) at 16 kHz from a mono wave (T,); InputError for any other shape, NaN or inf."""
     wave = np.ascontiguousarray(wave, dtype=np.float32)
     if wave.ndim != 1:
         raise InputError(f"a judge hears mono waves of shape (T,), got shape {wave.shape}")
@@ -86,9 +82,7 @@ def at_16_khz(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def package_folder(package: str, requirement: str) -> Path:
-    """Folder of an installed package, found without importing it; InputError with the pip line when
-    it is absent.
-    """
+    """Folder of an installed package, without an import; InputError with the pip line if absent."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(

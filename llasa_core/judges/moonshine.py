@@ -76,9 +76,7 @@ class MoonshineTranscriber:
     def transcribe(
         self, waves: list[np.ndarray], sample_rate: int, language: str = "en"
     ) -> list[str]:
-        """float32 (T,) waves -> one text a wave; an empty wave is an empty text. InputError for
-        another language.
-        """
+        """Waves (T,) -> a text each, empty for an empty wave. InputError unless English."""
         if language != "en":
             raise InputError(f"{self.name} hears English only, got language {language!r}")
         return [self._transcribe_one(at_16_khz(wave, sample_rate)) for wave in waves]
@@ -122,9 +120,7 @@ class MoonshineTranscriber:
 
 
 def token_pieces(content: bytes) -> list[bytes]:
-    """The byte strings of a tokenizer.bin: a length (7 bits a byte, low bits first, high bit =
-    more) and that many.
-    """
+    """The byte strings of a tokenizer.bin, each after its length (7 bits a byte, low first)."""
     pieces, at = [], 0
     while at < len(content):
         length, shift = content[at] & 0x7F, 7

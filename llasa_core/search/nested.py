@@ -32,9 +32,7 @@ from llasa_core.synthesis.synthesizer import Synthesizer
 
 
 def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
-    """One request an utterance and seed; its id is ID.sSEED. `speaker` stays, since verifiers ask
-    for it.
-    """
+    """A request an utterance and seed, id ID.sSEED. `speaker` stays for the verifiers."""
     return [
         Request(
             f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed, language=item.language
@@ -45,9 +43,7 @@ def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
 
 
 def nested_choice(line: Mapping, n: int, by: Sequence[str]) -> int:
-    """Which of the first n candidates of a best-of-N line the verifiers `by` choose, the first of
-    them deciding.
-    """
+    """The one of the first n candidates that the verifiers `by` choose, the first deciding."""
     if n > len(line["tokens"]):
         raise InputError(f"{line['id']}: {len(line['tokens'])} candidates, expected at least {n}")
     if missing := [name for name in by if name not in line["scores"]]:
@@ -170,9 +166,7 @@ def _listening(cost: Mapping, by: Sequence[str], all_of_them: Iterable[str]) -> 
 
 
 def guided_rows(lines: Sequence[Mapping], judged: Mapping[str, Mapping]) -> list[dict]:
-    """Rows of a strategy that was run by itself; judged: the scored utterances of its manifest, by
-    id.
-    """
+    """Rows of a strategy run by itself; judged: its manifest's scored utterances, by id."""
     rows = []
     for line in lines:
         cost = line["cost"]

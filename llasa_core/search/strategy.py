@@ -82,9 +82,7 @@ class Rule:
             raise InputError("weights belong to the rule sum")
 
     def best(self, scores: np.ndarray, names: Sequence[str]) -> int:
-        """Row of the best candidate; of equal ones the lower number, so the order of finishing does
-        not matter.
-        """
+        """Row of the best candidate; ties go to the lower number, for a stable order."""
         keys = scores
         if self.name == "sum":
             keys = scores @ np.array([[(self.weights or {}).get(name, 1.0)] for name in names])
@@ -121,9 +119,7 @@ def scored(
     cost: Cost,
     number: int,
 ) -> list[float]:
-    """Scores of one wave by the named verifiers, whose time is added to the cost; InputError for
-    one not finite.
-    """
+    """Scores of a wave by the named verifiers, timed into the cost; InputError if not finite."""
     values = []
     for name in names:
         with cost.verifying(name):

@@ -65,9 +65,7 @@ class Protocol:
     needs_codec: bool = False
 
     def read(self, folder: str | Path) -> tuple[list[Trial], dict[str, int]]:
-        """Trials of a benchmark folder and {reason: trials left out}; InputError with file and line
-        for bad input.
-        """
+        """Trials of a folder and {reason: number left out}; InputError with file and line."""
         module, function = self.reader.split(":")
         return getattr(
             importlib.import_module(f"llasa_core.evaluation.protocols.{module}"), function
@@ -217,9 +215,7 @@ def protocol_of(name: str) -> Protocol:
 
 
 def same_model(ours: str, published: str) -> bool:
-    """Whether a judge is the published model, by name; "large-v3" and "whisper-large-v3" are the
-    same.
-    """
+    """Whether a judge is the published model; "large-v3" is "whisper-large-v3"."""
     return ours.removeprefix("whisper-") == published.removeprefix("whisper-")
 
 

@@ -42,9 +42,7 @@ def read_recordings(folder: Path) -> tuple[list[Trial], dict[str, int]]:
 
 
 def read_continuation(folder: Path) -> tuple[list[Trial], dict[str, int]]:
-    """Utterances of 4 to 10 s, each with its own first 3 s as the prompt and all its words as the
-    text.
-    """
+    """Utterances of 4 to 10 s, prompted by their own first 3 s, all their words as the text."""
     trials = []
     recordings = _recordings(folder)
     for item in recordings:
@@ -54,9 +52,7 @@ def read_continuation(folder: Path) -> tuple[list[Trial], dict[str, int]]:
 
 
 def read_cross(folder: Path) -> tuple[list[Trial], dict[str, int]]:
-    """Utterances of 4 to 10 s, each with another utterance of its speaker as the prompt; or the
-    pairs of a list.
-    """
+    """Utterances of 4 to 10 s prompted by another one of their speaker; or the pairs of a list."""
     recordings = {item.id: item for item in _recordings(folder)}
     if (folder / CROSS_LIST).is_file():
         return _listed(folder / CROSS_LIST, recordings), {}

@@ -123,9 +123,7 @@ def read_prepared(prepared: Path) -> tuple[dict, dict[str, dict]]:
 
 
 def _matched(manifest: str | Path, trials: Mapping[str, dict], seeds: int) -> list[dict]:
-    """The manifest's utterances with the trial each one speaks; text and language are the
-    trial's.
-    """
+    """The manifest's utterances with their trials; text and language are the trial's."""
     utterances = read_utterances(manifest)
     spoken = {utterance["id"] for utterance in utterances}
     wanted = {id_: id_ for id_ in trials}
@@ -229,9 +227,7 @@ def _embeddings(
 
 
 def _recognised(path: Path, trials: Mapping[str, dict]) -> list[dict]:
-    """Rows of recognised texts, lines FILE<tab>TEXT whose file name without suffix is the id of a
-    trial.
-    """
+    """Rows of recognised texts: lines FILE<tab>TEXT, the file name's stem being a trial's id."""
     expected = "lines of a file and its text between a tab, as llasa transcribe prints them"
     heard: dict[str, str] = {}
     for number, line in text_lines(path, expected):

@@ -21,9 +21,7 @@ _STRIPPED = str.maketrans("", "", (CHINESE_PUNCTUATION + string.punctuation).rep
 
 
 def seed_tts_text(text: str, language: str) -> str:
-    """Text as Seed-TTS-Eval compares it, words between spaces. InputError for a language other than
-    en and zh.
-    """
+    """Text as Seed-TTS-Eval compares it, words between spaces. InputError unless en or zh."""
     stripped = text.translate(_STRIPPED).replace("  ", " ")
     if language == "zh":
         return " ".join(stripped)
@@ -54,9 +52,7 @@ def public_errors(words: str, reference: str, hypothesis: str, language: str) ->
 
 
 def simplified(text: str) -> str:
-    """Chinese text in simplified characters (zhconv, zh-cn), as the public script converts what was
-    heard.
-    """
+    """Chinese text in simplified characters (zhconv, zh-cn), as in the public script."""
     try:
         import zhconv
     except ImportError as error:

@@ -21,9 +21,7 @@ SCHEMA = 1
 
 
 def named_manifests(sources: Sequence[str]) -> dict[str, Path]:
-    """{system: manifest} of "NAME=MANIFEST", or of "MANIFEST", named after its folder. InputError
-    for a duplicate name.
-    """
+    """{system: manifest} of "NAME=MANIFEST" or "MANIFEST" (its folder); no duplicates."""
     named: dict[str, Path] = {}
     for source in sources:
         name, equals, path = source.partition("=")

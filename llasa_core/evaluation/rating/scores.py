@@ -173,9 +173,7 @@ def ordinal_alpha(pairs: np.ndarray) -> float | None:
 def aggregate(
     paths: Sequence[str | Path], key: str | Path, out: str | Path, seed: int = 0
 ) -> dict[str, Any]:
-    """Write OUT/utterances.jsonl (a row a score) and OUT/summary.json (scores, agreement); returns
-    the latter.
-    """
+    """Write OUT/utterances.jsonl (a row a score) and OUT/summary.json, which is returned."""
     rows = read_scores(paths, key)
     by_language = {
         language: [r for r in rows if r["language"] == language]

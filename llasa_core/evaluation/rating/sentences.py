@@ -45,9 +45,7 @@ KEYS = ("id", "language", "category", "text", "expected")
 
 @dataclass(frozen=True)
 class Sentence:
-    """One test sentence; `category` is one of CATEGORIES[language], `expected` what a listener
-    should hear.
-    """
+    """A test sentence; `category` of CATEGORIES[language], `expected`: what to listen for."""
 
     id: str
     language: str
