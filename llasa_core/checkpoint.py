@@ -21,6 +21,10 @@ from llasa_core.files import read_object, sha256
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
 
+# How a checkpoint is sampled unless asked otherwise: what generation_config.json recommends and
+# where `Sampling` starts. top_k: of the public example, which has it from `generate`.
+RECOMMENDED_SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}
+
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 SETTINGS_KEYS = {

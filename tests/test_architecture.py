@@ -15,7 +15,6 @@ LEVELS = (  # a room imports from rooms of lower levels, never from one beside o
     {"data", "synthesis"},
     {"training", "evaluation", "search"},
     {"experiments"},
-    {"studies"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -156,6 +155,16 @@ def test_imports_point_down():
         if module not in DOORS
         for other in others
         if room(other) != room(module) and LEVEL[room(other)] >= LEVEL[room(module)]
+    } == set()
+
+
+def test_training_evaluation_and_synthesis_never_import_one_another():
+    apart = {"training", "evaluation", "synthesis"}
+    assert {
+        f"{module} -> {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if {room(module), room(other)} <= apart and room(module) != room(other)
     } == set()
 
 

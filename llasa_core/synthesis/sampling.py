@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llasa_core.checkpoint import RECOMMENDED_SAMPLING
 from llasa_core.errors import above, at_least, check_fields
 
 
@@ -26,9 +27,9 @@ class Sampling:
     whatever its text.
     """
 
-    temperature: float = 0.8
-    top_k: int = 50
-    top_p: float = 1.0
+    temperature: float = RECOMMENDED_SAMPLING["temperature"]
+    top_k: int = RECOMMENDED_SAMPLING["top_k"]
+    top_p: float = RECOMMENDED_SAMPLING["top_p"]
     min_codes: int = 1
     max_seconds: float = 40.0
 

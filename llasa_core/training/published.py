@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from llasa_core.checkpoint import weights_sha256
-from llasa_core.synthesis.sampling import Sampling
+from llasa_core.checkpoint import RECOMMENDED_SAMPLING, weights_sha256
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig, read_entry
 
@@ -27,7 +26,7 @@ def generation_settings(config: TrainConfig, tokenizer: Any) -> GenerationConfig
     Padding is END, which no prompt holds: with `<|eot_id|>` for padding, `generate` would take the
     template's own for padding and hide them.
     """
-    vocabulary, sampling = vocabulary_of(tokenizer), Sampling()
+    vocabulary = vocabulary_of(tokenizer)
     ends = {
         "tts": vocabulary.speech_generation_end,
         "asr": vocabulary.text_generation_end,
@@ -39,9 +38,7 @@ def generation_settings(config: TrainConfig, tokenizer: Any) -> GenerationConfig
         eos_token_id=[end for task, end in ends.items() if task in tasks and end is not None],
         pad_token_id=vocabulary.speech_generation_end,
         do_sample=True,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        **RECOMMENDED_SAMPLING,
         max_length=config.context,
     )
 
