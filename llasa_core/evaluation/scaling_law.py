@@ -6,12 +6,15 @@ amounts of data are fitted together, not one curve at a time: a size that is sta
 bend its own curve and the law with it. Repeats (seeds) are further points. numpy and scipy only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from llasa_core.errors import InputError
+from llasa_core.evaluation.lack_of_fit import LackOfFit, lack_of_fit
 from llasa_core.intervals import Interval
 
 # Largest exponent of a surface; beyond it the runs do not determine the term, and its amplitude
@@ -23,7 +26,9 @@ PARAMETERS = ("irreducible", "size_amplitude", "size_exponent", "data_amplitude"
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """L(x) = irreducible + amplitude * x^-exponent; refits (n_boot, 3) of the bootstrap."""
+    """L(x) = irreducible + amplitude * x^-exponent; refits (n_boot, 3) hold these three for every
+    bootstrap sample. checks: whether the law holds on its own points.
+    """
 
     irreducible: float
     amplitude: float
@@ -31,6 +36,7 @@ class PowerLaw:
     refits: np.ndarray
     n: int
     log_rmse: float  # root mean square of log y - log L(x)
+    checks: LackOfFit = field(default_factory=LackOfFit)
 
     def predict(self, x: Sequence[float] | float) -> np.ndarray:
         """L at x, in the shape of x."""
@@ -56,8 +62,11 @@ class PowerLaw:
         return _percentiles(self.refits[:, names.index(parameter)], confidence)
 
     def metrics(self, prefix: str = "power_law") -> dict[str, float]:
-        """Flat numbers: PREFIX_exponent, PREFIX_exponent_low, .. by parameter, and PREFIX_n."""
+        """Flat numbers for a result: PREFIX_exponent, PREFIX_exponent_low, .. for each parameter,
+        PREFIX_n, PREFIX_log_rmse and those of `checks`.
+        """
         flat: dict[str, float] = {f"{prefix}_n": self.n, f"{prefix}_log_rmse": self.log_rmse}
+        flat |= self.checks.metrics(prefix)
         for name in ("irreducible", "amplitude", "exponent"):
             low, high = self.interval(name)
             flat |= {
@@ -73,7 +82,7 @@ class LossSurface:
     """L(N, D) = irreducible + size_amplitude N^-size_exponent + data_amplitude D^-data_exponent.
 
     refits (n_boot, 5): these five for every bootstrap sample. spread (n,): residuals in log loss,
-    widened for the degrees of freedom.
+    widened for the degrees of freedom. checks: whether the law holds on its own runs.
     """
 
     values: tuple[float, float, float, float, float]  # in the order of PARAMETERS
@@ -81,6 +90,7 @@ class LossSurface:
     spread: np.ndarray
     n: int
     log_rmse: float  # root mean square of log loss - log L
+    checks: LackOfFit = field(default_factory=LackOfFit)
 
     def predict(self, size: Sequence[float] | float, data: Sequence[float] | float) -> np.ndarray:
         """L at N and D, broadcast against each other."""
@@ -109,12 +119,13 @@ class LossSurface:
         return self.values[4] / (self.values[2] + self.values[4])
 
     def metrics(self, prefix: str = "surface", confidence: float = 0.95) -> dict[str, float]:
-        """Flat numbers: each parameter and compute_exponent with its _low and _high; PREFIX_n and
-        PREFIX_log_rmse.
+        """Flat numbers: each parameter and compute_exponent with its _low and _high; PREFIX_n,
+        PREFIX_log_rmse and those of `checks`.
         """
         shares = self.refits[:, 4] / (self.refits[:, 2] + self.refits[:, 4])
         columns = [*zip(PARAMETERS, self.values, self.refits.T, strict=True)]
         flat: dict[str, float] = {f"{prefix}_n": self.n, f"{prefix}_log_rmse": self.log_rmse}
+        flat |= self.checks.metrics(prefix)
         for name, value, drawn in [*columns, ("compute_exponent", self.compute_exponent(), shares)]:
             low, high = _percentiles(drawn, confidence)
             flat |= {
@@ -154,10 +165,14 @@ def power_law_fit(
             f"power law with {parameters} parameters from {len(x)} points at {len(np.unique(x))}"
             f" sizes, expected at least {parameters + 1} points at {parameters} sizes"
         )
-    fitted = _Fitter([x], y, irreducible, np.inf, huber_delta).bootstrapped(
-        _starts(np.log(y), irreducible), n_boot, seed
-    )
-    return PowerLaw(*fitted.values.tolist(), fitted.refits, len(x), fitted.log_rmse)
+
+    def starts(log_y: np.ndarray) -> list[np.ndarray]:
+        return _starts(log_y, irreducible)
+
+    fitter = _Fitter([x], y, irreducible, np.inf, huber_delta)
+    fitted = fitter.bootstrapped(starts(np.log(y)), n_boot, seed)
+    checks = _checked(fitter, fitted, x, starts)
+    return PowerLaw(*fitted.values.tolist(), fitted.refits, len(x), fitted.log_rmse, checks)
 
 
 def fit_surface(
@@ -191,12 +206,11 @@ def fit_surface(
             f" {len(np.unique(data))} amounts of data, expected at least 6 runs, 3 sizes and 3"
             " amounts"
         )
-    fitted = _Fitter([size, data], loss, True, STEEPEST, huber_delta).bootstrapped(
-        _surface_starts(np.log(loss)), n_boot, seed
-    )
-    return LossSurface(
-        tuple(fitted.values.tolist()), fitted.refits, fitted.spread, len(size), fitted.log_rmse
-    )
+    fitter = _Fitter([size, data], loss, True, STEEPEST, huber_delta)
+    fitted = fitter.bootstrapped(_surface_starts(np.log(loss)), n_boot, seed)
+    checks = _checked(fitter, fitted, size * data, _surface_starts)
+    values = tuple(fitted.values.tolist())
+    return LossSurface(values, fitted.refits, fitted.spread, len(size), fitted.log_rmse, checks)
 
 
 @dataclass(frozen=True)
@@ -205,6 +219,7 @@ class _Fitted:
     refits: np.ndarray  # (n_boot, 1 + 2 K)
     spread: np.ndarray  # (N,) residuals in log loss, widened for the degrees of freedom
     log_rmse: float
+    residuals: np.ndarray  # (N,) in log loss
 
 
 class _Fitter:
@@ -226,6 +241,7 @@ class _Fitter:
         self.scales = [np.exp(np.log(x).mean()) for x in variables]
         self.logs = [np.log(x / scale) for x, scale in zip(variables, self.scales, strict=True)]
         self.log_y, self.irreducible, self.huber_delta = np.log(y), irreducible, huber_delta
+        self.variables, self.y, self.steepest = variables, y, steepest
         least = -np.inf if steepest == np.inf else 0.0
         self.bounds = (
             [-np.inf] * irreducible + [-np.inf, least] * len(variables),
@@ -234,14 +250,22 @@ class _Fitter:
 
     def bootstrapped(self, starts: Sequence[np.ndarray], n_boot: int, seed: int) -> _Fitted:
         """The best fit of all starts, and from it the refits of a residual bootstrap."""
-        best = min((self.fit(start, self.log_y) for start in starts), key=lambda fit: fit.cost).x
+        best = self.best(starts)
         curve, n = self.curve(best), len(self.log_y)
         residuals = self.log_y - curve
         spread = (residuals - residuals.mean()) * np.sqrt(n / (n - len(best)))
         drawn = np.random.default_rng(seed).choice(spread, size=(n_boot, n))
         refits = [self.natural(self.fit(best, curve + noise).x) for noise in drawn]
         rmse = float(np.sqrt(np.mean(residuals**2)))
-        return _Fitted(self.natural(best), np.array(refits), spread, rmse)
+        return _Fitted(self.natural(best), np.array(refits), spread, rmse, residuals)
+
+    def best(self, starts: Sequence[np.ndarray]) -> np.ndarray:
+        return min((self.fit(start, self.log_y) for start in starts), key=lambda fit: fit.cost).x
+
+    def without(self, left_out: np.ndarray) -> _Fitter:
+        """The same fit of the points that a mask (N,) does not leave out."""
+        kept = [values[~left_out] for values in (*self.variables, self.y)]
+        return _Fitter(kept[:-1], kept[-1], self.irreducible, self.steepest, self.huber_delta)
 
     def fit(self, start: np.ndarray, log_y: np.ndarray):
         from scipy.optimize import least_squares
@@ -284,6 +308,29 @@ class _Fitter:
         for (amplitude, exponent), scale in zip(powers, self.scales, strict=True):
             values += [np.exp(amplitude + exponent * np.log(scale)), exponent]
         return np.array(values)
+
+
+def _checked(
+    fitter: _Fitter,
+    fitted: _Fitted,
+    extent: np.ndarray,
+    starts: Callable[[np.ndarray], list[np.ndarray]],
+) -> LackOfFit:
+    """The checks of a fit; the largest points are those of the greatest `extent` (N,)."""
+    parameters = fitter.irreducible + 2 * len(fitter.variables)
+    checks = lack_of_fit(fitter.variables, fitted.residuals, parameters)
+    largest = extent == extent.max()
+    rest = fitter.without(largest)
+    few = min(len(np.unique(x)) for x in rest.variables) < (2 + fitter.irreducible)
+    if few or len(rest.y) <= parameters:
+        return checks
+    irreducible, *powers = rest.natural(rest.best(starts(rest.log_y)))
+    predicted = irreducible + sum(
+        amplitude * x[largest] ** -exponent
+        for x, amplitude, exponent in zip(fitter.variables, powers[::2], powers[1::2], strict=True)
+    )
+    off = np.exp(np.mean(fitter.log_y[largest] - np.log(predicted))) - 1
+    return replace(checks, largest_out=float(off))
 
 
 def _surface(values: np.ndarray, size: np.ndarray, data: np.ndarray) -> np.ndarray:
