@@ -30,6 +30,7 @@ import numpy as np
 from llasa_core.errors import InputError, at_least, check_fields, fits
 from llasa_core.files import is_url, join, numbered_rows, parse_object, text_lines, write_rows
 from llasa_core.prompts import Voice
+from llasa_core.scripts import language_of
 
 T = TypeVar("T")
 
@@ -43,7 +44,8 @@ class Utterance:
     """One utterance of a corpus.
 
     audio: the path or URL of its file (or, where a dataset holds files inside itself, the bytes of
-    one). seconds: its length, where known. split: "train", "dev" or "test", where the corpus says
+    one). language: "" becomes that of the script of the text (`scripts.language_of`). seconds: its
+    length, where known. split: "train", "dev" or "test", where the corpus says
     so; None: by hash.
     """
 
@@ -51,9 +53,13 @@ class Utterance:
     audio: str | Path | bytes
     text: str
     speaker: str = ""
-    language: str = "en"
+    language: str = ""
     seconds: float | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.language == "":
+            object.__setattr__(self, "language", language_of(self.text))
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def _utterance(item: dict, where: str, folder: Path | str) -> Utterance:
         raise InputError(f"{where}: split is {split!r}, expected train, dev or test")
     audio = item["audio"] if is_url(item["audio"]) else join(folder, item["audio"])
     audio = Path(os.path.normpath(audio)) if isinstance(audio, Path) else audio
-    speaker, language = item.get("speaker") or "", item.get("language") or "en"
+    speaker, language = item.get("speaker") or "", item.get("language") or ""
     return Utterance(item["id"], audio, item["text"], speaker, language, seconds, split)
 
 
@@ -249,7 +255,7 @@ class Request:
     speaker: str | None = None
     voice: Voice | None = None
     seed: int = 0
-    language: str = "en"
+    language: str = ""
     reference_speaker: str | None = None
 
     def __post_init__(self) -> None:
@@ -271,7 +277,7 @@ class Request:
                 )
         check_fields(self, f"request {self.id}", seed=at_least(0))
         if not self.language:
-            raise InputError(f"request {self.id}: language is empty, expected a code like en")
+            object.__setattr__(self, "language", language_of(self.text))
 
     @property
     def wanted_speaker(self) -> str | None:
@@ -315,11 +321,11 @@ def read_requests(
     path,
     voice: Callable[[Path, str], Voice] | None = None,
     seed: int = 0,
-    language: str = "en",
+    language: str = "",
     refused: list[InputError] | None = None,
 ) -> list[Request]:
     """Requests from JSON lines (keys: see the head of this module); seed and language are those of
-    lines without.
+    lines without; "": the language of the script.
 
     A corpus manifest is such a file, and so are test sentences (`understanding`): their audio,
     seconds, split, category and expected say nothing about what to speak. `voice` makes a prompt of

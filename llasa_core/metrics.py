@@ -40,8 +40,11 @@ def normalise(text: str, language: str = "en", spoken_digits: bool = False) -> s
     five one two three four" becomes "5551234", "555-1234" "555 1234" and "7-3-1-9" even "7 3 one
     9", which disagree although they say the same. spoken_digits (English only) then writes every
     number as single digits, "5 5 5 1 2 3 4": right for texts with telephone numbers, codes and
-    times; words of a number are then counted by digit, so name such a rate apart.
+    times; words of a number are then counted by digit, so name such a rate apart. Before that an
+    ellipsis is a space (the English normaliser makes a word of "…") and a curly apostrophe within a
+    word a straight one.
     """
+    text = re.sub(r"(?<=\w)[’‘ʼ＇](?=\w)", "'", re.sub(r"…|\.{2,}", " ", text))
     normalised = _normaliser(language)(text).strip()
     if spoken_digits and language == "en":
         normalised = " ".join(_digits_apart(word) for word in normalised.split())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_core.errors import InputError
+from llasa_core.scripts import joined_texts
 from llasa_core.tokenizer import (
     ASR_INSTRUCTION,
     DEFAULT_DATE,
@@ -211,13 +212,14 @@ class Prompt:
     ) -> np.ndarray:
         """int32 (T,), up to SPEECH_GENERATION_START and, if a voice is given, its codes.
 
-        With a voice the text is the voice's words, a space and `text`, so that the model continues
+        With a voice the text is the voice's words, a space where the script uses one, and `text`,
+        so that the model continues
         the voice; if the voice has no words, `text` already begins with them.
         """
         ids = self.vocabulary
         if voice is not None:
             self.text_ids(text)
-            text = f"{voice.text} {text}" if voice.text else text
+            text = joined_texts(voice.text, text)
         question = self._wrapped(
             ids.text_understanding_start, self.text_ids(text), ids.text_understanding_end
         )

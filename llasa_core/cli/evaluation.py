@@ -118,7 +118,7 @@ def add_protocol(commands: Commands) -> None:
         "protocol",
         "turn a public benchmark's folder into requests to synthesize and manifests to score by",
         "llasa protocol seed-tts-en seedtts_testset artifacts/seed-en --codec xcodec2\n"
-        "llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl"
+        "llasa synthesize --model M --manifest artifacts/seed-en/requests.jsonl --attempts 0"
         " -o artifacts/spoken\n"
         "llasa evaluate artifacts/spoken/manifest.jsonl artifacts/scores"
         " --protocol artifacts/seed-en",

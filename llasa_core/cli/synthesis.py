@@ -10,7 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.cli.common import Commands, add_command, count, progress_bar, require, whole
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    count,
+    positive,
+    progress_bar,
+    require,
+    whole,
+)
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request
 
@@ -43,13 +51,21 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--voice-text", metavar="TEXT", help="the words spoken in the voice prompt")
     parser.add_argument(
-        "--language", default="en", help="of TEXT, and of lines that name none (default en)"
+        "--language",
+        default="",
+        help="of TEXT, and of lines that name none (default: by the script; en for Latin letters)",
     )
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
     parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
     parser.add_argument(
         "--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=positive,
+        default=1.0,
+        help="above 1: codes that were there are less likely (default 1; public LoRA example 1.2)",
     )
     parser.add_argument(
         "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
@@ -123,7 +139,11 @@ def speech(options: Namespace) -> tuple:
         if path is not None:
             require(path)
     sampling = Sampling(
-        options.temperature, options.top_k, options.top_p, max_seconds=options.max_seconds
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        max_seconds=options.max_seconds,
+        repetition_penalty=options.repetition_penalty,
     )
     if options.text is not None:
         requests = [

@@ -17,12 +17,17 @@ from llasa_core import metrics
 from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
-from llasa_core.files import read_rows, write_json, write_rows
+from llasa_core.files import numbered_rows, read_object, read_rows, write_json, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
 from llasa_core.judges.identity import CHOSEN_BY, same_judge
 from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import read_manifest
+from llasa_core.scripts import language_of
+
+# Settings of speech that decide its scores: how it was sampled and searched
+MADE = ("temperature", "top_k", "top_p", "min_codes", "max_seconds", "repetition_penalty")
+MADE += ("strategy", "rule", "verifiers")
 
 BLOCK = 16  # utterances a call of a judge: one step of the progress bar
 
@@ -96,6 +101,7 @@ def evaluate_manifest(
     )
     summary = summarise(rows, seed=seed)
     report = {"metrics": summary, **judges.described(), "seed": seed}
+    report["speech"] = speech_settings(manifest)
     publish_scores(out, rows, report)
     return rows, summary
 
@@ -114,7 +120,7 @@ def score_utterances(
     originals = _reference_files(reference_audio, utterances) if reference_audio is not None else {}
     if judges.transcriber is not None:
         for utterance in utterances:
-            metrics.word_errors(utterance["text"], "", utterance["language"])
+            _check_text(utterance)
     if references is not None and not isinstance(references, SpeakerReferences):
         references = embed_references(references, judges.speaker, seed=seed, progress=progress)
     if references is not None:
@@ -155,6 +161,20 @@ def publish_scores(out: str | Path, rows: Sequence[Mapping], report: Mapping) ->
     out = Path(out)
     write_rows(out / "utterances.jsonl", rows)
     write_json(out / "summary.json", report)
+
+
+def speech_settings(manifest: str | Path) -> dict | None:
+    """How the speech of a manifest was sampled, guarded and searched, by the settings.json next to
+    it; None where nothing says so. attempts: samples at most, 0 without guards.
+    """
+    folder = Path(manifest).parent
+    for path in (folder / "settings.json", folder / "pieces" / "rest" / "settings.json"):
+        if path.is_file():
+            made = read_object(path)
+            guards = made.get("guards")
+            found = {"guards": guards, "attempts": guards["attempts"] if guards else 0}
+            return found | {key: made[key] for key in MADE if key in made}
+    return None
 
 
 def refuse_verifiers(manifest: str | Path, utterances: Sequence[Mapping], judges: Judges) -> None:
@@ -228,7 +248,8 @@ def read_utterances(path: str | Path) -> list[dict]:
     manifest of none.
     """
     utterances = []
-    for utterance, row in zip(read_manifest(path), read_rows(path), strict=True):
+    lines = [number for number, _ in numbered_rows(path)]
+    for utterance, row, line in zip(read_manifest(path), read_rows(path), lines, strict=True):
         if not utterance.audio.is_file():
             raise InputError(
                 f"{path}: audio file {utterance.audio} of utterance {utterance.id!r} is missing"
@@ -238,6 +259,7 @@ def read_utterances(path: str | Path) -> list[dict]:
             "audio": row["audio"],
             "text": utterance.text,
             "file": utterance.audio,
+            "where": f"{path}:{line}",
         }
         speaker = row.get("reference_speaker") or utterance.speaker
         if not isinstance(speaker, str):
@@ -248,11 +270,29 @@ def read_utterances(path: str | Path) -> list[dict]:
         described |= {"speaker": speaker, "language": utterance.language}
         if isinstance(row.get("ended"), bool):
             described["ended"] = row["ended"]
+        if isinstance(row.get("attempts"), int):
+            described["sampled_again"] = row["attempts"] > row.get("pieces", 1)
         described |= {key: row[key] for key in (*CHOSEN_BY, CLUSTER) if row.get(key)}
         utterances.append(described)
     if not utterances:
         raise InputError(f"{path}: no utterances, expected at least one")
     return utterances
+
+
+def _check_text(utterance: Mapping) -> None:
+    """InputError with file and line for a text without a word, and for one whose letters are not
+    those of its language: judged in English, an ideograph is a word error or several.
+    """
+    text, language = utterance["text"], utterance["language"]
+    try:
+        metrics.word_errors(text, "", language)
+    except InputError as error:
+        raise InputError(f"{utterance['where']}: {error}") from None
+    if language == "en" and (script := language_of(text)) != "en":
+        raise InputError(
+            f"{utterance['where']}: the language is en, but the text {text[:20]!r} is written as"
+            f" {script}; expected its language, and a recogniser that hears it"
+        )
 
 
 def _reference_files(
@@ -278,8 +318,7 @@ def _described(utterance: dict, wave: np.ndarray) -> dict:
         if key in utterance
     }
     row["seconds"] = round(len(wave) / SAMPLE_RATE, DIGITS)
-    if "ended" in utterance:
-        row["ended"] = utterance["ended"]
+    row |= {key: utterance[key] for key in ("ended", "sampled_again") if key in utterance}
     return row
 
 

@@ -42,6 +42,7 @@ SHARES = {
     ),
     "never_ended_share": ("ended", lambda row: not row["ended"]),
     "ended_at_once_share": ("ended", lambda row: row["seconds"] < ENDED_AT_ONCE_SECONDS),
+    "sampled_again_share": ("sampled_again", lambda row: row["sampled_again"]),
 }
 
 
@@ -51,10 +52,11 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
 
     corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity,
     similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances.
-    nearest_speaker_share, never_ended_share, ended_at_once_share: `share_interval`. Where rows name
-    a `text_id`, the bootstrap resamples texts with all their seeds, and NAME_texts is given with
-    NAME_n. Where rows name several speakers, NAME_by_speaker_low and _high resample speakers with
-    all that they say: what another choice of voices would have given. Also utterances, speakers and
+    nearest_speaker_share, never_ended_share, ended_at_once_share, sampled_again_share (the guards
+    rejected the first sample): `share_interval`. Where rows name a `text_id`, the bootstrap
+    resamples texts with all their seeds, and NAME_texts is given with NAME_n. Where rows name
+    several speakers, NAME_by_speaker_low and _high resample speakers with all that they say: what
+    another choice of voices would have given. Also utterances, speakers and
     texts (where they are named), seconds (of audio), pesq_wb_unscored, pesq_nb_unscored and
     stoi_unscored. Raises InputError when there are no rows.
     """

@@ -96,7 +96,7 @@ class Branches(Loop):
                 self.cache.gather(slots, int(self.length[source].max()))
             for state in (self.length, self.steps, self.limit):
                 state[:count] = state[source]
-            for state in (self.token, self.log_prob, self.output, self.visible):
+            for state in (self.token, self.log_prob, self.output, self.visible, self.repeated):
                 state[:count] = state[slots]
             for slot, (row, _) in enumerate(children):
                 self.request[slot] = row

@@ -20,7 +20,13 @@ import numpy as np
 import torch
 
 from llasa_core.errors import InputError, fits
-from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, row_noise
+from llasa_core.synthesis.sampling import (
+    Sampling,
+    draw,
+    draw_with_doubt,
+    penalised,
+    row_noise,
+)
 
 # Relative to the largest logit: ten times the float32 difference seen between batched and single
 # rows.
@@ -238,6 +244,11 @@ class Loop:
         self.cache = SlotCache(model, self.slots, capacity)
         self.live = self.prefilled = self.recomputed = 0
         self.error = ROUNDING if self.weight.dtype == torch.float32 else 0.0
+        self.penalty = sampling.repetition_penalty
+        self.error *= max(self.penalty, 1 / self.penalty)
+        # Which answers the prompt or the answer of a slot holds already
+        width = len(self.weight) if self.penalty != 1 else 0
+        self.repeated = torch.zeros(self.slots, width, dtype=torch.bool, device=self.device)
         self.request, self.length, self.steps, self.limit = (
             np.zeros(self.slots, np.int64) for _ in range(4)
         )
@@ -278,6 +289,11 @@ class Loop:
             self.token[slot] = int(self.prompts[index][-1])
             noise = row_noise(int(self.seeds[index]), self.prompts[index], limit)
             self.uniform[slot, :limit] = torch.from_numpy(noise).to(self.device)
+            if self.penalty != 1:
+                said = self.prompts[index] - self.answers.head.start
+                said = said[(said >= 0) & (said < len(self.weight))].astype(np.int64)
+                self.repeated[slot] = False
+                self.repeated[slot, torch.from_numpy(said).to(self.device)] = True
         self.log_prob[slots] = 0
         self.live += count
 
@@ -335,7 +351,8 @@ class Loop:
         logits = self._allowed(state, self.steps[:live])  # (B, V)
         now = torch.from_numpy(self.steps[:live]).to(self.device)
         uniform = self.uniform[rows, now]
-        column, doubt = draw_with_doubt(logits, uniform, self.sampling, self.error)
+        drawn_from = self._penalised(logits, self.repeated[:live])
+        column, doubt = draw_with_doubt(drawn_from, uniform, self.sampling, self.error)
         for slot in doubt.nonzero().flatten().tolist() if self.error else ():
             column[slot] = self._alone(slot, uniform[slot : slot + 1])
         peak, drawn = logits.amax(dim=-1), logits[rows, column]
@@ -344,6 +361,8 @@ class Loop:
         self.log_prob[:live] += (drawn - peak - mass.log()).double()
         self.token[:live] = column + self.answers.head.start
         self.output[rows, now] = self.token[:live]
+        if self.penalty != 1:
+            self.repeated[rows, column] = True
         self.length[:live] += 1
         self.steps[:live] += 1
         ended = (column == self.end).cpu().numpy()
@@ -360,6 +379,9 @@ class Loop:
             logits[torch.from_numpy(early).to(self.device), self.end] = -torch.inf
         return logits
 
+    def _penalised(self, logits: torch.Tensor, repeated: torch.Tensor) -> torch.Tensor:
+        return logits if self.penalty == 1 else penalised(logits, repeated, self.penalty)
+
     def _alone(self, slot: int, uniform: torch.Tensor) -> torch.Tensor:
         """The column (1,) that a row draws when nothing but its own tokens is computed, without a
         cache.
@@ -375,7 +397,9 @@ class Loop:
             input_ids=ids[None], attention_mask=mask[None, None], use_cache=False
         ).last_hidden_state[:, -1]
         self.recomputed += 1
-        return draw(self._allowed(state, self.steps[slot : slot + 1]), uniform, self.sampling)
+        logits = self._allowed(state, self.steps[slot : slot + 1])
+        logits = self._penalised(logits, self.repeated[slot : slot + 1])
+        return draw(logits, uniform, self.sampling)
 
     @torch.inference_mode()
     def release(self, finished: np.ndarray) -> list[tuple[int, Row]]:
@@ -397,7 +421,9 @@ class Loop:
                 self.cache.move(self.live, slot, int(self.length[self.live]))
                 for state in (self.request, self.length, self.steps, self.limit):
                     state[slot] = state[self.live]
-                for state in (self.token, self.log_prob, self.output, self.uniform, self.visible):
+                for state in (self.token, self.log_prob, self.output, self.uniform):
+                    state[slot] = state[self.live]
+                for state in (self.visible, self.repeated):
                     state[slot] = state[self.live]
         return done
 

@@ -24,7 +24,8 @@ class Sampling:
     temperature: 0 is greedy. top_k: 0 takes all codes; 50 is what the public example does without
     saying so (the default of `generate`). min_codes: END is forbidden at that many first steps; 0
     lets an utterance be empty, as the public example does. max_seconds: no utterance is longer,
-    whatever its text.
+    whatever its text. repetition_penalty: what the prompt or the answer holds already is that many
+    times less likely (`penalised`); the public LoRA example uses 1.2.
     """
 
     temperature: float = RECOMMENDED_SAMPLING["temperature"]
@@ -32,10 +33,12 @@ class Sampling:
     top_p: float = RECOMMENDED_SAMPLING["top_p"]
     min_codes: int = 1
     max_seconds: float = 40.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         bounds = {"temperature": at_least(0), "top_k": at_least(0), "top_p": above(0, most=1)}
-        check_fields(self, "sampling", **bounds, min_codes=at_least(0), max_seconds=above(0))
+        bounds |= {"min_codes": at_least(0), "max_seconds": above(0)}
+        check_fields(self, "sampling", **bounds, repetition_penalty=above(0))
 
 
 def candidate_seed(seed: int, index: int) -> int:
@@ -60,6 +63,16 @@ def row_noise(seed: int, prompt: np.ndarray, count: int) -> np.ndarray:
     digest = hashlib.sha256(np.ascontiguousarray(prompt, dtype="<i4").tobytes()).digest()
     entropy = [seed, *np.frombuffer(digest[:16], dtype="<u4").tolist()]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random(count)
+
+
+def penalised(logits: torch.Tensor, repeated: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits (B, V) in which those of `repeated` bool (B, V) are divided by the penalty where they
+    are positive and multiplied by it where they are negative: RepetitionPenaltyLogitsProcessor of
+    transformers (arXiv 1909.05858).
+    """
+    return torch.where(
+        repeated, torch.where(logits < 0, logits * penalty, logits / penalty), logits
+    )
 
 
 def draw(logits: torch.Tensor, uniform: torch.Tensor, sampling: Sampling) -> torch.Tensor:

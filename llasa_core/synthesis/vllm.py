@@ -74,6 +74,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
+                repetition_penalty=sampling.repetition_penalty,
                 seed=int(seed) % 2**63,
                 max_tokens=int(limit),
                 min_tokens=min(sampling.min_codes, int(limit)),

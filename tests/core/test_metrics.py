@@ -229,3 +229,26 @@ def test_sign_flip_test_of_many_changes_is_that_of_the_normal_law():
     assert intervals.sign_flip_test(changes) == pytest.approx(expected, abs=0.008)
     assert intervals.sign_flip_test(changes, seed=1) == intervals.sign_flip_test(changes, seed=1)
     assert intervals.sign_flip_test(np.ones(50)) == pytest.approx(1 / 10_001)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("Wait…", "wait"),
+        ("Wait… what", "wait what"),
+        ("...and so on", "and so on"),
+        ("Wait...", "Wait"),
+        ("I don’t know", "I don't know"),
+        ("It’s Anna‘s", "it's Anna's"),
+        ("I don't", "I don’t"),
+    ],
+)
+def test_ellipses_are_no_words_and_curly_apostrophes_are_straight(said, heard):
+    assert metrics.word_errors(said, heard)[0] == 0
+    assert metrics.word_errors(said, heard)[1] == metrics.word_errors(heard, "")[1]
+
+
+def test_text_of_dots_alone_has_no_words():
+    for text in ("...", "…", ". . ."):
+        with pytest.raises(InputError, match="empty after normalisation"):
+            metrics.word_errors(text, "a")

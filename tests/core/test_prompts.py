@@ -237,3 +237,15 @@ def test_voice_without_words_continues_a_text_that_holds_them(mini_tokenizer):
     whole = prompt.tts_prompt("Call the office at seven.", voice=Voice("", codes))
     parts = prompt.tts_prompt("at seven.", voice=Voice("Call the office", codes))
     np.testing.assert_array_equal(whole, parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "whole"),
+    [("Hello.", "Call Anna.", "Hello. Call Anna."), ("你好。", "再见。", "你好。再见。")],
+)
+def test_voice_text_and_text_have_a_space_between_only_where_the_script_uses_it(
+    mini_tokenizer, words, text, whole
+):
+    prompt, codes = Prompt(mini_tokenizer), np.arange(4)
+    joined = prompt.tts_prompt(text, voice=Voice(words, codes))
+    assert np.array_equal(joined, prompt.tts_prompt(whole, voice=Voice("", codes)))

@@ -7,7 +7,12 @@ import soundfile
 
 from llasa_core import intervals, judges
 from llasa_core.errors import InputError
-from llasa_core.evaluation.scoring import embed_references, evaluate_manifest
+from llasa_core.evaluation.scoring import (
+    embed_references,
+    evaluate_manifest,
+    read_utterances,
+    speech_settings,
+)
 from llasa_core.evaluation.summary import summarise
 from llasa_core.files import read_rows
 from llasa_core.judges import Judges
@@ -383,3 +388,51 @@ def test_speech_without_a_tag_is_compared_with_its_reference_speaker(tmp_path, r
     assert rows("new", "", {"reference_speaker": "bob"}) == rows("old", "bob", {})
     with pytest.raises(InputError, match="reference_speaker of utterance 'u' is 3"):
         rows("bad", "", {"reference_speaker": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "message"),
+    [
+        ("", {}, r"manifest\.jsonl:2: reference text '' is empty"),
+        ("...", {}, r"manifest\.jsonl:2: .*empty after normalisation"),
+        (
+            "你好世界",
+            {"language": "en"},
+            r"manifest\.jsonl:2: the language is en, .* written as zh",
+        ),
+    ],
+)
+def test_text_that_cannot_be_scored_names_file_and_line(tmp_path, text, keys, message):
+    rows = [("a", "the cat", "the cat", "ann", "ann", {}), ("b", text, "x", "ann", "ann", keys)]
+    path = write_manifest(tmp_path / "spoken", rows)
+    with pytest.raises(InputError, match=message):
+        evaluate_manifest(path, tmp_path / "out", Judges(TRANSCRIBER))
+    assert not (tmp_path / "out").exists()
+
+
+def test_language_that_a_manifest_does_not_name_is_that_of_the_script(tmp_path):
+    path = write_manifest(tmp_path / "spoken", [("a", "你好世界", "x", "ann", "ann", {})])
+    assert [one["language"] for one in read_utterances(path)] == ["zh"]
+
+
+def test_summary_says_how_the_speech_was_sampled_and_how_often_again(tmp_path):
+    attempts = [{"attempts": 1}, {"attempts": 3}, {"attempts": 4, "pieces": 4}, {"attempts": 2}]
+    path = write_manifest(
+        tmp_path / "spoken",
+        [(f"u{i}", "the cat", "the cat", "ann", "ann", keys) for i, keys in enumerate(attempts)],
+    )
+    made = {"temperature": 0.8, "top_k": 50, "guards": {"attempts": 5}, "model": "0123"}
+    (tmp_path / "spoken/settings.json").write_text(json.dumps(made))
+    rows, summary = evaluate_manifest(path, tmp_path / "out", Judges(TRANSCRIBER))
+    assert [row["sampled_again"] for row in rows] == [False, True, False, True]
+    assert summary["sampled_again_share"] == 0.5 and summary["sampled_again_share_n"] == 4
+    report = json.loads((tmp_path / "out/summary.json").read_text())
+    assert report["speech"] == {
+        "attempts": 5,
+        "guards": {"attempts": 5},
+        "temperature": 0.8,
+        "top_k": 50,
+    }
+    del made["guards"]
+    (tmp_path / "spoken/settings.json").write_text(json.dumps(made))
+    assert speech_settings(path)["attempts"] == 0

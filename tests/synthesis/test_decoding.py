@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import ANSWERS, TEXT, toy_llama
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from llasa_core.errors import InputError
 from llasa_core.synthesis.decoding import Answers, Loop, decode, generating
-from llasa_core.synthesis.sampling import Sampling, draw, draw_with_doubt, largest, row_noise
+from llasa_core.synthesis.sampling import (
+    Sampling,
+    draw,
+    draw_with_doubt,
+    largest,
+    penalised,
+    row_noise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -330,3 +338,55 @@ def test_draw_in_doubt_is_decided_by_the_row_alone(prompts):
 def test_sampling_is_checked_when_it_is_made(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_repetition_penalty_is_that_of_transformers():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 50, generator=generator)
+    ids = torch.randint(0, 50, (3, 12), generator=generator)
+    repeated = torch.zeros(3, 50, dtype=torch.bool).scatter_(1, ids, True)
+    expected = RepetitionPenaltyLogitsProcessor(1.2)(ids, logits)
+    assert torch.equal(penalised(logits, repeated, 1.2), expected)
+    assert torch.equal(penalised(logits, repeated, 1.0), logits)
+
+
+@pytest.mark.parametrize("penalty", [1.2, 3.0])
+def test_penalised_codes_are_those_of_transformers_generate(llama, prompts, penalty):
+    voiced = [np.concatenate([prompt, [50, 60, 70]]).astype(np.int32) for prompt in prompts[:6]]
+    rows = dict(
+        decode(
+            llama,
+            voiced,
+            [20] * 6,
+            [0] * 6,
+            Sampling(temperature=0.0, repetition_penalty=penalty),
+            ANSWERS,
+            slots=4,
+        )
+    )
+    banned = [i for i in range(148) if not ANSWERS.first <= i < ANSWERS.stop and i != ANSWERS.end]
+    for index, prompt in enumerate(voiced):
+        with torch.no_grad():
+            ids = llama.generate(
+                torch.from_numpy(prompt[None].astype(np.int64)),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=20,
+                min_new_tokens=1,
+                do_sample=False,
+                repetition_penalty=penalty,
+                suppress_tokens=banned,
+                eos_token_id=ANSWERS.end,
+                pad_token_id=0,
+            )[0, len(prompt) :]
+        assert rows[index].ids.tolist() == [i for i in ids.tolist() if i != ANSWERS.end]
+    plain = dict(decode(llama, voiced, [20] * 6, [0] * 6, Sampling(0.0), ANSWERS))
+    assert any(rows[i].ids.tolist() != plain[i].ids.tolist() for i in range(6))
+
+
+def test_penalised_row_is_the_same_alone_and_in_any_batch(llama, prompts):
+    sampling = Sampling(1.0, 20, repetition_penalty=1.5)
+    limits, seeds = [4 + 2 * i for i in range(len(prompts))], list(range(len(prompts)))
+    alone = one_by_one(llama, prompts, limits, seeds, sampling)
+    together = dict(decode(llama, prompts, limits, seeds, sampling, ANSWERS, slots=5))
+    for index, row in enumerate(alone):
+        assert together[index].ids.tolist() == row.ids.tolist()

@@ -129,7 +129,7 @@ def _utterance(item: dict, folder: str, id: str, audio: Any) -> Utterance:
         audio,
         one_line(_name(text, "bad_text")),
         _name(_first(item, COLUMNS["speaker"], ""), "bad_speaker"),
-        _name(language or "en", "bad_language"),
+        _name(language or "", "bad_language"),
         seconds if known and 0 <= seconds < math.inf else None,
         SPLIT_NAMES.get(split),
     )

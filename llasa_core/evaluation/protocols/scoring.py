@@ -24,6 +24,7 @@ from llasa_core.evaluation.scoring import (
     refuse_verifiers,
     score_similarity,
     score_utterances,
+    speech_settings,
 )
 from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
 from llasa_core.files import read_object, read_rows, text_lines
@@ -76,9 +77,8 @@ def evaluate_protocol(
         role: role in versions and same_model(versions[role].split(" (")[0], name)
         for role, name in protocol.judges.items()
     }
-    publish_scores(
-        out, rows, {"metrics": summary, "judges": versions, "seed": seed, "protocol": described}
-    )
+    report = {"metrics": summary, "judges": versions, "seed": seed, "protocol": described}
+    publish_scores(out, rows, report | {"speech": speech_settings(manifest)})
     return rows, summary
 
 
