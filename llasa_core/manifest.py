@@ -29,8 +29,7 @@ import numpy as np
 
 from llasa_core.errors import InputError, at_least, check_fields, fits
 from llasa_core.files import is_url, join, numbered_rows, parse_object, text_lines, write_rows
-from llasa_core.prompts import Voice
-from llasa_core.scripts import language_of
+from llasa_core.prompts import Voice, language_of
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class Utterance:
     """One utterance of a corpus.
 
     audio: the path or URL of its file (or, where a dataset holds files inside itself, the bytes of
-    one). language: "" becomes that of the script of the text (`scripts.language_of`). seconds: its
+    one). language: "" becomes that of the script of the text (`language_of`). seconds: its
     length, where known. split: "train", "dev" or "test", where the corpus says
     so; None: by hash.
     """

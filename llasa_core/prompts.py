@@ -8,12 +8,14 @@ never by values, because pad and eot may share an id.
 """
 
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.scripts import joined_texts
 from llasa_core.tokenizer import (
     ASR_INSTRUCTION,
     DEFAULT_DATE,
@@ -25,6 +27,28 @@ from llasa_core.tokenizer import (
     text_encoder,
     vocabulary_of,
 )
+
+# First word of the names of a script's letters in Unicode: the language that is written in it. Only
+# what tells one language from the others; Latin, Cyrillic and Arabic letters are those of many.
+LANGUAGE_OF_SCRIPT = {
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "CJK": "zh",
+    "BOPOMOFO": "zh",
+    "HANGUL": "ko",
+    "THAI": "th",
+    "LAO": "lo",
+    "MYANMAR": "my",
+    "KHMER": "km",
+    "CYRILLIC": "ru",
+    "GREEK": "el",
+    "ARABIC": "ar",
+    "HEBREW": "he",
+    "DEVANAGARI": "hi",
+}
+
+SPACELESS = frozenset({"HIRAGANA", "KATAKANA", "CJK", "BOPOMOFO", "THAI", "LAO", "MYANMAR"})
+SPACELESS |= {"KHMER"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +70,14 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A voice to continue: words and codes (F,). Without words, the text must begin with them."""
+    """A voice to continue: words and codes (F,). Without words, the text must begin with them.
+
+    audio: the recording, where there is one: what a search compares with.
+    """
 
     text: str
     codes: np.ndarray
+    audio: Path | None = None
 
 
 class Prompt:
@@ -288,3 +316,41 @@ class Prompt:
                 raise InputError(
                     f"{name_of(self.tokenizer)}: plain text {name!r} becomes that control token"
                 )
+
+
+def script_of(letter: str) -> str:
+    """The script of a letter, such as LATIN or CJK; "" for what is no letter."""
+    kind = unicodedata.category(letter)[0]
+    return unicodedata.name(letter, "").split(" ")[0] if kind in "LM" else ""
+
+
+def language_of(text: str, default: str = "en") -> str:
+    """The language of a text by most of its letters, `default` where the script does not tell.
+
+    Any kana makes it Japanese, whose texts are mostly ideographs; an ideograph or a syllable of
+    Hangul weighs as much as a short word of letters.
+    """
+    if text.isascii():
+        return default
+    found: Counter[str] = Counter()
+    for letter in text:
+        if script := script_of(letter):
+            found[LANGUAGE_OF_SCRIPT.get(script, "")] += 1 if script not in ("CJK", "HANGUL") else 3
+    if not found:
+        return default
+    if found["ja"]:
+        found["ja"] += found.pop("zh", 0)
+    return found.most_common(1)[0][0] or default
+
+
+def joined_texts(first: str, second: str) -> str:
+    """Two texts one after the other, with a space where the letters at the joint are of scripts
+    that use it.
+    """
+    if not first or not second:
+        return first + second
+    at_joint = (
+        next((script for letter in part if (script := script_of(letter))), "")
+        for part in (reversed(first), second)
+    )
+    return first + second if SPACELESS & set(at_joint) else f"{first} {second}"

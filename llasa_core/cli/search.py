@@ -88,7 +88,9 @@ def add_search(commands: Commands) -> None:
             help=f"{verifier.help} (default: {verifier.default}{use})",
         )
     add.add_argument(
-        "--voices", metavar="MANIFEST", help="recordings of the speakers whose voices are wanted"
+        "--voices",
+        metavar="MANIFEST",
+        help="recordings of the speakers whose voices are wanted (default: each voice prompt's)",
     )
     add.add_argument(
         "--chunk-characters",
@@ -119,7 +121,7 @@ def search(options: Namespace) -> int:
     synthesizer, requests, sampling, refused = speech(options)
     rate, verifiers = synthesizer.codec.sample_rate, {}
     for name, model in models.items():
-        verifiers[name] = VERIFIERS[name].load(model, rate, partial(_wanted, options, rate))
+        verifiers[name] = VERIFIERS[name].load(model, rate, partial(_wanted, options))
         verifiers[name].check(requests)
     total = sum(len(pieces_of(request, options.chunk_characters)) for request in requests)
     with destination(options, requests) as folder, progress_bar(total, "text") as bar:
@@ -156,8 +158,10 @@ def _verifier_models(options: Namespace) -> dict[str, str]:
         raise InputError(f"{names} are all none, expected at least one verifier")
     by_guide = f"--strategy {options.strategy} is guided by the {guide}"
     for name in models:
-        one_given = (options.voice is None) != (options.voices is None)
-        if VERIFIERS[name].needs_voices and not one_given:
+        given = [options.voice is not None, options.voices is not None]
+        # Lines of a manifest may have voice prompts of their own: `check` looks at each.
+        compared = sum(given) == 1 or (options.manifest is not None and not any(given))
+        if VERIFIERS[name].needs_voices and not compared:
             what = by_guide if name == guide else _option(VERIFIERS[name])
             raise InputError(
                 f"{what}, compared with recordings: it needs --voice or --voices, one of the two"
@@ -167,13 +171,13 @@ def _verifier_models(options: Namespace) -> dict[str, str]:
     return models
 
 
-def _wanted(options: Namespace, rate: int, embedder: SpeakerEmbedder) -> WantedVoices:
-    """The wanted voices as a speaker model hears them, from --voices or --voice."""
-    from llasa_core.audio import load_audio, recording_id
+def _wanted(options: Namespace, embedder: SpeakerEmbedder) -> WantedVoices:
+    """The wanted voices of --voices as a speaker model hears them; without, each request's own
+    voice prompt is.
+    """
     from llasa_core.evaluation.scoring import embed_references
 
-    if options.voices is not None:
-        references = embed_references(options.voices, embedder)
-        return WantedVoices(references.centroids(), references.recordings_by_speaker())
-    embedding = embedder.embed([load_audio(options.voice, rate)], rate)[0]
-    return WantedVoices({None: embedding}, {None: [recording_id(load_audio(options.voice))]})
+    if options.voices is None:
+        return WantedVoices({})
+    references = embed_references(options.voices, embedder)
+    return WantedVoices(references.centroids(), references.recordings_by_speaker())

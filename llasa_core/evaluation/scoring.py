@@ -23,7 +23,7 @@ from llasa_core.judges import Judges
 from llasa_core.judges.identity import CHOSEN_BY, same_judge
 from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
 from llasa_core.manifest import read_manifest
-from llasa_core.scripts import language_of
+from llasa_core.prompts import language_of
 
 # Settings of speech that decide its scores: how it was sampled and searched
 MADE = ("temperature", "top_k", "top_p", "min_codes", "max_seconds", "repetition_penalty")

@@ -1,8 +1,9 @@
 """Verifiers for `search`: judges turned into scores of one candidate, higher is better.
 
 The paper's two (arXiv 2502.04128, section on inference-time scaling): the words, by a recogniser,
-and the voice, by a speaker model. A new one is a subclass of JudgedVerifier and one line in
-VERIFIERS; the option of `llasa search` and the tables of a study follow from it.
+and the voice, by a speaker model; and the emotion, by an emotion model. A new one is a subclass of
+JudgedVerifier and one line in VERIFIERS; the option of `llasa search` and the tables of a study
+follow from it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from llasa_core import judges
+from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
 from llasa_core.judges.identity import weights_of
 from llasa_core.judges.interface import SpeakerEmbedder, Transcriber
 from llasa_core.metrics import speaker_similarity, word_errors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llasa_core.manifest import Request
     from llasa_core.search.strategy import Verifier
 
@@ -114,13 +118,67 @@ class WordsVerifier(JudgedVerifier):
             word_errors(request.text, "", request.language)
 
 
-class VoiceVerifier(JudgedVerifier):
-    """Cosine similarity, -1..1, to the voice that is wanted.
+class LikenessVerifier(JudgedVerifier):
+    """Cosine similarity, -1..1, to how the wanted recordings sound to an embedder.
 
-    voices: embedding (D,) of each speaker that a request may name, or one under None for all
-    requests; such as `SpeakerReferences.centroids` gives, or with the recordings behind them.
-    Raises InputError for a request whose speaker is not among them.
+    wanted: embedding (D,) of each speaker that a request may name, or one under None for all
+    requests; such as `SpeakerReferences.centroids` gives, or with the recordings behind them. A
+    request of any other speaker, or of none, is compared with the recording of its own voice prompt. Raises InputError for a request
+    with neither.
     """
+
+    def __init__(
+        self,
+        embedder: SpeakerEmbedder,
+        wanted: WantedVoices | Mapping[str | None, np.ndarray],
+        sample_rate: int = 16_000,
+    ) -> None:
+        wanted = wanted if isinstance(wanted, WantedVoices) else WantedVoices(wanted)
+        self.judge, self.weights = embedder.name, weights_of(embedder)
+        self._embedder, self._sample_rate = embedder, sample_rate
+        self._wanted, self._recordings = wanted.embeddings, wanted.recordings
+        self._prompts: dict[Path, tuple[np.ndarray, str]] = {}  # embedding and recording_id
+
+    def __call__(self, wave: np.ndarray, request: Request) -> float:
+        return float(speaker_similarity(self._embedded(wave), self.wanted(request)))
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """InputError, before anything is searched, for a request with nothing to compare with."""
+        for request in requests:
+            self.wanted(request)
+
+    def wanted(self, request: Request) -> np.ndarray:
+        """The embedding (D,) that the speech of a request should be near."""
+        recorded = self._wanted.get(request.wanted_speaker, self._wanted.get(None))
+        return self._prompt(request)[0] if recorded is None else recorded
+
+    def recordings(self, request: Request) -> Sequence[str]:
+        """Those of the voice that the request wants."""
+        if self._wanted.keys().isdisjoint((request.wanted_speaker, None)):
+            return [self._prompt(request)[1]]
+        named = self._recordings.get(request.wanted_speaker)
+        return self._recordings.get(None, ()) if named is None else named
+
+    def _prompt(self, request: Request) -> tuple[np.ndarray, str]:
+        """Embedding and id of the recording of a request's voice prompt, heard once."""
+        prompt = None if request.voice is None else request.voice.audio
+        if prompt is None:
+            known = ", ".join(sorted(map(str, self._wanted))) or "none"
+            raise InputError(
+                f"request {request.id}: no recording of voice {request.wanted_speaker!r}, there are"
+                f" {known}, and no voice prompt"
+            )
+        if prompt not in self._prompts:
+            wave = load_audio(prompt, self._sample_rate)
+            self._prompts[prompt] = self._embedded(wave), recording_id(load_audio(prompt))
+        return self._prompts[prompt]
+
+    def _embedded(self, wave: np.ndarray) -> np.ndarray:
+        return self._embedder.embed([wave], self._sample_rate)[0]
+
+
+class VoiceVerifier(LikenessVerifier):
+    """How near the voice is to that of the speaker's recordings, or of the voice prompt."""
 
     option, default, needs_voices = "speaker", "resemblyzer", True
     help = "speaker model that scores the voice, or none"
@@ -131,36 +189,23 @@ class VoiceVerifier(JudgedVerifier):
         embedder = judges.load_speaker_embedder(model)
         return cls(embedder, voices(embedder), sample_rate)
 
-    def __init__(
-        self,
-        embedder: SpeakerEmbedder,
-        voices: WantedVoices | Mapping[str | None, np.ndarray],
-        sample_rate: int = 16_000,
-    ) -> None:
-        voices = voices if isinstance(voices, WantedVoices) else WantedVoices(voices)
-        self.judge, self.weights = embedder.name, weights_of(embedder)
-        self._embedder, self._sample_rate = embedder, sample_rate
-        self._voices, self._recordings = voices.embeddings, voices.recordings
 
-    def __call__(self, wave: np.ndarray, request: Request) -> float:
-        wanted = self._voices.get(request.wanted_speaker, self._voices.get(None))
-        if wanted is None:
-            known = ", ".join(sorted(str(name) for name in self._voices))
-            raise InputError(
-                f"request {request.id}: no recording of voice {request.wanted_speaker!r}, there are"
-                f" {known}"
-            )
-        return float(speaker_similarity(self._embedder.embed([wave], self._sample_rate)[0], wanted))
+class EmotionVerifier(LikenessVerifier):
+    """How near the emotion is to that of the request's voice prompt (paper, Table 4)."""
 
-    def recordings(self, request: Request) -> Sequence[str]:
-        """Those of the voice that the request wants."""
-        named = self._recordings.get(request.wanted_speaker)
-        return self._recordings.get(None, ()) if named is None else named
+    option, default, needs_voices = "emotion", "emotion2vec_plus_large", True
+    help = "emotion model that compares with the voice prompt, or none"
+    metric = ("verifier_emotion", "verifier_emotion", None)
+
+    @classmethod
+    def load(cls, model: str, sample_rate: int, voices: Voices) -> EmotionVerifier:
+        return cls(judges.load_emotion_embedder(model), {}, sample_rate)
 
 
 VERIFIERS: dict[str, type[JudgedVerifier]] = {  # in the order in which they decide
     "words": WordsVerifier,
     "voice": VoiceVerifier,
+    "emotion": EmotionVerifier,
 }
 
 

@@ -93,7 +93,7 @@ class Synthesizer:
             raise InputError("mask_eot: the tokenizer has no <|eot_id|>")
         longest = model.config.max_position_embeddings
         self.context = context_limit(longest, self.vocabulary.size, context)
-        self.engine, self.tags = engine, bool(tags)
+        self.engine, self.tags, self.without_tags = engine, bool(tags), tags is False
         if engine is not None and mask_eot:
             raise InputError(f"mask_eot: the engine {engine.name} hides no tokens from attention")
 
@@ -193,7 +193,7 @@ class Synthesizer:
                 f"{audio}: {sound:.2f} s of sound in {len(wave) / self.codec.sample_rate:.2f} s,"
                 f" expected a voice prompt with at least {LEAST_SOUND} s"
             )
-        return Voice(text, self.codec.encode([wave])[0])
+        return Voice(text, self.codec.encode([wave])[0], Path(audio))
 
     def limit(
         self, request: Request, prompt_tokens: int, sampling: Sampling, guards: Guards | None = None
@@ -289,9 +289,10 @@ class Synthesizer:
 
     def untagged(self, requests: Sequence[Request]) -> int:
         """How many requests name a speaker that is no tag: the model was trained without tags, or
-        nothing says whether it knows any.
+        nothing says whether it knows any. None where tags are left out on purpose.
         """
-        tagless = not self.speakers and not (self.speakers is None and self.tags)
+        known = self.tags if self.speakers is None else bool(self.speakers)
+        tagless = not known and not self.without_tags
         return sum(
             tagless and request.voice is None and bool(request.speaker) for request in requests
         )

@@ -1,7 +1,7 @@
 import pytest
 
 from llasa_core.manifest import Request, Utterance
-from llasa_core.scripts import joined_texts, language_of
+from llasa_core.prompts import joined_texts, language_of
 
 
 @pytest.mark.parametrize(
