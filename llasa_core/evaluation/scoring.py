@@ -54,6 +54,21 @@ class SpeakerReferences:
             found.setdefault(speaker, []).append(recording)
         return found
 
+    def unheard(self, utterances: Sequence[Mapping]) -> "SpeakerReferences | None":
+        """Without the recordings that a search compared these utterances with; None where a speaker
+        of theirs has fewer than two left.
+        """
+        heard = {name for one in utterances for name in one.get("verifier_recordings", ())}
+        if not heard:
+            return self
+        kept = [i for i, recording in enumerate(self.recordings) if recording not in heard]
+        left = SpeakerReferences(
+            *(tuple(values[i] for i in kept) for values in (self.ids, self.speakers)),
+            self.embeddings[kept],
+            tuple(self.recordings[i] for i in kept),
+        )
+        return None if any(left.count(one["speaker"]) < 2 for one in utterances) else left
+
     def centroids(self, without: str = "") -> dict[str, np.ndarray]:
         """Unit-length centroid (D,) of each speaker; the recording with the id `without` is left
         out.

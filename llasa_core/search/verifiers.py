@@ -123,8 +123,8 @@ class LikenessVerifier(JudgedVerifier):
 
     wanted: embedding (D,) of each speaker that a request may name, or one under None for all
     requests; such as `SpeakerReferences.centroids` gives, or with the recordings behind them. A
-    request of any other speaker, or of none, is compared with the recording of its own voice prompt. Raises InputError for a request
-    with neither.
+    request of any other speaker, or of none, is compared with the recording of its own voice
+    prompt. Raises InputError for a request with neither.
     """
 
     def __init__(

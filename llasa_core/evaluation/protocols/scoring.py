@@ -19,6 +19,7 @@ from llasa_core.evaluation.protocols.words import public_errors
 from llasa_core.evaluation.scoring import (
     blocks_of,
     count_words,
+    embed_references,
     publish_scores,
     read_utterances,
     refuse_verifiers,
@@ -168,6 +169,10 @@ def _scored(protocol, manifest, utterances, prepared, out, judges, progress) -> 
                 utterance["file"] = _written(out / "joined" / path, np.concatenate([prompt, wave]))
             seconds[utterance["id"]] = round(len(wave) / SAMPLE_RATE, DIGITS)
     references = reference_manifest(prepared) if judges.speaker is not None else None
+    if references is not None:
+        # A search by voice prompts has heard those of them that are prompts of other trials
+        references = embed_references(references, judges.speaker, progress=progress)
+        references = references.unheard(utterances)
     originals = prepared / "references.jsonl" if protocol.needs_codec else None
     # without recordings to compare with, the speaker model only embeds the prompts
     compared = references is not None or originals is not None
