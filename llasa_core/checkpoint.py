@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -257,7 +258,7 @@ def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:
     """
     if Path(checkpoint).exists():
         path = Path(checkpoint) / name
-        return path if path.is_file() else None
+        return path if os.path.lexists(path) else None
     if not HUB_ID.fullmatch(str(checkpoint)):
         return None
     from huggingface_hub import constants
@@ -284,7 +285,7 @@ def read_settings(path: Path) -> dict:
     """What llasa.json says of SETTINGS_KEYS; {} without the file. Speakers of a model without tags
     are left out, and the context is that of the training where the file says none.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     settings = read_object(path, "the JSON object that training wrote")
     if settings.get("speaker_tags") == 0:

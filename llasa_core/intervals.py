@@ -6,12 +6,13 @@ have their signs flipped as a whole, with all their seeds. Ids that differ are a
 smaller comparison.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, check_value
 
 
 class Interval(NamedTuple):
@@ -218,6 +219,9 @@ def compare_systems(
 def _compared(
     metric: str, pairs: list, key: str, weight: str | None, as_rate: bool, seed: int
 ) -> dict[str, float]:
+    for row in itertools.chain.from_iterable(pairs):
+        for name in (key, *([weight] if weight else [])):
+            check_value(f"utterance {row['id']!r}: {name}", row.get(name), float)
     a, b = (np.array([pair[side][key] for pair in pairs], dtype=np.float64) for side in (0, 1))
     weights = np.ones(len(pairs))
     if weight is not None:

@@ -123,14 +123,14 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 def manifest_lines(path: str | Path) -> Iterator[tuple[int, Utterance]]:
     """Line numbers (from 1) and utterances, duplicate ids included; errors as `read_manifest`."""
-    folder = path.rpartition("/")[0] if is_url(path) else Path(path).parent.resolve()
+    folder = path.rpartition("/")[0] if is_url(path) else Path(os.path.realpath(Path(path).parent))
     for number, item in numbered_rows(path, _EXPECTED):
         yield number, _utterance(item, f"{path}:{number}", folder)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, whole or not at all. Absolute audio paths become relative to its folder."""
-    folder = Path(path).parent.resolve()
+    folder = Path(os.path.realpath(Path(path).parent))
     write_rows(path, (_row(utterance, folder) for utterance in utterances))
 
 

@@ -24,14 +24,18 @@ def check(options: Namespace) -> int:
 
     Status 1 if there is one.
     """
-    from llasa_core.checkpoint import changed_weights, checkpoint_file, read_settings
+    from llasa_core.checkpoint import (
+        changed_weights,
+        check_config,
+        checkpoint_file,
+        read_settings,
+    )
     from llasa_core.codecs import fingerprint_of
-    from llasa_core.files import read_object
     from llasa_core.tokenizer import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
     config_file = checkpoint_file(options.checkpoint, "config.json")
-    config = None if config_file is None else read_object(config_file)
+    config = None if config_file is None else check_config(config_file.parent)
     differences = check_layout(tokenizer, config) + changed_weights(options.checkpoint)
     settings = read_settings(Path(options.checkpoint) / "llasa.json")
     codec = settings.get("codec_folder") or settings.get("codec")

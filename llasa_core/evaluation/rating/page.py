@@ -8,6 +8,7 @@ samples.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def named_manifests(sources: Sequence[str]) -> dict[str, Path]:
     for source in sources:
         name, equals, path = source.partition("=")
         path = Path(path if equals else source)
-        name = name if equals else path.resolve().parent.name
+        name = name if equals else Path(os.path.realpath(path)).parent.name
         if not name or name in named:
             raise InputError(
                 f"{source}: the system is called {name!r}, expected a name of its own"

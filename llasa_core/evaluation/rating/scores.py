@@ -18,7 +18,7 @@ from llasa_core.errors import InputError, fits
 from llasa_core.evaluation.rating.page import SCHEMA
 from llasa_core.evaluation.rating.sentences import LEVELS
 from llasa_core.evaluation.scoring import publish_scores
-from llasa_core.files import read_object
+from llasa_core.files import brief, read_object
 
 
 def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, Any]]:
@@ -29,7 +29,17 @@ def read_scores(paths: Sequence[str | Path], key: str | Path) -> list[dict[str, 
     score other than 1, 2 or 3, items without a score, and a rater who occurs in two files.
     """
     unblinded = _object_with(key, ("page", "items", "sentences"))
-    sentences = {sentence["id"]: sentence for sentence in unblinded["sentences"]}
+    try:
+        sentences = {sentence["id"]: sentence for sentence in unblinded["sentences"]}
+        for meant in unblinded["items"].values():
+            sentence = sentences[meant["sentence"]]
+            texts = [meant["system"], sentence["language"], sentence["category"]]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("other than text")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{key}: not what llasa rating-page wrote ({brief(error)}), expected its key.json"
+        ) from None
     rows: list[dict[str, Any]] = []
     raters: dict[str, str | Path] = {}
     for path in paths:
