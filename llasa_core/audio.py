@@ -92,7 +92,7 @@ def decode_audio(
             return nothing, "missing_audio"
         except OSError as error:  # of the network, not of the recording: nothing is dropped for it
             raise InputError(
-                f"{audio}: cannot be read ({brief(error)}); run again to go on"
+                f"{audio}: cannot be read ({brief(error)}); run again to resume"
             ) from None
     elif not isinstance(audio, bytes):
         try:

@@ -56,7 +56,7 @@ LARGEST = {
 LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.")
 
 # A template is a program: a loop can run for ever and a repetition can fill the memory, even
-# while it compiles. An unknown template first runs in a process of its own under these limits.
+# while it compiles. An unknown template first runs in a separate process under these limits.
 _TEMPLATE_SECONDS = 5
 _TEMPLATE_TRIAL = """
 import json, resource, sys
@@ -90,7 +90,7 @@ def load_strictly(kind: Any, source: str | Path, **settings: Any) -> Any:
             source,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below by name
+            ignore_mismatched_sizes=True,  # reported below by name
             trust_remote_code=False,
             **settings,
         )
@@ -275,8 +275,8 @@ def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:
             return None
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"{checkpoint}: cannot be asked for its {name} ({reason}); HF_HUB_OFFLINE=1 goes on"
-            " with what is cached"
+            f"{checkpoint}: cannot be asked for its {name} ({reason}); "
+            "HF_HUB_OFFLINE=1 uses the local cache"
         ) from None
     return None if found is None else Path(found)
 

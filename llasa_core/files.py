@@ -401,7 +401,7 @@ def render_page(folder: str | Path, name: str, **values: Any) -> bytes:
     """The HTML of a template file (jinja2) in `folder`, every value escaped where it is written.
 
     The page may load pictures, players and its own script, and nothing else: its
-    Content-Security-Policy holds the hash of the script that stands in the template as `script`.
+    Content-Security-Policy holds the hash of the template's variable `script`.
     """
     import jinja2
 

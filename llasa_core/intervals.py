@@ -161,7 +161,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(float(max(0.0, centre - half)), float(min(1.0, centre + half)))
 
 
-CLUSTER = (  # key of the text that several rows speak; a row without it is a text of its own
+CLUSTER = (  # key of the text that several rows speak; a row without it is a separate text
     "text_id"
 )
 

@@ -50,8 +50,8 @@ class Journal:
         if not path.is_file():
             if self._result is not None and self._result.exists():
                 raise InputError(
-                    f"{self._result}: no {SETTINGS} beside it says what it was made with; choose"
-                    " another folder"
+                    f"{self._result}: no {SETTINGS} next to it says what it was made with; "
+                    "choose another folder"
                 )
             return
         before = read_object(path)

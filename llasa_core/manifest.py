@@ -65,7 +65,7 @@ class Utterance:
 class Unread(Utterance):
     """What a source holds but cannot give as an utterance: to be counted as left out for `reason`.
 
-    where: the line or member that it stands in.
+    where: its line or member.
     """
 
     reason: str = ""

@@ -319,7 +319,7 @@ def search_frontier(
     """What search buys: scores against the cost of an utterance, verifiers included, one line a
     strategy.
 
-    table: one row an arm; columns `strategy`, `n` (candidates, written beside the point), the cost,
+    table: one row an arm; columns `strategy`, `n` (candidates, written at the point), the cost,
     and for each METRIC of `panels` ({metric: (axis label, factor)}) METRIC, METRIC_low, METRIC_high
     by held-out judges and, where there is one, verifier_METRIC by the models that searched: drawn
     hollow, so that the gap is seen.

@@ -1,7 +1,7 @@
 """Processes of a command end with it: workers watch the process they work for, a signal ends all.
 
-The trap avoided: workers that outlive a killed command hold its pipes, so that a script around it
-waits for ever.
+Otherwise workers that outlive a killed command hold its pipes, and a script around it waits for
+ever.
 """
 
 import contextlib

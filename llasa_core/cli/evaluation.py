@@ -95,8 +95,7 @@ def evaluate_protocol(options: Namespace) -> None:
 
     if options.references or options.reference_audio:
         raise InputError(
-            "--references and --reference-audio are the protocol's own, expected neither beside"
-            " --protocol"
+            "--protocol brings its own references: drop --references and --reference-audio"
         )
     setting, _ = scoring.read_prepared(Path(options.protocol))
     wanted = options.asr, options.speaker, options.quality, options.emotion

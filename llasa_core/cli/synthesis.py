@@ -202,7 +202,7 @@ def speech_file(options: Namespace) -> bool:
 @contextmanager
 def destination(options: Namespace, requests: Sequence[Request]) -> Iterator[Path]:
     """The folder to speak into: OUT, where nothing of another run is overwritten unless that is
-    asked for; for a WAV file one beside it, whose only recording becomes that file. Prints what
+    asked for; for a WAV file one next to it, whose only recording becomes that file. Prints what
     there is in the end.
     """
     from llasa_core.synthesis.batch import MANIFEST, forget_run, refuse_another_run

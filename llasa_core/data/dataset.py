@@ -45,8 +45,7 @@ def part_name(number: int) -> str:
 
 
 def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
-    """Write rows (dicts with SCHEMA's keys, codes as integer arrays (F,)) as one part, published by
-    rename.
+    """Write rows (dicts with SCHEMA's keys, codes integer (F,)) as one part, by rename.
 
     `info` is JSON kept in the file: codec, codec_fingerprint, codebook_size, frame_rate, dropped
     ([[id, reason], ..]), source and audio (fingerprints of what it was made from); unknown ones are
@@ -220,8 +219,7 @@ _META = {
 
 
 class CodesDataset:
-    """A codes dataset, open for random access by row: `len(dataset)`, `dataset[i]`,
-    `dataset.lengths()`.
+    """A codes dataset with random access: `len(dataset)`, `dataset[i]`, `dataset.lengths()`.
 
     A row is a dict of id, text, codes (uint16 (F,), a read-only view), speaker, language, seconds.
     `meta` is the content of meta.json. Codes take 2 bytes each, in memory or mapped; processes

@@ -270,8 +270,8 @@ def _decoded(
         except BrokenProcessPool:
             between = f"{chunk[0].id} and {chunk[-1].id}" if chunk else part.source
             raise InputError(
-                f"{source.name}: a process that decoded audio was killed, near {between}; run again"
-                " to go on"
+                f"{source.name}: a process that decoded audio was killed, near {between}; "
+                "run again to resume"
             ) from None
 
     for part, chunk, last in chunks():

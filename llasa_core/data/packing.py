@@ -71,7 +71,7 @@ def packed_windows(
 def single_windows(
     count: int, seed: Sequence[int], window: int = 8192
 ) -> Iterator[list[np.ndarray]]:
-    """As `packed_windows`, but every document is a row of its own."""
+    """As `packed_windows`, but every document is a separate row."""
     order = np.random.default_rng(list(seed)).permutation(count)
     for start in range(0, count, window):
         yield [order[one : one + 1] for one in range(start, min(start + window, count))]

@@ -191,7 +191,7 @@ def _digests(items) -> np.ndarray:
 
 
 def _longest_runs(values: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """int64 (N,): the most times that one code stands side by side in each utterance."""
+    """int64 (N,): the longest run of one repeated code in each utterance."""
     if not len(values):
         return np.zeros(len(borders) - 1, np.int64)
     first = np.ones(len(values), bool)

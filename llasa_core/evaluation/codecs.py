@@ -1,7 +1,7 @@
 """Table 1 of the paper for codecs that run here: the same utterances through each, the same judges,
 one row a codec.
 
-What cannot run (weights out of reach, a package missing) is a row of its own with the reason, not a
+What cannot run (weights out of reach, a package missing) is a separate row with the reason, not a
 blank.
 """
 

@@ -144,7 +144,7 @@ def score_utterances(
             if not references.count(utterance["speaker"], without=utterance["id"]):
                 raise InputError(
                     f"{manifest}: utterance {utterance['id']!r} by {utterance['speaker']!r} has no"
-                    " reference recording of that speaker besides itself, expected at least one"
+                    " other reference recording of that speaker, expected at least one"
                 )
     rows = []
     for block in blocks_of(utterances, "utterances", progress):

@@ -129,7 +129,7 @@ def speakers_of(rows: Sequence[Mapping]) -> list[str] | None:
 def share_interval(
     hits: Sequence[bool], rows: Sequence[Mapping], seed: int = 0
 ) -> intervals.Interval:
-    """Interval of the share of hits: Wilson where every row speaks a text of its own, else the
+    """Interval of the share of hits: Wilson where every row speaks a different text, else the
     bootstrap over texts.
 
     A bootstrap of no hits, or of hits alone, has no width: then Wilson with as many trials as there

@@ -1,4 +1,4 @@
-"""One run in a process of its own: execute a notebook with papermill, then publish run.ipynb and
+"""One run in a separate process: execute a notebook with papermill, then publish run.ipynb and
 result.json.
 
 Started by experiments.run_experiment with the order as JSON. Standard input is a lifeline: when it

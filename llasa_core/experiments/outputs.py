@@ -1,6 +1,6 @@
 """Outputs that are stored in the notebooks of this repository: `make notebooks` refreshes them.
 
-Each is executed as it stands, in its own folder, as JupyterLab would. What is stored is small: no
+Each is executed unchanged, in its own folder, as JupyterLab would. What is stored is small: no
 sound, no progress bar, no warning, no path of this machine. A fingerprint of the code cells says
 what the outputs belong to.
 """

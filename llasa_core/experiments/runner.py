@@ -17,7 +17,7 @@ from llasa_core.experiments.config import Experiment, Run
 
 @dataclass
 class RunState:
-    """Where a run stands: `state` is waiting, running, done, skipped, failed."""
+    """The state of a run: `state` is waiting, running, done, skipped, failed."""
 
     run: Run
     state: str = "waiting"
@@ -34,10 +34,10 @@ def run_experiment(
     show: Callable[[list[RunState]], None] = lambda states: None,
 ) -> list[RunState]:
     """Execute the runs whose id contains `only` and that are not done, `jobs` at a time; returns
-    where each stands.
+    their states.
 
     `force` (and a smoke experiment) runs a finished run again, from nothing. `show` is called a few
-    times a second. Each run gets a process of its own with its share of the CPU threads, and ends
+    times a second. Each run gets a separate process with its share of the CPU threads, and ends
     with the caller.
     """
     chosen = experiment.chosen(only)

@@ -1,9 +1,9 @@
-"""Work on a Slurm cluster: submitit submits and requeues, squeue and {stem}.status.json say where
-each job stands.
+"""Work on a Slurm cluster: submitit submits and requeues, squeue and {stem}.status.json give
+the state of each job.
 
-Which job has a task stands in {stem}.slurm.json, written before the submission, so the same command
-run again follows the jobs that are there and submits only what is missing. Neither sacct nor
-submitit's result pickles are read: many clusters keep no accounting, and a job that was killed
+The job of each task is recorded in {stem}.slurm.json, written before the submission, so the same
+command run again follows the jobs that are there and submits only what is missing. Neither sacct
+nor submitit's result pickles are read: many clusters keep no accounting, and a job that was killed
 leaves no result.
 """
 

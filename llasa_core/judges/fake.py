@@ -1,7 +1,7 @@
 """Judges without models, for tests in milliseconds: they read what `fake_speech` wrote into the
 samples.
 
-`fake_speech` holds each character for 20 ms as a constant level and adds a tone that stands for the
+`fake_speech` holds each character for 20 ms as a constant level and adds a tone for the
 speaker; both survive 16-bit PCM at 16 kHz. Any other wave gives some text, vector and score: the
 judges are total, like real ones.
 """

@@ -27,7 +27,7 @@ ALIASES = {"large": "large-v3", "turbo": "large-v3-turbo", "wavlm": "wavlm-base-
 
 def model_name(name: str) -> str:
     """What a model is called without its owner, its library and `whisper-`, in small letters;
-    a folder's name as it stands, for a folder may be called anything.
+    a folder's name is unchanged, as a folder may be called anything.
 
     "large-v3", "openai/whisper-large-v3" and "Systran/faster-whisper-large-v3" are one.
     """

@@ -1,5 +1,5 @@
-"""Moonshine tiny-en (arXiv 2410.15608, MIT) on onnxruntime: encoder and decoder on raw waves, no
-kin of Whisper.
+"""Moonshine tiny-en (arXiv 2410.15608, MIT) on onnxruntime: encoder and decoder on raw waves,
+independent of Whisper.
 
 Its input is as long as the clip: 2.5 s cost a tenth of a Whisper window. Read from the wheel
 moonshine-voice 0.0.73, which is never imported (importing it starts a microphone library).

@@ -1,7 +1,7 @@
 """Searches a manifest into a folder: OUT/wavs/ID.wav, OUT/manifest.jsonl, OUT/search.json, and a
 journal to resume from.
 
-The manifest is written last. Long texts are searched in pieces, each a request of its own, which
+The manifest is written last. Long texts are searched in pieces, each a separate request, which
 are joined when all of them are finished.
 """
 

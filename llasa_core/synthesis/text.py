@@ -1,7 +1,7 @@
 """Text before synthesis: English as it is read aloud (numbers, money, times, ordinals and
 abbreviations written out), and long texts cut into pieces.
 
-`spoken_form` is a step of its own: nothing calls it unless asked, as a model that was trained on
+`spoken_form` is a separate step: nothing calls it unless asked, as a model that was trained on
 raw text does not want it. What it does not know stays as it is.
 """
 

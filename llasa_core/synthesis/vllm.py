@@ -1,5 +1,5 @@
-"""vLLM in place of `decoding.decode`: prompts, limits and answers in, Rows out. Optional, in an
-environment of its own.
+"""vLLM in place of `decoding.decode`: prompts, limits and answers in, Rows out. Optional, in a
+separate environment.
 
 Greedy codes equal ours (tests/synthesis/test_vllm.py). Sampled ones do not: vLLM draws in its own
 way, and with it the promise "same seed, same audio, whatever the batch" rests on vLLM's kernels. It

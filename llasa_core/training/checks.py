@@ -19,7 +19,7 @@ from llasa_core.training.config import TrainConfig
 from llasa_core.training.lora import lora_settings
 from llasa_core.training.loss import LOSSES
 
-PACKAGES = {  # part of an optimizer's name: the package it stands in
+PACKAGES = {  # part of an optimizer's name: the package that has it
     "galore": "galore_torch",
     "apollo": "apollo_torch",
     "lomo": "lomo_optim",

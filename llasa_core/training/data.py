@@ -2,7 +2,7 @@
 batches.
 
 A manifest of audio among the datasets is encoded first, once, each process its share; what exists
-is reused. The trap avoided: datasets of two codecs, or of a codec that the model does not know,
+is reused. Datasets of two codecs, or of a codec that the model does not know, are refused: they
 would train without a warning.
 """
 
@@ -57,7 +57,7 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     opened = {entry: _open(entry, config, rank, world) for entry in dict.fromkeys(entries)}
     metas = {entry.path: opened[entry].meta for entry in entries if entry.task != "chat"}
     if not metas:
-        raise InputError("config: `codes` holds chat alone, expected a codes dataset beside it")
+        raise InputError("config: `codes` holds chat alone, expected a codes dataset as well")
     codebook_size, _, frame_rate = (
         _agree(metas, key) for key in ("codebook_size", "codec", "frame_rate")
     )

@@ -1,4 +1,4 @@
-"""How a training starts: in this process, in torchrun's, or in processes of its own, one a GPU.
+"""How a training starts: in this process, in torchrun's, or in new processes, one a GPU.
 
 `python -m llasa_core.train config.json` ends in `main`, alone or under torchrun.
 """

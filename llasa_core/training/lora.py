@@ -1,7 +1,7 @@
 """LoRA of a language model (PEFT): which projections it adapts, its settings, how it is added.
 
-The trap avoided: LoRA freezes the embeddings, and speech rows that the model has just been given
-would stay the random numbers that they began as. Those rows are trained, the others are not.
+LoRA freezes the embeddings, so newly added speech rows would stay random. Those rows are trained,
+the others are not.
 """
 
 import functools

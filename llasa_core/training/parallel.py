@@ -1,8 +1,8 @@
 """How a step is spread over processes: DDP, FSDP2 (torch's fully_shard) or DeepSpeed ZeRO, by
 config.
 
-Every engine computes the same losses; tests compare them with one process. The trap avoided:
-libraries turn one wrapper into another without a word (Trainer's FSDP on a CPU becomes DDP, and
+Every engine computes the same losses; tests compare them with one process.
+Libraries replace one wrapper by another silently (Trainer's FSDP on a CPU becomes DDP, and
 several GPUs without torchrun become nn.DataParallel, which cuts a packed row's label positions), so
 what wraps the model is checked before step one.
 """

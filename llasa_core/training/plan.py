@@ -1,8 +1,7 @@
 """How long a run is, before it starts: the size of a step by the data, the number of steps, and a
 warning where that is too little to learn from.
 
-The trap avoided: nine clips at the step of a large corpus are one step, and a model that has hardly
-moved.
+With the step size of a large corpus, nine clips are one step, and the model hardly moves.
 """
 
 import logging

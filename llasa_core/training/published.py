@@ -1,8 +1,8 @@
 """The folder that a training leaves: an ordinary Hugging Face checkpoint that other people's
 `generate` speaks with.
 
-The trap avoided: a fine-tuned folder with its base's generation_config.json never stops, for END is
-not among the ids that end an answer there.
+With its base's generation_config.json a fine-tuned model never stops: END is not among the ids that
+end an answer there.
 """
 
 import json

@@ -1,8 +1,7 @@
-"""Whether a training run may go on in its folder: settings.json, written beside the checkpoints
-when a run begins.
+"""Whether a training run may resume in its folder: settings.json, written when a run begins.
 
-The trap avoided: old weights published as a run that they are not, because a setting or the data
-changed in between. What decides no weight may change: checkpoint and log intervals, workers,
+It prevents that old weights are published under new settings or data that they were not trained
+with. What decides no weight may change: checkpoint and log intervals, workers,
 threads, held-out data, how a step is spread over processes. Folders and checkpoints without a
 settings.json, made before there was one, are taken as they are.
 """

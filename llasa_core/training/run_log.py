@@ -1,7 +1,7 @@
 """train_log.jsonl, the held-out measurements in it, and the weights of the best of them.
 
-The best weights are output_dir/best/STEP.safetensors, written by rename. The trap avoided: a run
-killed after a new best and resumed from before it; the best of what the checkpoint knows is kept
+The best weights are output_dir/best/STEP.safetensors, written by rename. A run may be
+killed after a new best and resume from before it, so the best that the checkpoint knows is kept
 until the next checkpoint.
 """
 
@@ -175,7 +175,7 @@ class BestWeights(TrainerCallback):
             save_file(copies, self.folder / ".part")
             os.replace(self.folder / ".part", self.folder / f"{step}.safetensors")
             every, earlier = self.config.save_steps, {}
-            if every:  # what a run that goes on from the last checkpoint would call its best
+            if every:  # what a run resumed from the last checkpoint would call its best
                 saved = (step - 1) // every * every
                 earlier = {one: losses[one] for one in self._kept() if one <= saved}
             for other, path in self._kept().items():

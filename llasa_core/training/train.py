@@ -2,7 +2,7 @@
 checkpoint folder out.
 
 `launch` starts as many processes as there are GPUs. The final folder is published
-file by file from a temporary one, llasa.json last: where it stands, the run is whole.
+file by file from a temporary one, llasa.json last: where it exists, the run is complete.
 """
 
 import contextlib

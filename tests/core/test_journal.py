@@ -81,7 +81,7 @@ def test_other_settings_are_refused_or_begun_anew(tmp_path):
 
 def test_result_of_unknown_origin_is_left_alone(tmp_path):
     write_rows(tmp_path / "manifest.jsonl", [])
-    with pytest.raises(InputError, match=r"manifest\.jsonl: no settings\.json beside it"):
+    with pytest.raises(InputError, match=r"manifest\.jsonl: no settings\.json next to it"):
         Journal(tmp_path, {}, "manifest.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
 

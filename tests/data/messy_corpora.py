@@ -107,13 +107,13 @@ def ambiguous_three(folder):
     recordings(folder)
     texts, others = ["yes", "no", "stop", "go"], ["ja", "nein", "halt", "los"]
     table(folder, [f"{i}|{a}|{b}" for i, a, b in zip(IDS, texts, others, strict=True)])
-    return Expected(refused="metadata.csv:1: what its 3 columns are cannot be told")
+    return Expected(refused="metadata.csv:1: the roles of its 3 columns are ambiguous")
 
 
 def three_with_languages(folder):
     recordings(folder)
     table(folder, [f"{id}|{text}|en" for id, text in zip(IDS, WORDS, strict=True)])
-    return Expected(refused="metadata.csv:1: what its 3 columns are cannot be told")
+    return Expected(refused="metadata.csv:1: the roles of its 3 columns are ambiguous")
 
 
 def header_id_text(folder):

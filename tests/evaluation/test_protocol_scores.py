@@ -347,7 +347,7 @@ def test_recognised_texts_are_scored_as_llasa_transcribe_prints_them(tmp_path, c
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--protocol", "p", "--references", "p/references.jsonl"], "the protocol's own"),
+        (["--protocol", "p", "--references", "p/references.jsonl"], "brings its own references"),
         (["--emotion", "fake"], "--emotion compares with the prompts of a protocol"),
         (
             ["--protocol", "set"],

@@ -480,7 +480,7 @@ def test_folder_of_other_settings_or_other_origin_is_left_alone(synthesizer, req
     with pytest.raises(InputError, match=r"made with top_k 20, not 5"):
         synthesize_manifest(synthesizer, requests[:1], tmp_path, replace(SAMPLING, top_k=5))
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(InputError, match=r"no settings\.json beside it"):
+    with pytest.raises(InputError, match=r"no settings\.json next to it"):
         synthesize_manifest(synthesizer, requests[:1], tmp_path, SAMPLING)
     with pytest.raises(InputError, match="'u0' is there more than once"):
         synthesize_manifest(synthesizer, [requests[0], requests[0]], tmp_path / "new", SAMPLING)

@@ -43,10 +43,10 @@ def read_corpus(
     """The utterances of a corpus, in a fixed order.
 
     Layouts: "table" (also "ljspeech"), a list such as metadata.csv (`tables`) with its recordings
-    beside or below it; "libritts", a tree speaker/chapter of LibriTTS (ID.normalized.txt) or
+    next to or below it; "libritts", a tree speaker/chapter of LibriTTS (ID.normalized.txt) or
     LibriSpeech (ID.trans.txt), whose own train, dev and test parts are kept; "jsonl", a manifest
     (`manifests`), or a folder of train, dev and test.jsonl; "pairs", recordings with ID.txt,
-    ID.lab or ID.json beside each; "hf", a Hugging Face dataset: a folder (of `save_to_disk`, or of
+    ID.lab or ID.json next to each; "hf", a Hugging Face dataset: a folder (of `save_to_disk`, or of
     data files) or a hub id, package `datasets`. `speaker` and `language` replace what the corpus
     says. `tell` is called with lines that say what was decided. Raises InputError where the source
     is not of that layout.
@@ -96,7 +96,7 @@ def _layout_of(path: Path, source: str) -> str:
         return "pairs"
     expected = "metadata.csv or another table, *.normalized.txt, *.trans.txt, *.jsonl, ID.txt or"
     raise InputError(
-        f"{source}: no corpus of a known layout, expected {expected} ID.json beside recordings,"
+        f"{source}: no corpus of a known layout, expected {expected} ID.json next to recordings,"
         " state.json or *.parquet in it"
     )
 

@@ -2,8 +2,8 @@
 
 Where words stand is heard by a recogniser: each piece is transcribed, the transcripts end to end
 are aligned with the text word by word, and a piece keeps the words that lie between its
-neighbours'. The trap avoided: a text that does not fit what is heard is refused as a whole; no
-piece ever gets words that the recogniser did not nearly hear.
+neighbours'. A text that does not match what is heard is refused as a whole, so no piece gets words
+that the recogniser did not nearly hear.
 """
 
 from dataclasses import dataclass, replace

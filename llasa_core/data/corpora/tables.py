@@ -24,7 +24,7 @@ _EXPECTED = "expected id|text, id|text|speaker, id|speaker|text, id|raw|normalis
 
 _DELIMITERS = {"|": "|", "\t": "tab", ",": "comma", ";": "semicolon"}
 
-_SAMPLE = 500  # rows by which the columns are told
+_SAMPLE = 500  # rows that decide the columns
 
 MOST_BYTES = 2**30
 
@@ -219,8 +219,8 @@ def _by_content(
             speaker = 0 if names[0] else 1
             return {"audio": audio, "speaker": others[speaker], "text": others[1 - speaker]}
     raise InputError(
-        f"{path}:{lines[0][0]}: what its {len(filled)} columns are cannot be told, expected a"
-        " header line such as id|text|speaker"
+        f"{path}:{lines[0][0]}: the roles of its {len(filled)} columns are ambiguous, "
+        "expected a header line such as id|text|speaker"
     )
 
 

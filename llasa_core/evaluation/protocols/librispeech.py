@@ -143,6 +143,6 @@ def _recordings(folder: Path) -> list[Trial]:
         if files:
             raise InputError(
                 f"{listing}: no line for {min(files)}, expected a transcript of every recording"
-                " beside it"
+                " next to it"
             )
     return trials

@@ -30,8 +30,7 @@ def named_manifests(sources: Sequence[str]) -> dict[str, Path]:
         name = name if equals else Path(os.path.realpath(path)).parent.name
         if not name or name in named:
             raise InputError(
-                f"{source}: the system is called {name!r}, expected a name of its own"
-                " (NAME=MANIFEST)"
+                f"{source}: duplicate or empty system name {name!r}, expected NAME=MANIFEST"
             )
         named[name] = path
     return named
