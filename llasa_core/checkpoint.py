@@ -305,14 +305,14 @@ def refuse_another_codec(path: Path, settings: dict, codec) -> None:
     of it, than `codec`.
 
     What one side does not know agrees with anything. A codec tells its weights as `fingerprint`
-    (codecs.interface.Codec).
+    (codecs.interface.Codec); another decoder for the same codes is none other.
     """
     named, trained = settings.get("codec"), settings.get("codec_fingerprint")
     if named is not None and codec.name != named:
         raise InputError(f"{path}: the model was trained on codec {named}, not {codec.name}")
     given = codec.fingerprint if trained else None
-    if given is not None and given != trained:
-        folder = settings.get("codec_folder")
+    folder = settings.get("codec_folder")
+    if given not in (None, trained) and not codec.makes_codes_of(trained, folder):
         place = f"that of the folder {folder}" if folder else "that with which its codes were made"
         raise InputError(
             f"{path}: the model was trained on codec {named} of weights {trained}, not {given};"

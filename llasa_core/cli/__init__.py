@@ -22,6 +22,7 @@ COMMANDS = (  # in the order of --help
     data.add_export_memmap,
     data.add_data,
     train.add_train,
+    train.add_adapt_codec,
     synthesis.add_synthesize,
     synthesis.add_learn_guards,
     search.add_search,

@@ -1,10 +1,19 @@
-"""The commands `llasa train` and `llasa check`."""
+"""The commands `llasa train`, `llasa check` and `llasa adapt-codec`."""
 
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from llasa_core.cli.common import Commands, add_command, add_slurm_option, print_counts
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    add_slurm_option,
+    count,
+    print_counts,
+    progress_bar,
+    whole,
+)
+from llasa_core.codecs import codec_names
 
 
 def add_check(commands: Commands) -> None:
@@ -90,3 +99,37 @@ def train(options: Namespace) -> int | None:
         # Libraries print to standard error; standard output holds the metrics only.
         metrics = launch(config, local_processes(config))
     print_counts(metrics)
+
+
+def add_adapt_codec(commands: Commands) -> None:
+    """The options of `llasa adapt-codec`."""
+    add = add_command(
+        commands,
+        "adapt-codec",
+        "fine-tune a codec's decoder on recordings of a voice, its codes unchanged",
+        "llasa adapt-codec mini artifacts/human/train.jsonl artifacts/human-codec",
+        adapt_codec,
+    )
+    add.add_argument("codec", metavar="CODEC", help=f"the base: {codec_names()}; of the mini kind")
+    add.add_argument("manifest", metavar="MANIFEST", help="recordings to adapt to, JSON lines")
+    add.add_argument("out", metavar="OUT", help="folder of the adapted codec, given as --codec OUT")
+    add.add_argument("--steps", type=count, default=800, help="(default %(default)s)")
+    add.add_argument("--seed", type=whole, default=0, help="of batches (default %(default)s)")
+    add.add_argument("--threads", type=count, default=1, help="(default %(default)s)")
+
+
+def adapt_codec(options: Namespace) -> None:
+    """Print what adaptation.json says: the held-out loss before and after, and what it is of."""
+    from llasa_core.codecs.adapt import Adaptation, adapt_codec
+
+    settings = Adaptation(
+        options.codec,
+        options.manifest,
+        options.out,
+        steps=options.steps,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    with progress_bar(settings.steps, "step") as bar:
+        record = adapt_codec(settings, lambda row: bar.update(row["step"] - bar.n))
+    print_counts(record)

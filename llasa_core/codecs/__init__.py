@@ -33,11 +33,16 @@ def load_codec(name_or_path: str | Path, device: str | None = None) -> Codec:
     return codec
 
 
+def codec_class(name_or_path: str | Path) -> type[Codec]:
+    """The class that `load_codec` asks; InputError for an unknown name."""
+    return _class_of(_kind(str(name_or_path)))
+
+
 def fingerprint_of(name_or_path: str | Path) -> str | None:
     """`load_codec(name).fingerprint` without slow loading; None if it has none or is absent."""
     name = str(name_or_path)
     try:
-        return _class_of(_kind(name)).fingerprint_of(name)
+        return codec_class(name).fingerprint_of(name)
     except InputError:
         return None
 

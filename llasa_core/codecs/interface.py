@@ -41,6 +41,12 @@ class Codec(Protocol):
         """`load(name).fingerprint`; without loading where that is slow."""
         return cls.load(name).fingerprint
 
+    def makes_codes_of(self, fingerprint: str, place: str | None = None) -> bool:
+        """Whether its codes are those of the weights `fingerprint`, in the folder `place` if not in
+        that of its name; what does not know its weights agrees with any.
+        """
+        return self.fingerprint in (None, fingerprint)
+
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each, T may differ -> int32 (floor(T / hop),) each, in 0..codebook_size - 1.
         Without a codebook: a packet each.

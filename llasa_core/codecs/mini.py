@@ -33,6 +33,9 @@ MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec
 
 SAMPLE_RATE = 16_000
 
+# Of a model: what determines an utterance's codes.
+CODES_FROM = ("embed", "blocks", "norm", "widen", "quantizer.project_in")
+
 
 @dataclass(frozen=True)
 class MiniCodecConfig:
@@ -246,11 +249,30 @@ class MiniCodec(Codec):
     @property
     def fingerprint(self) -> str:
         """16 hex digits of settings and weights, rounded as `save` does, so both agree."""
+        return self._digest("")
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """As `fingerprint`, of encoder and quantizer alone: where it agrees, codes do."""
+        return self._digest(*(f"{part}." for part in CODES_FROM))
+
+    def _digest(self, *prefixes: str) -> str:
         digest = hashlib.sha256(json.dumps(asdict(self.model.config), sort_keys=True).encode())
         for name, value in sorted(self._saved_weights().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().numpy())
+            if name.startswith(prefixes):
+                digest.update(name.encode())
+                digest.update(value.cpu().numpy())
         return digest.hexdigest()[:16]
+
+    def makes_codes_of(self, fingerprint: str, place: str | None = None) -> bool:
+        """As of `Codec`; the weights of another decoder are read to compare their encoder."""
+        if fingerprint == self.fingerprint:
+            return True
+        try:
+            other = self.load(place or self.name, "cpu")
+        except InputError:
+            return False
+        return (other.fingerprint, other.codes_fingerprint) == (fingerprint, self.codes_fingerprint)
 
     def _saved_weights(self) -> dict[str, torch.Tensor]:
         return {

@@ -23,9 +23,16 @@ from torch import nn
 
 from llasa_core.audio import load_audio
 from llasa_core.codecs.harmonic import source_waves, track_pitch
-from llasa_core.codecs.mini import SAMPLE_RATE, LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
-from llasa_core.errors import InputError, at_least, check_fields
-from llasa_core.files import publish
+from llasa_core.codecs.mini import (
+    CODES_FROM,
+    SAMPLE_RATE,
+    LogMel,
+    MiniCodec,
+    MiniCodecConfig,
+    MiniCodecModel,
+)
+from llasa_core.errors import DivergedError, InputError, at_least, check_fields
+from llasa_core.files import publish, sha256
 from llasa_core.manifest import read_manifest
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
@@ -68,8 +75,10 @@ class CodecTraining:
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
 
     def __post_init__(self):
-        counts = ("steps", "batch_size", "spread_steps", "save_steps", "threads")
-        check_fields(self, "codec training", **dict.fromkeys(counts, at_least(1)))
+        counts = ("batch_size", "spread_steps", "save_steps", "threads")
+        limits = dict.fromkeys(counts, at_least(1)) | {"decoder_steps": at_least(0)}
+        first = at_least(0 if self.decoder_steps else 1)
+        check_fields(self, "codec training", steps=first, **limits)
         if self.crop_frames < 1:
             raise InputError(
                 f"codec training: crop_seconds is {self.crop_seconds}, expected one code or more"
@@ -191,8 +200,8 @@ def learning_rate(settings: CodecTraining, step: int) -> float:
 
 def fix_codes(model: MiniCodecModel) -> None:
     """Freeze everything that determines an utterance's codes, and run it as in inference."""
-    for module in (model.embed, model.blocks, model.norm, model.widen, model.quantizer.project_in):
-        module.requires_grad_(False).eval()
+    for name in CODES_FROM:
+        model.get_submodule(name).requires_grad_(False).eval()
 
 
 def spread_loss(projected: torch.Tensor) -> torch.Tensor:
@@ -273,13 +282,18 @@ def _fewest_frames(label: list[int]) -> int:
     return len(label) + sum(first == second for first, second in pairwise(label))
 
 
-def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda row: None) -> dict:
+def train_codec(
+    settings: CodecTraining,
+    report: Callable[[dict], None] = lambda row: None,
+    base: MiniCodec | None = None,
+) -> dict:
     """Train, write `output_dir/{config.json, model.safetensors, train_log.jsonl}` and return flat
     metrics.
 
     `output_dir/resume.pt` lets a stopped run resume, and a finished one return at once, with the
     same settings only. `report` receives each log row: step, mel, ctc (nats per character),
-    codes_used (in the last 50 batches), seconds.
+    codes_used (in the last 50 batches), seconds. `base`: a codec to start from; InputError where
+    `resume.pt` is of another one, of other settings or recordings.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -289,6 +303,8 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     model = MiniCodecModel(settings.model)
     head = CharacterHead(settings.model.xcodec2().quantization_dim, settings.model.width)
     predictor = FramePredictor(len(settings.model.levels), settings.model.width)
+    if base is not None:
+        model.load_state_dict(base.model.state_dict())
     mel_loss = MelLoss()
     parameters = [*model.parameters(), *head.parameters(), *predictor.parameters()]
     optimizer = torch.optim.AdamW(
@@ -296,7 +312,10 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
     )
     state_path = output / "resume.pt"
     resumed = {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
-    fingerprint = json.dumps({**asdict(settings), "output_dir": "", "threads": 0}, sort_keys=True)
+    told = {**asdict(settings), "output_dir": "", "threads": 0}
+    if base is not None:
+        told |= {"manifest": sha256(settings.manifest), "base": base.fingerprint}
+    fingerprint = json.dumps(told, sort_keys=True)
     first, rows, spent = 0, [], 0.0
     window: list[list[float]] = []  # mel and ctc of the steps since the last log row
     used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
@@ -306,6 +325,11 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
             part.load_state_dict(state[name])
         first, rows, spent = state["step"], state["rows"], state["seconds"]
         window, used = state.get("window", window), state.get("used", used)
+    elif state and base is not None:
+        raise InputError(
+            f"{state_path}: of another codec, other settings or recordings; expected those of this"
+            " command, or a new folder"
+        )
     started = time.monotonic() - spent
     model.train()
     last = settings.steps + settings.decoder_steps
@@ -318,7 +342,9 @@ def train_codec(settings: CodecTraining, report: Callable[[dict], None] = lambda
         losses = step_losses(model, head, predictor, mel_loss, batch, settings, step)
         loss = losses.mel + settings.ctc_weight * losses.ctc + losses.side
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"codec training diverged at step {step}: loss {loss.item()}")
+            raise DivergedError(
+                f"codec training diverged at step {step}: loss {loss.item()}", step + 1
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, settings.clip)

@@ -8,7 +8,7 @@ from llasa_core.cli import train
 from llasa_core.errors import InputError
 
 SUBCOMMANDS = (
-    *("check", "prepare", "encode", "import-memmap", "export-memmap", "train"),
+    *("check", "prepare", "encode", "import-memmap", "export-memmap", "train", "adapt-codec"),
     *(
         "synthesize",
         "search",

@@ -1,0 +1,186 @@
+"""A codec's decoder adapted to a toy voice at width 64: its codes, its held-out loss, stops and
+resumes, what is refused, and the language models that go on with it.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llasa_core import cli
+from llasa_core.audio import write_wav
+from llasa_core.checkpoint import refuse_another_codec
+from llasa_core.codecs import load_codec, mini_training
+from llasa_core.codecs.adapt import RECORD, Adaptation, adapt_codec
+from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.errors import InputError
+from llasa_core.manifest import Utterance, read_manifest, write_manifest
+
+SHAPE = MiniCodecConfig(
+    width=64,
+    encoder_layers=1,
+    decoder_layers=1,
+    heads=2,
+    encoder_expansion=1,
+    decoder_expansion=1,
+    bottleneck_extra=32,
+)
+
+
+def tone(place, seconds=1.5):
+    """float32: pulses at 120 to 150 Hz of slowly changing loudness, a voice of one vowel."""
+    time = np.arange(int(16_000 * seconds)) / 16_000
+    pitch = 120 + 5 * (place % 7)
+    harmonics = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
+    return (0.1 * harmonics * (1 + 0.5 * np.sin(2 * np.pi * (1 + place) * time))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A base codec, twenty clips of a toy voice and the base adapted to them, in one folder."""
+    folder = tmp_path_factory.mktemp("adapt")
+    torch.manual_seed(0)
+    MiniCodec(MiniCodecModel(SHAPE), "cpu").save(folder / "base")
+    for place in range(20):
+        write_wav(folder / f"{place}.wav", tone(place))
+    write_manifest(
+        folder / "voice.jsonl",
+        [Utterance(f"clip-{i}", folder / f"{i}.wav", "ah", seconds=1.5) for i in range(20)],
+    )
+    adapt_codec(settings(folder))
+    return folder
+
+
+def settings(folder, out="adapted", **changes):
+    """Fifteen steps on the clips."""
+    return replace(
+        Adaptation(
+            str(folder / "base"), folder / "voice.jsonl", folder / out, steps=15, save_steps=5
+        ),
+        **changes,
+    )
+
+
+def record_of(folder):
+    return json.loads((folder / RECORD).read_text())
+
+
+def test_codes_of_any_wave_are_those_of_the_base_and_the_sound_is_not(corpus):
+    base, adapted = load_codec(corpus / "base"), load_codec(corpus / "adapted")
+    random = np.random.default_rng(0)
+    waves = [random.normal(0, 0.1, 16_077).astype(np.float32), tone(3), tone(9, 0.31) * 3]
+    for codes, same in zip(base.encode(waves), adapted.encode(waves), strict=True):
+        np.testing.assert_array_equal(codes, same)
+    assert (adapted.name, adapted.codebook_size) == (base.name, base.codebook_size)
+    assert adapted.codes_fingerprint == base.codes_fingerprint
+    assert adapted.fingerprint != base.fingerprint
+    assert not np.allclose(*(codec.decode([codes])[0] for codec in (base, adapted)), atol=1e-3)
+
+
+def test_held_out_loss_falls_and_the_record_says_what_was_done(corpus):
+    record = record_of(corpus / "adapted")
+    assert record["held_out_mel_change_high"] < 0
+    assert record["held_out_mel_after"] - record["held_out_mel_before"] == pytest.approx(
+        record["held_out_mel_change"]
+    )
+    assert record["base_fingerprint"] == load_codec(corpus / "base").fingerprint
+    assert record["fingerprint"] == load_codec(corpus / "adapted").fingerprint
+    assert (record["steps"], record["train_clips"], record["held_out_clips"]) == (15, 18, 2)
+    parts = [read_manifest(corpus / "adapted" / f"{n}.jsonl") for n in ("train", "held_out")]
+    assert [len(part) for part in parts] == [18, 2]
+    assert len({each.id for part in parts for each in part}) == 20
+
+
+def test_killed_and_resumed_adaptation_equals_the_uninterrupted_one(corpus, monkeypatch):
+    asked, original = settings(corpus, "resumed"), mini_training.step_losses
+    steps, dies_at = [], 8
+
+    def counted(*arguments):
+        steps.append(arguments[-1])
+        if arguments[-1] == dies_at:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(mini_training, "step_losses", counted)
+    with pytest.raises(KeyboardInterrupt):
+        adapt_codec(asked)
+    with pytest.raises(InputError, match=r"resume\.pt: of another codec, other settings or rec"):
+        adapt_codec(replace(asked, seed=1))
+    assert not (asked.output_dir / RECORD).exists()
+    dies_at = None
+    record = adapt_codec(asked)
+    assert steps == [*range(9), *range(5, 15)]
+    weights = [(corpus / n / "model.safetensors").read_bytes() for n in ("adapted", "resumed")]
+    assert weights[0] == weights[1]
+    whole = record_of(corpus / "adapted")
+    assert {**record, "seconds": 0} == {**whole, "seconds": 0}
+    assert adapt_codec(asked) == record and len(steps) == 19  # done: no step is repeated
+    assert not (asked.output_dir / "resume.pt").exists()
+
+
+def test_what_stands_in_the_folder_is_not_overwritten(corpus):
+    with pytest.raises(InputError, match="seed is 0, expected 1"):
+        adapt_codec(settings(corpus, seed=1))
+    with pytest.raises(InputError, match="base: holds a codec already, expected a new folder"):
+        adapt_codec(settings(corpus, "base"))
+
+
+def test_language_model_of_the_base_accepts_the_adapted_codec_and_no_other(corpus, tmp_path):
+    base, adapted = load_codec(corpus / "base"), load_codec(corpus / "adapted")
+    card = {
+        "codec": "mini",
+        "codec_fingerprint": base.fingerprint,
+        "codec_folder": str(corpus / "base"),
+    }
+    refuse_another_codec(tmp_path, card, adapted)
+    torch.manual_seed(1)
+    other = MiniCodec(MiniCodecModel(SHAPE), "cpu")
+    for codec in (other, load_codec("mini")):
+        with pytest.raises(InputError, match="give that of the folder"):
+            refuse_another_codec(tmp_path, card, codec)
+    # What cannot be compared is not believed: the base is gone, or is not what the model knew.
+    shutil.copytree(corpus / "adapted", tmp_path / "moved")
+    for folder in (tmp_path / "gone", corpus / "adapted"):
+        with pytest.raises(InputError, match="trained on codec mini of weights"):
+            refuse_another_codec(
+                tmp_path, card | {"codec_folder": str(folder)}, load_codec(tmp_path / "moved")
+            )
+
+
+@pytest.mark.parametrize(
+    ("codec", "clips", "message"),
+    [
+        ("mini", 4, "4 recordings of together 6.0 s, expected at least 2"),
+        ("mini", 0, "0 recordings of together 0.0 s"),
+        ("fake", 20, "codec fake: its decoder cannot be trained here, expected mini or a folder"),
+        ("xcodec2", 20, "codec xcodec2: its decoder cannot be trained here"),
+        ("nothing", 20, "codec 'nothing' is unknown"),
+    ],
+)
+def test_too_little_speech_and_a_codec_without_training_are_refused_in_one_line(
+    corpus, tmp_path, capsys, codec, clips, message
+):
+    few = tmp_path / "few.jsonl"
+    write_manifest(few, read_manifest(corpus / "voice.jsonl")[:clips])
+    assert cli.main(["adapt-codec", codec, str(few), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"peak_lr": 0.0}, {"threads": 0}, {"seed": -1}])
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(InputError, match=f"codec adaptation: `{next(iter(wrong))}`"):
+        Adaptation("mini", "m.jsonl", "out", **wrong)
+
+
+def test_command_prints_the_losses_and_the_folder_is_a_codec(corpus, tmp_path, capsys):
+    argv = ["adapt-codec", str(corpus / "base"), str(corpus / "voice.jsonl"), str(tmp_path / "a")]
+    assert cli.main([*argv, "--steps", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == record_of(tmp_path / "a")
+    assert "1/1" in err
+    assert load_codec(tmp_path / "a").folder == str(tmp_path / "a")
