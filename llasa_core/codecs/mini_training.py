@@ -312,43 +312,24 @@ def train_codec(
     )
     state_path = output / "resume.pt"
     resumed = {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
-    told = {**asdict(settings), "output_dir": "", "threads": 0}
-    if base is not None:
-        told |= {"manifest": sha256(settings.manifest), "base": base.fingerprint}
-    fingerprint = json.dumps(told, sort_keys=True)
+    told = _told(settings, base)
     first, rows, spent = 0, [], 0.0
     window: list[list[float]] = []  # mel and ctc of the steps since the last log row
     used = torch.zeros(settings.model.codebook_size, dtype=torch.bool)
-    state = torch.load(state_path, weights_only=True) if state_path.is_file() else {}
-    if state.get("settings") == fingerprint:
+    if state := _kept_state(state_path, told, base is not None):
         for name, part in resumed.items():
             part.load_state_dict(state[name])
         first, rows, spent = state["step"], state["rows"], state["seconds"]
         window, used = state.get("window", window), state.get("used", used)
-    elif state and base is not None:
-        raise InputError(
-            f"{state_path}: of another codec, other settings or recordings; expected those of this"
-            " command, or a new folder"
-        )
     started = time.monotonic() - spent
     model.train()
     last = settings.steps + settings.decoder_steps
     for step in range(first, last):
         if step == max(first, settings.steps):
             fix_codes(model)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
         batch = data.batch(settings, step)
         losses = step_losses(model, head, predictor, mel_loss, batch, settings, step)
-        loss = losses.mel + settings.ctc_weight * losses.ctc + losses.side
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"codec training diverged at step {step}: loss {loss.item()}", step + 1
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimizer.step()
+        _learn(losses, optimizer, settings, step)
         used[losses.codes.reshape(-1).long()] = True
         window.append([losses.mel.item(), losses.ctc.item()])
         if (step + 1) % 50 == 0 or step + 1 == last:
@@ -357,15 +338,10 @@ def train_codec(
             window.clear()
             used.zero_()
         if (step + 1) % settings.save_steps == 0 or step + 1 == last:
-            state = {
-                "settings": fingerprint,
-                "step": step + 1,
-                "rows": rows,
-                "seconds": time.monotonic() - started,
-                "window": window,
-                "used": used,
-                **{name: part.state_dict() for name, part in resumed.items()},
-            }
+            spent = time.monotonic() - started
+            state = {"settings": told, "step": step + 1, "rows": rows, "seconds": spent}
+            state |= {"window": window, "used": used}
+            state |= {name: part.state_dict() for name, part in resumed.items()}
             torch.save(state, output / "resume.pt.tmp")
             os.replace(output / "resume.pt.tmp", state_path)
     publish(output / "train_log.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -379,6 +355,44 @@ def train_codec(
         "steps": last,
         "seconds": rows[-1]["seconds"],
     }
+
+
+def _learn(
+    losses: StepLosses, optimizer: torch.optim.Optimizer, settings: CodecTraining, step: int
+) -> None:
+    """One step of the optimizer on the weighted sum of the losses."""
+    loss = losses.mel + settings.ctc_weight * losses.ctc + losses.side
+    if not torch.isfinite(loss):
+        raise DivergedError(f"codec training diverged at step {step}: loss {loss.item()}", step + 1)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(settings, step)
+        nn.utils.clip_grad_norm_(group["params"], settings.clip)
+    optimizer.step()
+
+
+def _told(settings: CodecTraining, base: MiniCodec | None) -> str:
+    """What a state is of; with a base also the contents of its manifest."""
+    told = {**asdict(settings), "output_dir": "", "threads": 0}
+    if base is not None:
+        told |= {"manifest": sha256(settings.manifest), "base": base.fingerprint}
+    return json.dumps(told, sort_keys=True)
+
+
+def _kept_state(path: Path, told: str, only: bool) -> dict:
+    """The state in `path`, {} where there is none or it is of something else; then InputError if
+    the folder is to hold this training `only`.
+    """
+    state = torch.load(path, weights_only=True) if path.is_file() else {}
+    if state.get("settings") == told:
+        return state
+    if state and only:
+        raise InputError(
+            f"{path}: of another codec, other settings or recordings; expected those of this"
+            " command, or a new folder"
+        )
+    return {}
 
 
 def _log_row(
