@@ -174,7 +174,7 @@ def speech(options: Namespace) -> tuple:
         voice = synthesizer.voice(options.voice, options.voice_text)
         requests = [replace(requests[0], voice=voice)]
     if getattr(options, "normalise", False):
-        from llasa_core.synthesis.text import spoken_form
+        from llasa_core.synthesis.spoken_form import spoken_form
 
         requests = [replace(request, text=spoken_form(request.text)) for request in requests]
     requests = synthesizer.speakable(requests, sampling, _characters(options), refused)
@@ -268,7 +268,9 @@ def add_synthesize(commands: Commands) -> None:
         help="longer texts are spoken in sentences; 0: never (default 200)",
     )
     add.add_argument(
-        "--normalise", action="store_true", help="write numbers and abbreviations out (English)"
+        "--normalise",
+        action="store_true",
+        help="write numbers, dates, units and the like out (English)",
     )
     add.add_argument(
         "--engine",

@@ -15,9 +15,10 @@ from llasa_core.search.batch import pieces_of
 from llasa_core.synthesis.guards import Guards
 from llasa_core.synthesis.long_text import edges, joined, speak_long, stream_long
 from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.spoken_form import cardinal, ordinal, spoken_form
 from llasa_core.synthesis.streaming import SpeechFile, Window
 from llasa_core.synthesis.synthesizer import Synthesizer
-from llasa_core.synthesis.text import cardinal, ordinal, pieces_of_text, sentences, spoken_form
+from llasa_core.synthesis.text import pieces_of_text, sentences
 from llasa_core.tokenizer import vocabulary_of
 
 SAMPLING = Sampling(temperature=1.0, top_k=20, max_seconds=0.6)
@@ -233,3 +234,35 @@ def test_numbers_are_read_as_a_reader_reads_them():
     }
     for written, said in cases.items():
         assert spoken_form(written) == said
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("On 3/4/2025 we met.", "On March fourth, twenty twenty-five we met."),
+        ("On 25/12/1905.", "On December twenty-fifth, nineteen oh five."),
+        ("2024-02-29", "February twenty-ninth, twenty twenty-four"),
+        ("May 1, 2005", "May first, two thousand and five"),
+        ("It rained on June 3.", "It rained on June third."),
+        ("At 5pm or 5:30 p.m. today.", "At five p m or five thirty p m today."),
+        ("Come at 11 AM.", "Come at eleven a m."),
+        ("At 5 p.m. We left.", "At five p m. We left."),
+        ("Write to anna_lee@mail.co.uk.", "Write to anna underscore lee at mail dot co dot uk."),
+        ("It goes 100 km/h.", "It goes one hundred kilometers per hour."),
+        ("1 km and 2.5kg", "one kilometer and two point five kilograms"),
+        ("20°C", "twenty degrees Celsius"),
+        ("Call 555-1234.", "Call five five five, one two three four."),
+        (
+            "Call +1 212-555-0170 now",
+            "Call plus one, two one two, five five five, zero one seven zero now",
+        ),
+        ("Henry VIII and Louis XIV.", "Henry the eighth and Louis the fourteenth."),
+        ("Chapter IV of World War II", "Chapter four of World War two"),
+        ("No. 5 and #7", "number five and number seven"),
+        ("I said No. It is a DC plug, I think.", "I said No. It is a DC plug, I think."),
+        ("Half is 1/2, version 1.2.3 too.", "Half is 1/2, version 1.2.3 too."),
+        ("99/99/2025 is no date", "99/99/2025 is no date"),
+    ],
+)
+def test_dates_addresses_units_and_numerals_are_read_as_people_say_them(written, said):
+    assert spoken_form(written) == said
