@@ -16,6 +16,11 @@ TRANSCRIBERS = {
     "moonshine-tiny.en": "llasa_core.judges.moonshine:MoonshineTranscriber",
     "fake": "llasa_core.judges.fake:FakeTranscriber",
     "fake-2": "llasa_core.judges.fake:FakeTranscriber",
+    "whisper-large-v3-transformers": "llasa_core.judges.published:TransformersWhisper",
+    "openai/whisper-*": "llasa_core.judges.published:TransformersWhisper",
+    "hubert-large-ls960-ft": "llasa_core.judges.published:HubertTranscriber",
+    "facebook/hubert-*": "llasa_core.judges.published:HubertTranscriber",
+    "paraformer-zh": "llasa_core.judges.published:ParaformerTranscriber",
     "*": "llasa_core.judges.whisper:WhisperTranscriber",  # any other Whisper: a name or a folder
 }
 
@@ -25,12 +30,14 @@ SPEAKER_EMBEDDERS = {
     "wavlm": "llasa_core.judges.speaker:WavLMEmbedder",
     "fake": "llasa_core.judges.fake:FakeSpeakerEmbedder",
     "fake-2": "llasa_core.judges.fake:FakeSpeakerEmbedder",
+    "*wavlm_large_finetune*": "llasa_core.judges.published:WavLMEcapaEmbedder",  # its file
     "*/*": "llasa_core.judges.speaker:WavLMEmbedder",  # x-vectors in a folder or of a hub id
 }
 
 QUALITY_PREDICTORS = {
     "distillmos": "llasa_core.judges.quality:DistillMosPredictor",
     "fake": "llasa_core.judges.fake:FakeQualityPredictor",
+    "*utmos22*": "llasa_core.judges.published:UtmosPredictor",  # its file
 }
 
 EMOTION_EMBEDDERS = {

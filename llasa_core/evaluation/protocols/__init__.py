@@ -214,11 +214,6 @@ def protocol_of(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def same_model(ours: str, published: str) -> bool:
-    """Whether a judge is the published model; "large-v3" is "whisper-large-v3"."""
-    return ours.removeprefix("whisper-") == published.removeprefix("whisper-")
-
-
 def help_text() -> str:
     """The protocols as lines for --help."""
     lines = []

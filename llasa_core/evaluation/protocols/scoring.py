@@ -13,7 +13,7 @@ import numpy as np
 
 from llasa_core.audio import load_audio, write_wav
 from llasa_core.errors import InputError
-from llasa_core.evaluation.protocols import Protocol, protocol_of, same_model
+from llasa_core.evaluation.protocols import Protocol, protocol_of
 from llasa_core.evaluation.protocols.preparation import reference_manifest
 from llasa_core.evaluation.protocols.words import public_errors
 from llasa_core.evaluation.scoring import (
@@ -67,18 +67,19 @@ def evaluate_protocol(
             pair = row["text"], row["hypothesis"], row["language"]
             row["public_errors"], row["public_words"] = public_errors(protocol.words, *pair)
     summary = summarise(rows, seed=seed) | public_summary(protocol, rows, seed)
-    versions = judges.versions()
     described = {"name": protocol.name, "metric": protocol.metric, "source": protocol.source}
     described |= {
         "read_as": protocol.reading,
         "prepared": setting,
         "published_by": dict(protocol.judges),
     }
-    described["judged_as_published"] = {
-        role: role in versions and same_model(versions[role].split(" (")[0], name)
-        for role, name in protocol.judges.items()
-    }
-    report = {"metrics": summary, "judges": versions, "seed": seed, "protocol": described}
+    found = judges.by_role()
+    for key, attribute in (("implemented", "implements"), ("judged", "published")):
+        described[f"{key}_as_published"] = {
+            role: getattr(found.get(role), attribute, None) == name
+            for role, name in protocol.judges.items()
+        }
+    report = {"metrics": summary, **judges.described(), "seed": seed, "protocol": described}
     publish_scores(out, rows, report | {"speech": speech_settings(manifest)})
     return rows, summary
 
