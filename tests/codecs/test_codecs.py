@@ -231,6 +231,7 @@ def _kaldi_features(padded):
     return ((banks - banks.mean(0)) / np.sqrt(banks.var(0, ddof=1) + 1e-7)).reshape(-1, 160)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "length"), [(3, 1), (5, 2), (48, 999), (7, 100_000)])
 def test_fast_snake_is_the_models_own_bit_for_bit(channels, length):
     import torch
@@ -257,6 +258,7 @@ def test_fast_snake_is_the_models_own_bit_for_bit(channels, length):
     assert "forward" not in module.__dict__
 
 
+@pytest.mark.slow
 def test_xcodec2_checkpoint_folder_gives_the_same_codes(xcodec2_model, tmp_path):
     from llasa_core.codecs.xcodec2 import Xcodec2Codec
 
@@ -268,6 +270,7 @@ def test_xcodec2_checkpoint_folder_gives_the_same_codes(xcodec2_model, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_xcodec2_is_told_by_its_weights_file(xcodec2_model, tmp_path, monkeypatch):
     from llasa_core.codecs.xcodec2 import Xcodec2Codec, checkpoint_fingerprint
 

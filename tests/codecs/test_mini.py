@@ -368,6 +368,7 @@ def test_ctc_loss_falls_when_the_codec_is_trained_on_it(settings):
     assert ctc[-1] < 0.5 * ctc[0]
 
 
+@pytest.mark.slow
 def test_decoder_steps_leave_the_codes_and_the_encoder_as_they_were(settings, tmp_path):
     train_codec(replace(settings, output_dir=str(tmp_path / "short")))
     train_codec(replace(settings, output_dir=str(tmp_path / "long"), decoder_steps=3))
@@ -401,6 +402,7 @@ def log_of(folder):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_training_equals_the_uninterrupted_run(settings, tmp_path, monkeypatch):
     """Killed after the state of step 3 was kept, in its fourth step; and a finished run has no step
     to repeat.

@@ -222,6 +222,7 @@ def test_a_flipped_bit_of_the_weights_is_found_by_check(checkpoint, mini_tokeniz
     assert "sha256 differs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_tells_a_codec_of_other_weights_than_the_model_was_trained_on(
     checkpoint, mini_tokenizer, capsys
 ):

@@ -81,6 +81,7 @@ def saved(figure, kind):
     return picture.getvalue()
 
 
+@pytest.mark.slow
 @drawn
 def test_figure_names_its_axes_and_is_a_small_picture(name):
     figure = DRAWN[name]()
@@ -88,6 +89,7 @@ def test_figure_names_its_axes_and_is_a_small_picture(name):
     assert saved(figure, "png")[:4] == b"\x89PNG" and len(saved(figure, "png")) < 200_000
 
 
+@pytest.mark.slow
 @drawn
 def test_figure_is_the_same_bytes_when_drawn_again(name):
     assert saved(DRAWN[name](), "svg") == saved(DRAWN[name](), "svg")
@@ -97,6 +99,7 @@ def test_figure_shows_itself_in_a_notebook():
     assert DRAWN["scores"]()._repr_png_()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_saved_picture_has_the_resolution_of_our_style():
     from PIL import Image
 

@@ -51,6 +51,7 @@ def asked(text):
     )
 
 
+@pytest.mark.slow
 def test_public_sample_is_reproduced_to_the_id(sample_prompt):
     example = sample_prompt.tts_example(SAMPLE_TEXT, SAMPLE_CODES)
     assert example.input_ids.dtype == np.int32
@@ -138,6 +139,7 @@ def test_voice_is_continued_after_its_text_and_its_codes(mini_tokenizer):
     assert ids.tolist() == whole.input_ids[: whole.spans[0][1] - 1].tolist()
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(
     "literal", ["<|s_12|>", "<|eot_id|>", "<|SPEECH_GENERATION_START|>", "<|begin_of_text|>"]

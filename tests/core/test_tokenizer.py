@@ -97,6 +97,7 @@ def test_merged_llama3_has_the_released_layout(llama3_text_tokenizer, llama3_tok
     assert check_layout(llama3_tokenizer, {"vocab_size": 193_800}) == []
 
 
+@pytest.mark.slow
 def test_the_released_layout_without_a_chat_template_gets_the_known_one(llama3_tokenizer, tmp_path):
     llama3_tokenizer.save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()

@@ -301,6 +301,7 @@ def test_names_that_cannot_be_written_are_dropped_and_counted(tmp_path):
     assert report["first_dropped"]["bad_path"].endswith("long.wav")
 
 
+@pytest.mark.slow
 def test_small_corpus_has_held_out_utterances(tmp_path):
     corpus = [replace(one, split="train") for one in good_corpus(tmp_path / "in", 60)]
     before = prepare(corpus, tmp_path / "plain")["splits"]
@@ -435,6 +436,7 @@ def test_audio_that_is_ready_stays_where_it_is(tmp_path):
     assert not any((tmp_path / "out/wavs").iterdir())
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(tmp_path):
     corpus = good_corpus(tmp_path / "in") + bad_corpus(tmp_path / "bad")
     alone = prepare(corpus, tmp_path / "alone/out")

@@ -315,6 +315,7 @@ def test_what_is_too_large_or_no_text_is_dropped_and_the_rest_of_the_tar_is_read
     assert meta["dropped"] == {"bad_id": 1, "bad_text": 2, "textless": 1, "too_large": 1}
 
 
+@pytest.mark.slow
 def test_rows_of_parquet_that_unpack_to_what_no_audio_is_are_dropped(tmp_path):
     zeros = [{"bytes": bytes(60 * 2**20), "path": f"{n}.wav"} for n in range(6)]
     table = pa.table({"audio": zeros, "text": ["words"] * 6})
@@ -690,6 +691,7 @@ def test_pieces_are_short_enough_and_begin_in_pauses():
 # Precision
 
 
+@pytest.mark.slow
 def test_bf16_says_how_many_codes_it_changes(tmp_path):
     exact = tiny_codec(0)
     manifest = corpus(tmp_path / "in", 60)

@@ -85,6 +85,7 @@ def test_encode_names_the_first_of_each_reason_and_ends_with_status_1(tmp_path, 
     assert cli.main(["data", "report", str(tmp_path / "none"), "-o", str(tmp_path / "r")]) == 2
 
 
+@pytest.mark.slow
 def test_split_length_and_held_out_parts_are_options(tmp_path, capsys):
     names = [f"u{number:02d}" for number in range(60)]
     recordings(tmp_path / "corpus", names)

@@ -43,6 +43,7 @@ def test_sentences_are_distinct_and_the_stream_of_a_seed_is_fixed():
     assert chosen[:50] != synthetic.sentences(50, seed=5)
 
 
+@pytest.mark.slow
 def test_a_plan_of_sixteen_hours_says_every_word_often_and_no_sentence_twice(long_plan):
     vocabulary, spoken = grammar.vocabulary(), [grammar.words_of(row["text"]) for row in long_plan]
     assert 400 <= len(vocabulary) <= 700
@@ -158,6 +159,7 @@ def test_speech_has_the_promised_level_margins_and_seed():
         synthetic.speak("...", synthetic.VOICES[0])
 
 
+@pytest.mark.slow
 def test_pitch_and_tempo_factors_do_what_they_say(monkeypatch):
     dsp = pytest.importorskip("hibari.dsp")
     seen, synth = [], dsp.synth

@@ -18,6 +18,7 @@ def test_f_test_is_the_one_worked_by_hand():
     assert not tested.rejected
 
 
+@pytest.mark.slow
 def test_a_true_law_is_kept_and_a_bend_is_rejected():
     true = power_law_fit(SIZES, (1.5 + 40 * SIZES**-0.3) * NOISE, n_boot=2).checks
     assert not true.rejected and (true.between, true.within) == (2, 10)
@@ -27,6 +28,7 @@ def test_a_true_law_is_kept_and_a_bend_is_rejected():
     assert bent.rejected and bent.p < 1e-6 and "reject the law" in bent.text()
 
 
+@pytest.mark.slow
 def test_largest_run_left_out_says_how_far_the_law_misses_it():
     losses = (1.5 + 40 * SIZES**-0.3) * np.where(SIZES == 1e9, 1.1, 1.0)
     checks = power_law_fit(SIZES, losses, n_boot=2).checks

@@ -93,6 +93,7 @@ def page(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_every_text_is_shown_and_none_becomes_markup(page):
     read = Page(page)
     for place in ("title", "intro", "score", "cell", "caption", "text", "heard", "originals"):
@@ -157,6 +158,7 @@ def test_system_without_one_of_the_utterances_is_refused_and_the_old_page_stays(
     assert "second" in Page(written).text
 
 
+@pytest.mark.slow
 def test_a_second_page_replaces_the_media_of_the_first(tmp_path):
     first = {
         path.name

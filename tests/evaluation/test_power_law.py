@@ -28,6 +28,7 @@ def test_pure_power_law_of_two_decades_worked_by_hand():
     assert law.predict(1000.0) == pytest.approx(0.005)
 
 
+@pytest.mark.slow
 def test_noisy_repeats_give_intervals_that_hold_the_truth():
     x = np.repeat(SIZES, 3)
     y = curve(x) * np.exp(np.random.default_rng(2).normal(0, 0.005, len(x)))
@@ -45,6 +46,7 @@ def test_noisy_repeats_give_intervals_that_hold_the_truth():
     )
 
 
+@pytest.mark.slow
 def test_one_outlier_among_the_repeats_moves_the_fit_little():
     x = np.repeat(SIZES, 3)
     y = curve(x) * np.exp(np.random.default_rng(2).normal(0, 0.002, len(x)))
@@ -55,6 +57,7 @@ def test_one_outlier_among_the_repeats_moves_the_fit_little():
     )  # least squares, for contrast
 
 
+@pytest.mark.slow
 def test_fit_is_seeded():
     y = curve(SIZES) * np.array([1.01, 0.99, 1.0, 1.01, 0.99, 1.0])
     first, second, other = (power_law_fit(SIZES, y, n_boot=5, seed=seed) for seed in (1, 1, 2))

@@ -24,6 +24,7 @@ def grid(repeats=1, noise=0.0, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_exact_runs_give_back_the_law_and_its_extrapolation():
     surface = fit_surface(*grid(), n_boot=2)
     assert surface.values == pytest.approx(TRUTH, rel=1e-3)

@@ -106,6 +106,7 @@ def test_smoke_values_win_equal_runs_are_one_and_nothing_goes_to_results(study):
     assert all(run.artifacts_dir.startswith("artifacts/smoke/study/") for run in experiment.runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -421,6 +422,7 @@ def test_record_saves_and_names_tables_and_figures(tmp_path, monkeypatch):
     assert json.loads(Path("run/report.json").read_text()) == {"hours": 2.0}
 
 
+@pytest.mark.slow
 def test_missing_input_names_the_command_that_makes_it(monkeypatch):
     monkeypatch.chdir(repository_root(Path(__file__).parent))
     with pytest.raises(InputError, match=r"prepare\.yaml --only human$"):
@@ -432,6 +434,7 @@ def test_missing_input_names_the_command_that_makes_it(monkeypatch):
     assert find_or_make("pyproject.toml") == "pyproject.toml"
 
 
+@pytest.mark.slow
 def test_small_input_is_made_by_the_notebook_that_writes_it(tmp_path, monkeypatch):
     parameters = 'corpus_dir = "artifacts/scratch/corpus"\nrun_dir = "artifacts/scratch/10"'
     work = "from pathlib import Path\nPath(corpus_dir).mkdir(parents=True)"
@@ -444,6 +447,7 @@ def test_small_input_is_made_by_the_notebook_that_writes_it(tmp_path, monkeypatc
     assert Path("artifacts/scratch/corpus/test.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_outputs_stored_in_a_notebook_hold_no_bar_no_warning_and_its_fingerprint(
     tmp_path, monkeypatch
 ):

@@ -89,6 +89,7 @@ def test_transcription_is_deterministic_and_total_and_a_batch_equals_single_wave
     assert judge.name and judge.version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
 def test_recogniser_hears_the_words_of_a_resampled_wave(name):
     import soxr
@@ -99,6 +100,7 @@ def test_recogniser_hears_the_words_of_a_resampled_wave(name):
     assert metrics.word_errors(SENTENCES[1], hypothesis) == (0, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TINY_EN, MOONSHINE])
 def test_recogniser_hears_a_long_wave_to_its_end(name):
     """Moonshine's decoder refuses a mask of encoder states for waves above nine seconds."""
@@ -169,6 +171,7 @@ def test_unreachable_whisper_model_is_an_input_error(monkeypatch):
         judges.load_transcriber("whisper-large-v3")
 
 
+@pytest.mark.slow
 def test_embeddings_are_of_unit_length_and_a_batch_equals_single_waves(embedder):
     noise = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     waves = [
@@ -187,6 +190,7 @@ def test_embeddings_are_of_unit_length_and_a_batch_equals_single_waves(embedder)
     assert embedder.embed([], 16000).shape == (0, batch.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [WESPEAKER, RESEMBLYZER])
 def test_two_sentences_of_one_voice_are_closer_than_two_voices_with_one_sentence(name):
     first, other_voice, other_sentence = judges.load_speaker_embedder(name).embed(voices(), 16000)

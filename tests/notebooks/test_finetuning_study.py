@@ -142,6 +142,7 @@ def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(study):
         results.read_scored(study, "scores/nowhere")
 
 
+@pytest.mark.slow
 def test_figure_draws_each_method_at_its_minutes_between_the_levels(study):
     tunes, levels, _ = read(study)
     figure = notebook.by_minutes(tunes, levels)

@@ -180,6 +180,7 @@ def beside(folder):
     return notebook.beside_the_paper(notebook.system_scores(study), published, study)
 
 
+@pytest.mark.slow
 def test_scores_are_recomputed_from_the_utterances(made):
     scores = notebook.system_scores(read(made)).set_index(["corpus", "system"])
     assert scores.loc[("builtin", "mini codec"), "corpus_wer"] == pytest.approx(1 / 10)
@@ -190,6 +191,7 @@ def test_scores_are_recomputed_from_the_utterances(made):
     assert "resynthesis" not in scores.index.get_level_values("corpus")
 
 
+@pytest.mark.slow
 def test_searched_speech_is_summarised_over_texts(made):
     rows = [
         row | {"id": f"{row['id']}.s{s}", "text_id": row["id"]}
@@ -206,6 +208,7 @@ def test_searched_speech_is_summarised_over_texts(made):
         assert thrice[f"corpus_wer{end}"] == pytest.approx(once[f"corpus_wer{end}"])
 
 
+@pytest.mark.slow
 def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(made):
     table = beside(made).query("ours != ''").set_index(["our_system", "metric"])
     spoken = table.loc[("builtin, mini Llasa", "WER, %")]
@@ -226,6 +229,7 @@ def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(mad
     assert set(nothing["protocol"]) == protocols
 
 
+@pytest.mark.slow
 def test_same_test_set_and_judge_are_comparable(made):
     rows = [row | {"similarity_to_original": 0.8} for row in heard(CODEC)]
     params = {"originals": "LibriSpeech test-clean", "speaker": "wavlm_large_finetune", "asr": "x"}
@@ -240,6 +244,7 @@ def items_of(folder, **values):
     return notebook.paper_items(folder, beside(folder), notebook.assumptions(values))
 
 
+@pytest.mark.slow
 def test_every_figure_and_table_of_the_paper_has_a_row_with_files_and_cost(made):
     table = items_of(made)
     named = " ".join(table["item"])
@@ -257,6 +262,7 @@ def test_every_figure_and_table_of_the_paper_has_a_row_with_files_and_cost(made)
     assert esd["runs"] == 0 and np.isnan(esd["hours"])
 
 
+@pytest.mark.slow
 def test_full_scale_columns_are_those_of_the_formulas_and_follow_the_assumption(made):
     rows = items_of(made).set_index("shows")
     hours = notebook.training_hours(notebook.RELEASED, notebook.assumptions())
@@ -271,6 +277,7 @@ def test_full_scale_columns_are_those_of_the_formulas_and_follow_the_assumption(
     assert all(math.isfinite(value) for value in flat.values())
 
 
+@pytest.mark.slow
 def test_search_table_leaves_out_arms_that_were_not_run(made):
     run = read(made)["search"]
     table = notebook.search_table(tables.search_arms(run))
@@ -283,6 +290,7 @@ def test_search_table_leaves_out_arms_that_were_not_run(made):
     assert set(tables.paired_arms(run, ["partial-prm", "prm", "absent"])) == {"partial-prm"}
 
 
+@pytest.mark.slow
 def test_codecs_have_rate_and_scores_and_what_could_not_run_is_named(made):
     table = tables.codec_scores(read(made)["codecs_builtin"]).set_index("system")
     assert list(table.index) == ["recordings", "mini", "opus-6k"]
@@ -292,6 +300,7 @@ def test_codecs_have_rate_and_scores_and_what_could_not_run_is_named(made):
     assert tables.codecs_not_run(read(made)["codecs_builtin"]) == ["xcodec2"]
 
 
+@pytest.mark.slow
 def test_recognition_compares_one_model_for_both_directions_with_two(made):
     run = read(made)["asr"]
     table = tables.recognition_scores(run).set_index("system")

@@ -125,6 +125,7 @@ def test_equal_compute_follows_the_flops_of_the_runs_and_finds_the_least_by_hand
     assert inside["hours"].between(2, 8).all() and inside["parameters"].between(4, 16).all()
 
 
+@pytest.mark.slow
 def test_prediction_is_held_against_its_run_and_refused_for_another(study):
     runs = tables.training_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
@@ -172,6 +173,7 @@ def saved(figure):
     return picture.getvalue()
 
 
+@pytest.mark.slow
 def test_figures_name_their_axes_and_their_series_differ_in_grey(study):
     runs = tables.training_runs(study, "scaling")
     surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=5)

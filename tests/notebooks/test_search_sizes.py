@@ -305,6 +305,7 @@ def test_metrics_are_finite_numbers_each_with_its_interval_and_count(results):
     assert all(value == value for value in flat.values())
 
 
+@pytest.mark.slow
 def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(results):
     table = search_sizes.with_scores(read(results))
     table = table.assign(

@@ -96,6 +96,7 @@ def test_best_of_n_is_the_best_of_n_plain_samples_of_the_candidates_seeds(synthe
         assert chosen.tokens == tuple(one.generated.steps for one in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["best-of-n", "prm", "partial-prm"])
 def test_one_beam_and_one_candidate_is_plain_sampling(synthesizer, name):
     voice = Voice("Hello there.", np.arange(20, dtype=np.int32))
@@ -128,6 +129,7 @@ def test_utterance_that_ends_at_once_is_empty_and_not_the_voice_prompt(mini_toke
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [Strategy(candidates=5), GUIDED, replace(GUIDED, name="prm")])
 def test_same_seed_same_choice_whatever_runs_beside_it(synthesizer, strategy):
     together = run(synthesizer, REQUESTS, strategy)
@@ -139,6 +141,7 @@ def test_same_seed_same_choice_whatever_runs_beside_it(synthesizer, strategy):
     assert codes(other) != codes(together["a"])
 
 
+@pytest.mark.slow
 def test_guided_beams_keep_the_prefixes_that_the_verifier_likes_best(synthesizer):
     """One step by hand: 6 codes by each of 4 streams, the 2 loudest continued by streams 0 and
     1.
@@ -238,6 +241,7 @@ def test_fork_without_change_leaves_every_row_as_it_is_to_the_bit():
         assert results[0][row].log_prob == results[1][row].log_prob
 
 
+@pytest.mark.slow
 def test_samples_of_one_text_share_its_prompt():
     """Also those that start later, when the first ones have ended."""
     from llasa_core.synthesis.decoding import Loop
@@ -255,6 +259,7 @@ def test_samples_of_one_text_share_its_prompt():
     assert [rows[i].ids.tolist() for i in range(12)] == [row.ids.tolist() for row in alone]
 
 
+@pytest.mark.slow
 def test_partial_audio_with_enough_context_is_that_of_the_whole_prefix(synthesizer):
     whole = run(synthesizer, REQUESTS, replace(GUIDED, name="prm"))
     heard = []
@@ -332,6 +337,7 @@ def test_searched_speech_is_not_scored_by_its_own_verifier(synthesizer, tmp_path
     assert rows[0]["id"] == "a"
 
 
+@pytest.mark.slow
 def test_search_and_evaluate_with_their_defaults_use_different_judges(
     synthesizer, tmp_path, monkeypatch
 ):

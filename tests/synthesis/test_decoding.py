@@ -77,6 +77,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch(prompts, sampling):
             assert batched[index].log_prob == pytest.approx(row.log_prob, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_greedy_equals_transformers_generate_on_the_same_logits(llama, prompts):
     class SpeechOnly:
         def __init__(self, prompt_length):
@@ -157,6 +158,7 @@ def test_limit_is_respected_and_only_allowed_ids_come_out(prompts):
         assert ((row.ids >= ANSWERS.first) & (row.ids < ANSWERS.stop)).all()
 
 
+@pytest.mark.slow
 def test_equal_prompts_differ_by_seed_and_agree_with_separate_runs(llama, prompts):
     prompt = max(prompts, key=len)
     together = dict(

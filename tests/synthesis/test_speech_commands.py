@@ -88,6 +88,7 @@ def test_voice_prompt_that_holds_no_word_is_refused(synthesizer, tmp_path, wave,
     assert len(synthesizer.voice(tmp_path / "v.wav", "Hello.").codes) == 25
 
 
+@pytest.mark.slow
 def test_bad_lines_are_left_out_and_listed_and_the_others_are_spoken(speak, tmp_path, capsys):
     good = [{"id": f"g{i}", "text": TEXTS[i]} for i in range(2)]
     bad = [
@@ -109,6 +110,7 @@ def test_bad_lines_are_left_out_and_listed_and_the_others_are_spoken(speak, tmp_
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_utterance_that_fails_its_guards_is_named_and_ends_with_status_1(speak, tmp_path, capsys):
     assert speak(TEXTS[0], "-o", tmp_path / "a", attempts=1) == 1
     told = "llasa: utterance: never_ended; may not have said 'Call the office.'"
@@ -134,6 +136,7 @@ def test_long_text_says_which_words_of_it_were_not_spoken(synthesizer, tmp_path)
     }
 
 
+@pytest.mark.slow
 def test_one_text_is_written_to_the_wav_file_that_is_named(speak, tmp_path, capsys):
     assert speak("-o", tmp_path / "new" / "x.wav", TEXTS[0]) == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.wav"]
@@ -150,6 +153,7 @@ def test_one_text_is_written_to_the_wav_file_that_is_named(speak, tmp_path, caps
     assert speak("--manifest", manifest, "-o", tmp_path / "y.wav") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 def test_speech_of_another_run_is_overwritten_only_when_asked_for(speak, tmp_path, capsys, long):
     out, cut = tmp_path / "out", ("--chunk-characters", "20") if long else ()
@@ -174,6 +178,7 @@ def test_recordings_that_were_there_before_are_never_replaced(speak, tmp_path, c
     assert (tmp_path / "corpus/wavs/utterance.wav").read_bytes() == b"a recording"
 
 
+@pytest.mark.slow
 def test_speaker_is_refused_where_the_model_has_no_tags(speak, tmp_path, capsys):
     assert speak("Hello.", "--speaker", "nobody", "-o", tmp_path / "a", model="plain") == 2
     assert "--speaker nobody" in capsys.readouterr().err and not (tmp_path / "a").exists()

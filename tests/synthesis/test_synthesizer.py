@@ -135,6 +135,7 @@ def test_speaker_tags_are_checked_and_left_out_where_the_model_has_none(model, m
         next(iter(tagged.speak([replace(request, speaker="nobody")], SAMPLING)))
 
 
+@pytest.mark.slow
 def test_names_are_tags_of_a_model_that_may_know_none_only_where_they_are_asked_for(
     model, mini_tokenizer
 ):
@@ -174,6 +175,7 @@ def hub(model, mini_tokenizer, tmp_path, monkeypatch):
     return snapshot
 
 
+@pytest.mark.slow
 def test_model_of_the_hub_has_the_settings_and_guards_that_stand_beside_its_weights(
     hub, synthesizer
 ):
@@ -282,6 +284,7 @@ def test_beside_a_voice_prompt_the_speaker_is_a_label_and_no_tag(model, mini_tok
     assert np.array_equal(plain.generated.codes, with_label.generated.codes)
 
 
+@pytest.mark.slow
 def test_transcription_is_text_and_the_same_in_a_batch(synthesizer):
     generator = np.random.default_rng(0)
     codes = [generator.integers(0, 4096, length) for length in (5, 40, 17)]
@@ -300,6 +303,7 @@ def test_codec_tokenizer_and_model_must_belong_together(model, mini_tokenizer):
         Synthesizer(small, mini_tokenizer, FakeCodec())
 
 
+@pytest.mark.slow
 def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(
     model, mini_tokenizer, synthesizer, tmp_path
 ):
@@ -635,6 +639,7 @@ def test_another_codec_of_the_same_name_is_refused_in_a_begun_folder(synthesizer
         synthesize_manifest(other, [Request("a", TEXTS[0])], tmp_path, SAMPLING)
 
 
+@pytest.mark.slow
 def test_speech_stays_within_the_context_of_the_training(model, mini_tokenizer, tmp_path):
     """Every Llama 3 allows 131,072 positions; past its training's context a model is on its own."""
     model.save_pretrained(tmp_path)

@@ -53,6 +53,7 @@ def test_losses_of_documents_add_up_to_the_batch_and_are_those_of_each_alone(min
     np.testing.assert_allclose(nats, alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_agree_with_the_loss_that_training_measured(trained, workshop):
     checkpoint, metrics = trained
     rows = held_out_rows(checkpoint, workshop / "held_out", bf16=False)

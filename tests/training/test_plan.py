@@ -92,6 +92,7 @@ def test_few_steps_are_said_before_they_are_trained(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_an_explosion_and_a_rise_are_divergence(workshop, tmp_path):
     """At a learning rate of 50 the loss was 6 million, and the exit status 0."""
     hot = {"peak_lr": 50.0, "max_steps": 12, "warmup_ratio": 0.0}
@@ -101,6 +102,7 @@ def test_an_explosion_and_a_rise_are_divergence(workshop, tmp_path):
     assert json.loads((tmp_path / "run" / "diverged.json").read_text())["diverged_at_step"] > 1
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_above_its_start_has_diverged(workshop, tmp_path, monkeypatch):
     made = iter([2.0, 2.5, 3.5])
 
@@ -113,6 +115,7 @@ def test_a_run_that_ends_above_its_start_has_diverged(workshop, tmp_path, monkey
         train(settings(workshop, tmp_path / "run", max_steps=3))
 
 
+@pytest.mark.slow
 def test_what_cannot_work_is_warned_of(workshop, tmp_path, caplog):
     write_codes(tmp_path / "nameless", 20, repeats=4, speakers=("",))
     one = {"max_steps": 1, "speaker_tags": 1, "codes": [str(tmp_path / "nameless")]}
@@ -142,6 +145,7 @@ def test_a_misspelt_key_gets_the_right_suggestion(written, meant):
         config_of(**{written: 1})
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_not_overwritten_silently(workshop, tmp_path):
     train(settings(workshop, tmp_path / "run", max_steps=1))
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -165,6 +169,7 @@ def held_out(folder):
     return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_published(workshop, tmp_path, overfitting):
     metrics = train(settings(workshop, tmp_path / "best", **overfitting))
     curve = held_out(tmp_path / "best")
@@ -179,6 +184,7 @@ def test_the_best_weights_are_published(workshop, tmp_path, overfitting):
     assert again["eval_loss"] == pytest.approx(curve[best], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_survives_a_kill_and_a_second_publication(workshop, tmp_path, overfitting):
     overfitting |= {"save_steps": 10, "save_total_limit": 5}
     whole = train(settings(workshop, tmp_path / "whole", **overfitting))
@@ -195,6 +201,7 @@ def test_the_best_survives_a_kill_and_a_second_publication(workshop, tmp_path, o
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_no_longer_improves(workshop, tmp_path, overfitting):
     metrics = train(settings(workshop, tmp_path / "run", **overfitting, early_stopping=2))
     curve = held_out(tmp_path / "run")

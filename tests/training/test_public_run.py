@@ -115,6 +115,7 @@ def rows_of(workshop, tokenizer):
     return PackedRows([source], 512, seed=0, packing=False)
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_a_padded_loop_written_out(workshop, tmp_path, mini_tokenizer):
     """AdamW on one group, log warm-up and cosine, padded utterances, eot masked by value."""
     steps, batch, peak = 8, 3, 5e-3
@@ -157,6 +158,7 @@ def test_a_step_is_the_mean_of_processes_or_of_tokens(workshop, tmp_path, mini_t
     assert losses(tmp_path / "run")[0] == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.slow
 def test_the_template_carries_the_day_of_training(workshop, tmp_path):
     train(settings(workshop, tmp_path / "run", max_steps=1, date="today"))
     today = datetime.date.today()

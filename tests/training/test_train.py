@@ -147,6 +147,7 @@ def test_a_finished_run_that_resumes_trains_no_further(workshop, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,6 +192,7 @@ def finished(workshop, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_what_decides_no_weight_may_change_on_the_way(finished, workshop, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     moved = shutil.copytree(workshop / "codes", tmp_path / "moved")
@@ -205,6 +207,7 @@ def test_what_decides_no_weight_may_change_on_the_way(finished, workshop, tmp_pa
     assert metrics["steps"] == 2 and metrics["tokens_per_second"] == 0  # nothing was trained again
 
 
+@pytest.mark.slow
 def test_a_folder_from_before_settings_were_kept_resumes(finished, workshop, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "settings.json").unlink()
@@ -238,6 +241,7 @@ def test_checkpoints_that_a_new_beginning_left_behind_are_not_resumed(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_held_out_utterances_that_do_not_fit_are_counted(finished, workshop):
     config = settings(
         workshop,
@@ -273,6 +277,7 @@ def write_config(folder, config):
     return str(folder / "config.json")
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch, capsys):
     from llasa_core import cli
     from llasa_core.training.launch import main
@@ -309,6 +314,7 @@ def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(worksho
     assert (tmp_path / "tuned" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_generate_of_other_people_stops_at_the_end_of_speech(workshop, tmp_path, mini_tokenizer):
     """The base ends its answers with another id; transformers' generate reads what we publish."""
     vocabulary = vocabulary_of(mini_tokenizer)
@@ -332,6 +338,7 @@ def test_generate_of_other_people_stops_at_the_end_of_speech(workshop, tmp_path,
     assert ends == [vocabulary.speech_generation_end, vocabulary.text_generation_end]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_lora_trains_the_rows_that_are_new(workshop, tmp_path, tied):
     """They stayed as they began: a loss of 6.6 where full fine-tuning reached 1.2."""
@@ -377,6 +384,7 @@ def test_lora_trains_the_rows_that_are_new(workshop, tmp_path, tied):
             train(sharded)
 
 
+@pytest.mark.slow
 def test_lora_on_a_model_that_speaks_leaves_no_embedding_in_the_adapter(workshop, tmp_path):
     pytest.importorskip("peft")
     train(settings(workshop, tmp_path / "base", max_steps=1))
@@ -401,6 +409,7 @@ def test_a_text_model_gets_the_speech_rows(workshop, tmp_path, mini_tokenizer):
     )
 
 
+@pytest.mark.slow
 def test_asr_and_tts_train_together_and_report_apart(workshop, tmp_path):
     both = [{"path": str(workshop / "held_out"), "task": task} for task in ("tts", "asr")]
     codes = [
