@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -18,6 +19,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -29,6 +31,9 @@ MOST_YAML_VALUES = 100_000  # what an alias (*name) repeats counts again
 MOST_LEVELS = 100  # of brackets in brackets
 MOST_DIGITS = 40  # of a number; 10**309 and above cannot even be compared with a float
 _LONG_NUMBER = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
+
+# In the messages of libraries on a full disk; torch.save says the second or third and no reason.
+FULL_DISK_WORDS = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
 
 # A JSON text in UTF-8: a lone surrogate, which JSON can name but UTF-8 cannot hold, stays \\udXXX.
 UNPAIRED = ("utf-8", "backslashreplace")
@@ -166,25 +171,93 @@ def text_lines(path: str | Path, what: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: {error.strerror or error}, expected {what}") from None
 
 
-def publish(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder and rename it: whole or absent."""
+def publish(path: Path, data: bytes, synced: bool = True) -> None:
+    """Write a file under a temporary name in its folder and rename it, so that it is whole or not
+    there; `synced`: also after a power cut.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise full_disk(error, path) from None
+        with names_full_disk(path):
+            temporary.write_bytes(data)
+            if synced:
+                sync(temporary)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def full_disk(error: OSError, path: Path) -> Exception:
-    """InputError in place of an error that says the disk is full; any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return InputError(
-            f"{path}: no space left on the disk; what is finished is kept, free some and run again"
-        )
+def sync(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def names_full_disk(path: str | Path) -> Iterator[None]:
+    """InputError, which names `path`, in place of whatever a library raises on a full disk."""
+    try:
+        yield
+    except Exception as error:
+        full = full_disk(error, path)
+        if full is error:
+            raise
+        raise full from None
+
+
+def full_disk(error: Exception, path: str | Path) -> Exception:
+    """InputError in place of an error that says the disk is full, or came of one that does; any
+    other error as it is.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(words in str(cause) for words in FULL_DISK_WORDS):
+            return InputError(
+                f"{path}: no space left on the disk; what is finished is kept, free some and run"
+                " again"
+            )
+        cause = cause.__cause__ or cause.__context__
     return error
+
+
+_held: set[str] = set()  # folders that this process has for itself
+
+
+@contextmanager
+def one_writer(folder: str | Path) -> Iterator[None]:
+    """A folder for this process alone. It is made where there is none, and taken away if it is then
+    left empty.
+
+    Of two processes the later one has InputError at once. The lock is on the folder itself: it is
+    gone with the process, however that ends, and leaves no file. Within a process it may be taken
+    again. Where a file system has no locks there is none.
+    """
+    name = os.path.realpath(folder)
+    if name in _held:
+        yield
+        return
+    made = not os.path.isdir(name)
+    os.makedirs(name, exist_ok=True)
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: another process is writing there; wait for its end, or choose"
+                    " another folder"
+                ) from None
+        _held.add(name)
+        try:
+            yield
+        finally:
+            _held.discard(name)
+            if made:
+                with suppress(OSError):
+                    os.rmdir(name)
+    finally:
+        os.close(handle)
 
 
 def sha256(path: str | Path) -> str:

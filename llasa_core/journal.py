@@ -1,8 +1,9 @@
 """A journal of work that may be stopped at any moment: OUT/finished.jsonl has a line for each
 finished item, OUT/settings.json says what all of them were made with.
 
-A line is appended once the item's audio is in place, so a complete line means complete audio;
-the last line of a killed run may be torn and is dropped.
+A line is appended once the item's audio is in place, with the sha256 of it: audio that was damaged
+since, or lost in a power cut, is made again. The last line of a killed run may be torn and is
+dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
-from llasa_core.files import UNPAIRED, json_line, parse_object, read_object, write_json, write_rows
+from llasa_core.files import (
+    UNPAIRED,
+    json_line,
+    names_full_disk,
+    one_writer,
+    parse_object,
+    read_object,
+    sha256,
+    write_json,
+    write_rows,
+)
 
 SETTINGS = "settings.json"
 
@@ -74,7 +85,9 @@ class Journal:
             line = dict(self._lines.get(name, ()))
             if not line or line.pop("identity") != identity:
                 continue
-            if "audio" not in line or (self.out / line["audio"]).is_file():
+            known = line.pop("sha256", None)  # journals of earlier versions have none
+            audio = self.out / line["audio"] if "audio" in line else None
+            if audio is None or (audio.is_file() and known in (None, sha256(audio))):
                 found[name] = line
         return found
 
@@ -83,8 +96,11 @@ class Journal:
         """A function that appends a row and its identity. keep: ids of the rows that stay (None:
         all), as what is made again must not be found finished with its new audio and its old row.
         """
+        with one_writer(self.out), names_full_disk(self._file):
+            yield from self._writing(keep)
+
+    def _writing(self, keep: Iterable[str] | None) -> Iterator[Callable[[dict, Any], None]]:
         kept = self._lines if keep is None else {name: self._lines[name] for name in keep}
-        self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / SETTINGS, self.settings)
         write_rows(self._file, kept.values())
         if self._result is not None:
@@ -95,7 +111,8 @@ class Journal:
         with self._file.open("a", encoding=encoding, errors=errors) as stream:
 
             def add(row: dict, identity: Any) -> None:
-                stream.write(json_line(row | {"identity": identity}))
+                known = {"sha256": sha256(self.out / row["audio"])} if "audio" in row else {}
+                stream.write(json_line(row | known | {"identity": identity}))
                 stream.flush()
 
             yield add

@@ -7,12 +7,15 @@ answers at once, a command pays only for what it uses.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from llasa_core.cli import data, evaluation, experiments, search, synthesis, train
 from llasa_core.device import check_folder, choose_device
 from llasa_core.errors import guarded
+from llasa_core.files import one_writer
 
 COMMANDS = (  # in the order of --help
     train.add_check,
@@ -46,14 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ending.code or 0)
 
     def handle() -> int | None:
-        check_options(options)
-        return options.handler(options)
+        out = check_options(options)
+        alone = out is not None and getattr(options, "shards", 1) == 1
+        with one_writer(out) if alone else contextlib.nullcontext():
+            return options.handler(options)
 
     return guarded(handle)
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """InputError for an absent device or an unusable OUT, before anything is loaded."""
+def check_options(options: argparse.Namespace) -> Path | None:
+    """The folder OUT, if there is one; InputError where it cannot be one or the device is absent,
+    before anything is loaded.
+    """
     if getattr(options, "device", None) is not None:
         choose_device(options.device, here=getattr(options, "slurm", None) is None)
     out = getattr(options, "out", None)
@@ -62,7 +69,8 @@ def check_options(options: argparse.Namespace) -> None:
         and not getattr(options, "stream", False)
         and not synthesis.speech_file(options)
     ):
-        check_folder(out)
+        return check_folder(out)
+    return None
 
 
 def build_parser() -> argparse.ArgumentParser:

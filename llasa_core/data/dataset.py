@@ -29,10 +29,12 @@ from llasa_core.files import (
     is_url,
     join,
     listing,
+    names_full_disk,
     parse_object,
     read_bytes,
     read_object,
     sha256,
+    sync,
     write_json,
     write_rows,
 )
@@ -105,6 +107,7 @@ def write_table(path: Path, table: pa.Table, info: dict) -> None:
     }
     try:
         pq.write_table(table.cast(schema), temporary, **settings)
+        sync(temporary)
         os.replace(temporary, path)
     except FileNotFoundError:
         # Another worker on the same shard has finished the dataset and cleaned up.
@@ -333,9 +336,14 @@ def read_part(folder: str | Path, shard: dict, codebook_size: int, verify: bool 
 
 def _unpack(table: pa.Table, path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    os.replace(temporary, path)
+    try:
+        with names_full_disk(path):
+            sink = pa.OSFile(str(temporary), "wb")
+            with sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _mapped(path: Path) -> pa.Table:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from llasa_core import plots
 from llasa_core.data.dataset import NumberedNames, read_meta, read_part
 from llasa_core.errors import InputError
-from llasa_core.files import publish, render_page, write_json
+from llasa_core.files import names_full_disk, publish, render_page, write_json
 
 # robust standard deviations from the median of a language, beyond which a rate is an outlier
 FAR = 5.0
@@ -214,7 +214,8 @@ def _publish(out: Path, report: dict, frame: pd.DataFrame, usage: np.ndarray, na
         "rates.png": rates_figure(frame),
     }
     for file, figure in drawn.items():
-        figure.savefig(out / file)
+        with names_full_disk(out / file):
+            figure.savefig(out / file)
     write_json(out / "report.json", report)
     rows = {
         "utterances": f"{report['utterances']:,}",

@@ -10,6 +10,7 @@ by text, because there a cut could fall inside a word.
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from llasa_core.data.dataset import CodesDataset, NumberedNames
 from llasa_core.data.text_tokenizers import WORD_PATTERN, byte_letters
 from llasa_core.errors import InputError
+from llasa_core.files import names_full_disk
 from llasa_core.tokenizer import name_of, text_encoder, vocabulary_of
 
 BLOCK = 20_000  # texts encoded together
@@ -56,23 +58,37 @@ def text_ids(dataset: CodesDataset, tokenizer) -> tuple[np.ndarray, np.ndarray]:
 
 def _write(dataset: CodesDataset, tokenizer, ids_path: Path, borders_path: Path) -> None:
     """Write both files, the borders last: their presence marks the ids as complete."""
-    raw, sizes = ids_path.with_suffix(".raw"), []
+    raw, part = ids_path.with_suffix(".raw"), ids_path.with_suffix(".part")
+    try:
+        with names_full_disk(ids_path):
+            _write_parts(dataset, tokenizer, raw, part, borders_path)
+            part.replace(ids_path)
+            borders_path.with_suffix(".part").replace(borders_path)
+    finally:
+        for path in (raw, part, borders_path.with_suffix(".part")):
+            path.unlink(missing_ok=True)
+
+
+def _write_parts(
+    dataset: CodesDataset, tokenizer, raw: Path, part: Path, borders_path: Path
+) -> None:
+    sizes = []
     with raw.open("wb") as file:
         for ids, one in _encoded(dataset, tokenizer):
             file.write(ids)
             sizes.append(one)
     borders = _borders(np.concatenate([np.zeros(0, np.int64), *sizes]))
-    whole = np.lib.format.open_memmap(
-        ids_path.with_suffix(".part"), "w+", np.int32, (max(int(borders[-1]), 1),)
-    )
-    if borders[-1]:
-        whole[:] = np.memmap(raw, np.int32, "r")
-    whole.flush()
-    raw.unlink()
-    ids_path.with_suffix(".part").replace(ids_path)
+    # Space is taken first: a memory map of a file that the disk has no room for is SIGBUS.
+    with part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<i4", "fortran_order": False, "shape": (max(int(borders[-1]), 1),)}
+        )
+        with raw.open("rb") as source:
+            shutil.copyfileobj(source, file)
+        if not borders[-1]:
+            file.write(b"\0\0\0\0")
     with borders_path.with_suffix(".part").open("wb") as file:
         np.save(file, borders, allow_pickle=False)
-    borders_path.with_suffix(".part").replace(borders_path)
 
 
 def _encoded(dataset: CodesDataset, tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:

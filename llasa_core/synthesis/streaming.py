@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import wave as wave_file
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from llasa_core.errors import at_least, check_fields
+from llasa_core.files import names_full_disk
 from llasa_core.manifest import Request
 from llasa_core.synthesis.decoding import Loop, Row, generating
 from llasa_core.synthesis.guards import Guards, longest_loop
@@ -223,8 +225,10 @@ class SpeechFile:
 
     def __exit__(self, *_: object) -> None:
         if self._wav is not None:
-            self._wav.close()
-            self._file.close()
+            with suppress(OSError):  # a full disk, which `write` has told
+                self._wav.close()
+            with suppress(OSError):
+                self._file.close()
 
     @property
     def seconds(self) -> float:
@@ -238,8 +242,9 @@ class SpeechFile:
             self._raw.write(data)
             self._raw.flush()
         elif self._wav is not None:
-            self._wav.writeframes(data)  # and the sizes in the header
-            self._file.flush()
+            with names_full_disk(self._file.name):
+                self._wav.writeframes(data)  # and the sizes in the header
+                self._file.flush()
         self.samples += len(wave)
 
     def write_all(self, waves: Iterable[np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llasa_core.device import check_folder, gpu_count
 from llasa_core.errors import DivergedError, InputError, guarded
-from llasa_core.files import read_object
+from llasa_core.files import one_writer, read_object
 from llasa_core.processes import LAUNCHER, end_with, run_processes
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import leave
@@ -53,9 +53,10 @@ def launch(
     """
     output = check_folder(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    (output / DIVERGED).unlink(missing_ok=True)
     try:
-        return _launch(config, output, processes, progress)
+        with one_writer(output):
+            (output / DIVERGED).unlink(missing_ok=True)
+            return _launch(config, output, processes, progress)
     except (DivergedError, InputError):
         if not (keep_diverged and (output / DIVERGED).is_file()):
             raise

@@ -120,14 +120,18 @@ def wrapper_of(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
+def wrapper_asked(config: TrainConfig, world: int) -> str:
+    """What `config` asks to wrap the model in, with `world` processes."""
+    if config.fsdp:
+        return "fsdp"
+    if config.deepspeed is not None:
+        return f"zero{deepspeed_settings(config)['zero_optimization']['stage']}"
+    return "ddp" if world > 1 else "none"
+
+
 def check_wrapper(config: TrainConfig, model: torch.nn.Module, world: int) -> str:
     """`wrapper_of(model)`; RuntimeError unless it is the one that `config` asks for."""
-    expected = "ddp" if world > 1 else "none"
-    if config.fsdp:
-        expected = "fsdp"
-    elif config.deepspeed is not None:
-        expected = f"zero{deepspeed_settings(config)['zero_optimization']['stage']}"
-    found = wrapper_of(model)
+    expected, found = wrapper_asked(config, world), wrapper_of(model)
     if found != expected:
         raise RuntimeError(f"the model is wrapped as {found}, the config asks for {expected}")
     return found

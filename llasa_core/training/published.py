@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from llasa_core.checkpoint import RECOMMENDED_SAMPLING, weights_sha256
+from llasa_core.files import sync
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig, read_entry
 
@@ -60,6 +61,9 @@ def write_checkpoint(
     card = {**card, "weights": weights_sha256(temporary)}
     (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
     shutil.rmtree(output / "adapter", ignore_errors=True)
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            sync(path)
     for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
         os.replace(entry, output / entry.name)
     temporary.rmdir()

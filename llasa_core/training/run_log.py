@@ -120,7 +120,9 @@ class RunLog(TrainerCallback):
         best = [line for line in self.lines if "eval_loss" in line and line["step"] == best_step]
         measured = {key: one for key, one in best[-1].items() if key not in own} if best else {}
         tokens, seconds = self.rows.tokens_before(steps * self.per_step), self.seconds()
-        new = tokens - self.rows.tokens_before(start * self.per_step)
+        new, spent = tokens - self.rows.tokens_before(start * self.per_step), seconds - self.earlier
+        if steps <= start and self.earlier:  # all of it was trained before this process began
+            new, spent, seconds = tokens, self.earlier, self.earlier
         return {
             **(measured or self.last_eval),
             **({"best_step": best_step} if self.config.keep_best else {}),
@@ -128,7 +130,7 @@ class RunLog(TrainerCallback):
             "steps": steps,
             "tokens": tokens,
             "seconds": round(seconds, 3),
-            "tokens_per_second": round(max(0, new) / (seconds - self.earlier), 1),
+            "tokens_per_second": round(max(0, new) / spent, 1),
         }
 
     def evaluations(self) -> dict[int, float]:

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from llasa_core.device import check_folder
 from llasa_core.errors import DivergedError, InputError
-from llasa_core.files import publish
+from llasa_core.files import names_full_disk, publish
 from llasa_core.model import (
     SIZES,
     build_model,
@@ -40,6 +40,7 @@ from llasa_core.training.parallel import (
     forget_engine,
     one_gpu_a_process,
     whole_state,
+    wrapper_asked,
 )
 from llasa_core.training.plan import announce, settled
 from llasa_core.training.published import write_checkpoint
@@ -110,7 +111,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         begin(output, settings, start, config.resume)
     with _progress_bars(progress):
         if start < steps:
-            _fit(trainer, log, checkpoint, counts)
+            with names_full_disk(output):
+                _fit(trainer, log, checkpoint, counts)
             steps = trainer.state.global_step
         else:  # the run had reached its last step before it ended
             trainer._load_from_checkpoint(checkpoint)
@@ -138,11 +140,16 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
             "speaker_tags": float(config.speaker_tags),
             "training": asdict(replace(config, epochs=asked.epochs, max_steps=asked.max_steps)),
             "metrics": metrics,
-            "engine": {"wrapper": getattr(trainer, "wrapper", None), "processes": world},
+            # No step was left to a run that ended after its last one: nothing was wrapped again.
+            "engine": {
+                "wrapper": getattr(trainer, "wrapper", wrapper_asked(config, world)),
+                "processes": world,
+            },
         }
         with _progress_bars(progress):
             model = _trained(trainer, config, data, state, weights)
-            write_checkpoint(model, data.tokenizer, config, output, card)
+            with names_full_disk(output):
+                write_checkpoint(model, data.tokenizer, config, output, card)
         if weights is None:  # the last weights are the best
             shutil.rmtree(best.folder, ignore_errors=True)
     return metrics

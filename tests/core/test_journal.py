@@ -1,11 +1,14 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
+from llasa_core import cli
 from llasa_core.errors import InputError
-from llasa_core.files import read_object, write_rows
+from llasa_core.files import one_writer, read_object, write_rows
 from llasa_core.journal import Journal
 
 WANTED = {"a": {"text": "one"}, "b": {"text": "two"}}
@@ -116,3 +119,38 @@ def test_killed_process_loses_at_most_the_item_it_was_making(tmp_path):
     done = len(read())
     some = {str(number): number for number in range(done + 5)}
     assert work(tmp_path, some) == [str(number) for number in range(done, done + 5)]
+
+
+def test_audio_that_was_damaged_since_it_was_finished_is_made_again(tmp_path):
+    (tmp_path / "wavs").mkdir()
+    with Journal(tmp_path, {}).writing() as add:
+        for name in "ab":
+            (tmp_path / f"wavs/{name}.wav").write_bytes(name.encode() * 1000)
+            add({"id": name, "audio": f"wavs/{name}.wav"}, "text")
+    wanted = {"a": "text", "b": "text"}
+    assert set(Journal(tmp_path, {}).finished(wanted)) == {"a", "b"}
+    damaged = bytearray((tmp_path / "wavs/a.wav").read_bytes())
+    damaged[500] ^= 1
+    (tmp_path / "wavs/a.wav").write_bytes(damaged)
+    found = Journal(tmp_path, {}).finished(wanted)
+    assert found == {"b": {"id": "b", "audio": "wavs/b.wav"}}
+
+
+def test_second_process_in_a_folder_is_refused_until_the_first_is_gone(tmp_path):
+    code = "import sys, time; from llasa_core.files import one_writer\n"
+    code += "with one_writer(sys.argv[1]): print('in', flush=True); time.sleep(600)"
+    out = tmp_path / "out"
+    first = subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match="out: another process is writing there"):
+            Journal(out, {}).writing().__enter__()
+        assert cli.main(["data", "report", "nowhere", "-o", str(out)]) == 2
+    finally:
+        first.kill()
+        first.wait()
+    with one_writer(out), one_writer(out):  # a process may take its own again
+        assert list(out.iterdir()) == []
+    with one_writer(tmp_path / "unused"):
+        pass
+    assert not (tmp_path / "unused").exists() and out.exists()

@@ -163,3 +163,18 @@ def test_commands_print_where_the_result_is(codes, tmp_path, capsys):
         cli.main(["data", "filter", str(codes), str(tmp_path / "none"), "--min-seconds", "99"]) == 2
     )
     assert "no utterance is left (min_seconds 35, first " in capsys.readouterr().err
+
+
+def test_report_on_a_full_disk_names_the_file(codes, small_disk):
+    with pytest.raises(InputError, match=r"report/hours\.png: no space left on the disk"):
+        data_report(codes, small_disk("12k") / "report")
+
+
+def test_codes_cache_on_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, small_disk):
+    rows = [row(f"u{number}", [number % 8] * 4000) for number in range(20)]
+    codes, cache = dataset(tmp_path / "many", rows), small_disk("20k") / "cache"
+    with pytest.raises(InputError, match=r"cache/\w+\.arrow: no space left on the disk"):
+        read_codes(codes, cache=cache)
+    assert [path.name for path in cache.iterdir()] == ["unpack.lock"]
+    small_disk("10m")
+    assert len(read_codes(codes, cache=cache)) == 20

@@ -179,3 +179,12 @@ def test_raw_samples_go_to_standard_output(monkeypatch):
 def test_window_is_checked(wrong):
     with pytest.raises(InputError, match=f"window: `{next(iter(wrong))}`"):
         Window(**wrong)
+
+
+def test_stream_on_a_full_disk_names_the_file(small_disk):
+    path = small_disk("16k") / "speech.wav"
+    with (
+        pytest.raises(InputError, match=r"speech\.wav: no space left on the disk"),
+        SpeechFile(path, 16_000) as file,
+    ):
+        file.write_all(np.zeros(4000, np.float32) for _ in range(100))

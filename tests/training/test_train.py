@@ -20,6 +20,7 @@ from llasa_core.model import build_model, load_model, model_config, resize_vocab
 from llasa_core.prompts import Prompt
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig
+from llasa_core.training.launch import launch
 from llasa_core.training.loss import LOSSES
 from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
@@ -204,7 +205,8 @@ def test_what_decides_no_weight_may_change_on_the_way(finished, workshop, tmp_pa
         "codes": [str(moved)],
     }
     metrics = train(settings(workshop, tmp_path / "run", max_steps=2, resume=True, **changes))
-    assert metrics["steps"] == 2 and metrics["tokens_per_second"] == 0  # nothing was trained again
+    before = json.loads((finished / "train_log.jsonl").read_text().splitlines()[-1])
+    assert metrics["steps"] == 2 and metrics["seconds"] == before["seconds"]  # of the first time
 
 
 @pytest.mark.slow
@@ -544,3 +546,31 @@ def test_the_command_ends_with_2_and_one_line_on_bad_input(tmp_path, capsys):
     )
     assert main([str(tmp_path / "config.json")]) == 2
     assert "config.json: config: unknown key `epoch`; nearest: epochs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_last_step_reports_its_true_speed_and_wrapper(workshop, tmp_path):
+    config = settings(workshop, tmp_path / "run", max_steps=4, save_steps=4, resume=True)
+    train(config)
+    (tmp_path / "run" / "llasa.json").unlink()  # what is written last
+    metrics = train(config)
+    last = json.loads((tmp_path / "run" / "train_log.jsonl").read_text().splitlines()[-1])
+    assert metrics["seconds"] == last["seconds"]
+    assert metrics["tokens_per_second"] == round(metrics["tokens"] / last["seconds"], 1) > 0
+    card = json.loads((tmp_path / "run" / "llasa.json").read_text())
+    assert card["engine"]["wrapper"] == "none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["30k", "2m", "9m"])  # the log, a checkpoint, a later checkpoint
+def test_training_on_a_full_disk_is_one_line_and_resumes(workshop, tmp_path, small_disk, size):
+    disk = small_disk(size)
+    changes = {"max_steps": 4, "save_steps": 1, "save_total_limit": 2, "resume": True}
+    config = settings(workshop, disk / "run", **changes)
+    with pytest.raises(InputError, match="no space left on the disk") as caught:
+        launch(config, progress=False)
+    assert "\n" not in str(caught.value) and str(disk) in str(caught.value)
+    small_disk("200m")
+    launch(config, progress=False)
+    train(settings(workshop, tmp_path / "whole", **changes))
+    assert losses(disk / "run") == losses(tmp_path / "whole")
