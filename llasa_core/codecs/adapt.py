@@ -13,14 +13,12 @@ import torch
 
 from llasa_core.audio import load_audio
 from llasa_core.codecs import codec_class, load_codec
-from llasa_core.codecs.mini import SAMPLE_RATE, MiniCodec
+from llasa_core.codecs.mini import ADAPTATION, SAMPLE_RATE, MiniCodec
 from llasa_core.codecs.mini_training import CodecTraining, MelLoss, train_codec
 from llasa_core.errors import InputError, above, at_least, check_fields
 from llasa_core.files import read_object, sha256, write_json
 from llasa_core.intervals import paired_bootstrap
 from llasa_core.manifest import Utterance, place_of_id, read_manifest, write_manifest
-
-RECORD = "adaptation.json"  # written last: a folder that has it is done
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def adapt_codec(settings: Adaptation, report: Callable[[dict], None] = lambda ro
         "manifest_sha256": sha256(settings.manifest),
         **{name: getattr(settings, name) for name in ("steps", "peak_lr", "held_out", "seed")},
     }
-    if (output / RECORD).is_file():
-        return _finished(output / RECORD, told)
+    if (output / ADAPTATION).is_file():
+        return _finished(output / ADAPTATION, told)
     if (output / "config.json").exists() and not (output / "resume.pt").exists():
         raise InputError(f"{output}: holds a codec already, expected a new folder")
     train, held_out = _divided(settings)
@@ -102,7 +100,7 @@ def adapt_codec(settings: Adaptation, report: Callable[[dict], None] = lambda ro
         "train_mel_loss": metrics["mel_loss"],
         "seconds": metrics["seconds"],
     }
-    write_json(output / RECORD, record)
+    write_json(output / ADAPTATION, record)
     (output / "resume.pt").unlink(missing_ok=True)
     return record
 

@@ -33,6 +33,8 @@ MINI_CODEC = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-codec
 
 SAMPLE_RATE = 16_000
 
+ADAPTATION = "adaptation.json"  # in a folder that `codecs.adapt` made: what it was made of
+
 # Of a model: what determines an utterance's codes.
 CODES_FROM = ("embed", "blocks", "norm", "widen", "quantizer.project_in")
 
@@ -268,11 +270,17 @@ class MiniCodec(Codec):
         """As of `Codec`; the weights of another decoder are read to compare their encoder."""
         if fingerprint == self.fingerprint:
             return True
-        try:
-            other = self.load(place or self.name, "cpu")
-        except InputError:
-            return False
-        return (other.fingerprint, other.codes_fingerprint) == (fingerprint, self.codes_fingerprint)
+        wanted, places = (fingerprint, self.codes_fingerprint), [place or self.name]
+        if self.folder and (record := Path(self.folder, ADAPTATION)).is_file():
+            places.append(str(read_object(record).get("base")))
+        for place in places:
+            try:
+                other = self.load(place, "cpu")
+            except InputError:
+                continue
+            if (other.fingerprint, other.codes_fingerprint) == wanted:
+                return True
+        return False
 
     def _saved_weights(self) -> dict[str, torch.Tensor]:
         return {

@@ -14,8 +14,8 @@ from llasa_core import cli
 from llasa_core.audio import write_wav
 from llasa_core.checkpoint import refuse_another_codec
 from llasa_core.codecs import load_codec, mini_training
-from llasa_core.codecs.adapt import RECORD, Adaptation, adapt_codec
-from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.codecs.adapt import Adaptation, adapt_codec
+from llasa_core.codecs.mini import ADAPTATION, MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, read_manifest, write_manifest
 
@@ -65,7 +65,7 @@ def settings(folder, out="adapted", **changes):
 
 
 def record_of(folder):
-    return json.loads((folder / RECORD).read_text())
+    return json.loads((folder / ADAPTATION).read_text())
 
 
 def test_codes_of_any_wave_are_those_of_the_base_and_the_sound_is_not(corpus):
@@ -109,7 +109,7 @@ def test_killed_and_resumed_adaptation_equals_the_uninterrupted_one(corpus, monk
         adapt_codec(asked)
     with pytest.raises(InputError, match=r"resume\.pt: of another codec, other settings or rec"):
         adapt_codec(replace(asked, seed=1))
-    assert not (asked.output_dir / RECORD).exists()
+    assert not (asked.output_dir / ADAPTATION).exists()
     dies_at = None
     record = adapt_codec(asked)
     assert steps == [*range(9), *range(5, 15)]
@@ -141,13 +141,15 @@ def test_language_model_of_the_base_accepts_the_adapted_codec_and_no_other(corpu
     for codec in (other, load_codec("mini")):
         with pytest.raises(InputError, match="give that of the folder"):
             refuse_another_codec(tmp_path, card, codec)
-    # What cannot be compared is not believed: the base is gone, or is not what the model knew.
-    shutil.copytree(corpus / "adapted", tmp_path / "moved")
-    for folder in (tmp_path / "gone", corpus / "adapted"):
+    # The base has moved: adaptation.json says where to; what cannot be compared is not believed.
+    card["codec_folder"] = str(tmp_path / "gone")
+    refuse_another_codec(tmp_path, card, adapted)
+    record = record_of(shutil.copytree(corpus / "adapted", tmp_path / "moved"))
+    for base_now in (tmp_path / "gone", corpus / "adapted"):
+        told = json.dumps({**record, "base": str(base_now)})
+        (tmp_path / "moved" / ADAPTATION).write_text(told)
         with pytest.raises(InputError, match="trained on codec mini of weights"):
-            refuse_another_codec(
-                tmp_path, card | {"codec_folder": str(folder)}, load_codec(tmp_path / "moved")
-            )
+            refuse_another_codec(tmp_path, card, load_codec(tmp_path / "moved"))
 
 
 @pytest.mark.parametrize(
