@@ -7,9 +7,12 @@ would let an utterance attend to the previous one, so attention runs document by
 ("packed_sdpa").
 """
 
+import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -235,7 +238,7 @@ def packed_attention(
         )
     # Under autocast, rotary embedding returns fp32
     query, key = query.to(value.dtype), key.to(value.dtype)
-    if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16):
+    if value.dtype in (torch.bfloat16, torch.float16) and _flash_runs_on(value.device):
         return _flash(query, key, value, scaling, document_lengths), None
     groups = query.shape[1] // key.shape[1]
     short = max(document_lengths) <= 1024
@@ -272,11 +275,26 @@ def _matmul_by_document(query, key, value, scaling, lengths, groups) -> torch.Te
     return torch.cat(parts, dim=1).transpose(0, 1)[None]
 
 
+@functools.lru_cache(maxsize=8)
+def _flash_runs_on(device: torch.device) -> bool:
+    """Whether torch has flash attention for this device: CUDA of compute capability 8.0 or more."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
+
+
+@functools.lru_cache(maxsize=4)
+def _borders(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where documents begin and end, int32 (D + 1,); copied to the device once."""
+    borders = np.cumsum((0, *lengths), dtype=np.int32)
+    return torch.from_numpy(borders).to(device)
+
+
 def _flash(query, key, value, scaling, lengths) -> torch.Tensor:
     """Variable-length flash attention of torch (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    borders = torch.tensor([0, *lengths], device=value.device).cumsum(0).to(torch.int32)
+    borders = _borders(tuple(lengths), value.device)
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     longest = max(lengths)
     out = varlen_attn(

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,18 @@ def test_the_training_benchmark_compares_equal_losses_and_reports_ratios_with_th
     assert abs(norms["packed"] - norms["public"]) > 1e-5 * norms["public"]  # the holes are seen
     assert {"median", "least", "most", "n"} == set(shape["ratios"]["fp32 over public fp32"])
     assert report["data"]["packing_fill"] >= 0.97 and report["device"]
+
+
+def test_the_run_for_a_gpu_goes_through_on_a_cpu_with_tiny_shapes(tmp_path):
+    out = tmp_path / "gpu.json"
+    command = ["benchmarks/on_gpu.sh", "--shape", "smoke", "--device", "cpu", "--out", str(out)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
+    parts = json.loads(out.read_text())["parts"]
+    assert not [name for name, part in parts.items() if "failed" in part]
+    for one in parts["attention"].values():
+        assert one["difference"] < 0.02 * one["largest"]
+    assert abs(parts["head"]["loss"]) < 1e-3 and parts["head"]["gradient"] < 0.01
+    assert parts["training_step"]["packed"]["tokens"] == 87
+    assert parts["decoding_bf16"]["codes_a_second_3"] > 0
+    assert parts["encoding"]["equal_codes"] > 0

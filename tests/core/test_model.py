@@ -147,3 +147,22 @@ def test_without_document_lengths_it_is_ordinary_causal_attention():
     ids = torch.randint(0, 90, (2, 9))
     plain = model(ids).logits
     torch.testing.assert_close(use_packed_attention(model)(ids).logits, plain)
+
+
+def test_flash_is_for_gpus_of_compute_capability_8_and_its_borders_are_copied_once(monkeypatch):
+    from llasa_core import model
+
+    found = {}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
+    for capability, runs in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        model._flash_runs_on.cache_clear()
+        found["capability"] = capability
+        assert model._flash_runs_on(torch.device("cuda", 0)) is runs
+    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
+    model._flash_runs_on.cache_clear()
+    assert not model._flash_runs_on(torch.device("cuda", 0))
+    assert not model._flash_runs_on(torch.device("cpu"))
+    model._flash_runs_on.cache_clear()
+    borders = model._borders((3, 4), torch.device("cpu"))
+    assert borders.tolist() == [0, 3, 7] and borders.dtype == torch.int32
+    assert model._borders((3, 4), torch.device("cpu")) is borders
