@@ -324,7 +324,7 @@ def test_checkpoint_folder_speaks_like_the_model_it_was_saved_from(
     with pytest.raises(InputError, match="trained on codec xcodec2, not fake"):
         Synthesizer.from_folder(tmp_path, FakeCodec())
     (tmp_path / "llasa.json").write_text(json.dumps({"speakers": "kore"}))
-    with pytest.raises(InputError, match="speakers must be of type list"):
+    with pytest.raises(InputError, match="`speakers` is 'kore', expected a list"):
         read_settings(tmp_path / "llasa.json")
 
 
