@@ -3,7 +3,7 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab notebooks shell check test clean
+.PHONY: help install demo lab notebooks xcodec2-env shell check test clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -41,6 +41,10 @@ lab: install ## JupyterLab with the notebooks
 notebooks: install ## execute all notebooks as they stand and store their outputs
 	$(BIN)/python -m llasa_core.experiments.outputs
 
+xcodec2-env: ## an environment for --codec xcodec2-pypi (gigabytes); PYTHON=python3.11 names its interpreter
+	$(PYTHON) -m venv .venv-xcodec2
+	.venv-xcodec2/bin/python -m pip install --quiet --requirement requirements-xcodec2.txt
+
 shell: install ## a shell with .venv active, where `llasa` is on the path
 	@echo "llasa --help lists the commands; leave with exit"
 	@VIRTUAL_ENV="$(CURDIR)/.venv" PATH="$(CURDIR)/$(BIN):$$PATH" "$${SHELL:-/bin/sh}"
@@ -55,5 +59,5 @@ test: install ## lint and all tests
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/python -m pytest
 
-clean: ## remove .venv, results/demo and caches; artifacts/ (corpora, checkpoints) stays
-	rm -rf .venv results/demo .pytest_cache .ruff_cache build dist *.egg-info
+clean: ## remove .venv, .venv-xcodec2, results/demo and caches; artifacts/ (corpora, checkpoints) stays
+	rm -rf .venv .venv-xcodec2 results/demo .pytest_cache .ruff_cache build dist *.egg-info

@@ -12,6 +12,7 @@ from llasa_core.files import read_object
 
 CODECS = {
     "xcodec2": "llasa_core.codecs.xcodec2:Xcodec2Codec",  # the released checkpoint
+    "xcodec2-pypi": "llasa_core.codecs.xcodec2_pypi:PypiXcodec2",  # in another environment
     "mini": "llasa_core.codecs.mini:MiniCodec",  # the one tracked here
     "fake": "llasa_core.codecs.fake:FakeCodec",  # no model
     "opus-*k": "llasa_core.codecs.classical:OpusCodec",  # kbit/s
