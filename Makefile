@@ -3,7 +3,7 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab notebooks xcodec2-env shell check test clean
+.PHONY: help install demo lab notebooks xcodec2-env shell check test torture audit clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -58,6 +58,13 @@ test: install ## lint and all tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/python -m pytest
+
+torture: install ## kill commands at random moments, fill their disks, start them twice; minutes
+	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture.py
+
+audit: install ## known vulnerabilities of the installed packages, by pip-audit and its database
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable
 
 clean: ## remove .venv, .venv-xcodec2, results/demo and caches; artifacts/ (corpora, checkpoints) stays
 	rm -rf .venv .venv-xcodec2 results/demo .pytest_cache .ruff_cache build dist *.egg-info
