@@ -351,7 +351,8 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
     root, _, page = executed
     law = results.find_run(root / "results", "train_time_scaling/run").metrics
     assert f"| a | {tables.with_interval(law, 'surface_size_exponent')} |" in page
-    assert "fitted to 18 runs (0 diverged). A larger run, predicted before" in page
+    assert "fitted to 18 runs (0 diverged). Does it hold: lack of fit F(" in page
+    assert "A larger run, predicted before" in page
     assert "came out outside of the interval" in page and "These are not" not in page
     measured = sum(row["nats"] for row in held_out(400.0)) / math.log(2) / 8
     assert f"| larger run, measured | {measured:.1f} [" in page
