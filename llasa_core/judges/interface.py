@@ -7,6 +7,7 @@ live in the backends. Packaged weights are checked by sha256 before they are loa
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path

@@ -1,6 +1,8 @@
 import importlib.util
 import inspect
 import pkgutil
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -348,6 +350,13 @@ def test_judges_are_loaded_by_name_and_told_with_their_versions():
     }
     none = judges.load_judges("none", "none", "none")
     assert none == judges.Judges() and none.versions() == {}
+
+
+def test_version_is_told_in_a_process_that_has_imported_nothing_else():
+    told = "from llasa_core.judges.interface import distribution_version as version;"
+    command = [sys.executable, "-c", f"{told} print(version('numpy'))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"numpy {np.__version__}\n"
 
 
 def test_every_judge_of_the_registries_is_a_class_called_with_its_name():
