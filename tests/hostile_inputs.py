@@ -158,6 +158,10 @@ COMMANDS = {  # (arguments, {file that a stranger may have written: its hostile 
     ),
     "prepare": (["corpus.jsonl", "out"], {"corpus.jsonl": ROWS}),
     "encode": (["shard.tar", "out", "--codec", "fake", "--workers", "0"], {"shard.tar": TAR}),
+    "adapt-codec": (
+        ["mini", "voice.jsonl", "out", "--steps", "1"],
+        {"voice.jsonl": ROWS, "voice0.wav": AUDIO},
+    ),
     "import-memmap": (
         ["rows", "out", "--tokenizer", "model"],
         {"rows/train_input_ids_shape.npy": SHAPE},

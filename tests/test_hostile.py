@@ -13,11 +13,13 @@ from pathlib import Path
 
 import hostile_inputs
 import nbformat
+import numpy as np
 import pytest
 from helpers import tone_corpus
 from hostile_inputs import CANARY, CASES, COMMANDS
 
 from llasa_core import cli
+from llasa_core.audio import write_wav
 from llasa_core.codecs import load_codec
 from llasa_core.data.encode import encode_manifest
 from llasa_core.data.memmap import export_memmap
@@ -41,6 +43,10 @@ def make_workshop(folder):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in found))
 
     lines("corpus.jsonl", rows)
+    voice = [f"voice{number}.wav" for number in range(8)]  # 40 s, enough to adapt a codec to
+    for name in voice:
+        write_wav(folder / name, np.random.default_rng(len(name)).normal(0, 0.1, 80_000))
+    lines("voice.jsonl", [{"id": name, "audio": name, "text": "hello"} for name in voice])
     lines("requests.jsonl", [{"id": "a", "text": "hello", "speaker": "x", "language": "en"}])
     lines("scores.jsonl", [{"id": row["id"], "errors": 1, "words": 2, "wer": 0.5} for row in rows])
     (folder / "words.txt").write_text("words")

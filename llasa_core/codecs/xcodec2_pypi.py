@@ -31,7 +31,7 @@ class PypiXcodec2(Codec):
     sample_rate, codebook_size, frame_rate = 16_000, 65_536, 50.0
     name = "xcodec2"  # the same codes as the codec of this name
 
-    def __init__(self, python: str | Path, source: str = CHECKPOINT, device: str = "cpu"):
+    def __init__(self, python: str | Path, device: str, source: str = CHECKPOINT):
         command = [str(python), str(WORKER), source, device]
         try:
             self._worker = subprocess.Popen(
@@ -49,7 +49,7 @@ class PypiXcodec2(Codec):
     def load(cls, name: str, device: str | None = None) -> "PypiXcodec2":
         """The released weights in the environment of `make xcodec2-env`."""
         python = os.environ.get(INTERPRETER, ENVIRONMENT)
-        return cls(python, device=str(choose_device(device)))
+        return cls(python, str(choose_device(device)))
 
     @classmethod
     def fingerprint_of(cls, name: str) -> str | None:

@@ -55,7 +55,7 @@ def test_codec_of_the_package_encodes_and_decodes_over_a_pipe(package):
 
 def test_weights_that_are_not_all_loaded_are_an_error(package):
     with pytest.raises(InputError, match=r"broken: missing keys: \['beta'\]"):
-        xcodec2_pypi.PypiXcodec2(sys.executable, "broken")
+        xcodec2_pypi.PypiXcodec2(sys.executable, "cpu", "broken")
 
 
 def test_missing_environment_is_one_line_that_names_the_make_target(tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_system_that_lacks_a_sentence_or_speaks_another_text_is_refused(tmp_path
 
 def test_systems_take_the_name_given_or_that_of_their_folder_once():
     assert list(named_manifests(["x=a/m.jsonl", "runs/tuned/m.jsonl"])) == ["x", "tuned"]
-    with pytest.raises(InputError, match="called 'a'"):
+    with pytest.raises(InputError, match="duplicate or empty system name 'a'"):
         named_manifests(["a=one.jsonl", "a=two.jsonl"])
 
 

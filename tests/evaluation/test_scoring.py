@@ -355,9 +355,9 @@ def test_other_bad_input_is_refused(tmp_path, manifest, references):
     with pytest.raises(InputError, match="belong together"):
         evaluate_manifest(manifest, tmp_path / "out", Judges(speaker=EMBEDDER))
     eve = write_manifest(tmp_path / "eve", [("e", "cat", "cat", "eve", "ann", {})])
-    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
+    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no other reference"):
         evaluate_manifest(eve, tmp_path / "out", Judges(speaker=EMBEDDER), references=references)
-    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no reference"):
+    with pytest.raises(InputError, match="utterance 'e' by 'eve' has no other reference"):
         evaluate_manifest(
             eve,
             tmp_path / "out",
