@@ -314,9 +314,7 @@ def test_unreachable_hub_is_one_clear_line():
 
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder"])
 def test_unknown_codec_is_refused_with_what_there_is(name):
-    with pytest.raises(
-        InputError, match=r"expected xcodec2, .*mini, .*codec2-\* or a folder"
-    ):
+    with pytest.raises(InputError, match=r"expected xcodec2, .*mini, .*codec2-\* or a folder"):
         load_codec(name)
 
 
