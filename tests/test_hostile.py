@@ -101,12 +101,14 @@ def answers(tmp_path_factory):
     return {tuple(row["case"]): row for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_files_that_are_replaced_are_good_ones(answers, command):
     answer = answers[command, "", ""]
     assert answer["status"] in (0, 1), answer  # 1: another layout, speech that failed its guards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case[1]], ids=", ".join)
 def test_hostile_file_is_refused_in_three_lines_and_nothing_is_done(answers, case):
     answer = answers[case]
