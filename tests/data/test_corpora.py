@@ -382,7 +382,7 @@ def test_bad_items_are_dropped_counted_and_listed(tmp_path):
     assert report["dropped_utterances"] == expected
     assert report["dropped"] == {line["reason"]: 1 for line in expected}
     assert (report["seen"], report["kept"]) == (12, 2)
-    assert report["first_dropped"]["silent"] == str(tmp_path / "in/silent.wav")
+    assert Path(report["first_dropped"]["silent"]).resolve() == tmp_path / "in/silent.wav"
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     manifests = [
         read_manifest(tmp_path / f"out/{split}.jsonl") for split in ("train", "dev", "test")

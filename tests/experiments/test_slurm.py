@@ -363,7 +363,7 @@ def test_shards_encoded_by_jobs_are_the_local_dataset(cluster, tmp_path, monkeyp
     with (tmp_path / "manifest.jsonl").open("w") as manifest:
         for number in range(6):
             soundfile.write(
-                tmp_path / f"{number}.wav", generator.normal(0, 0.1, 4000 + 700 * number), 16000
+                tmp_path / f"{number}.wav", generator.normal(0, 0.1, 8000 + 700 * number), 16000
             )
             manifest.write(
                 json.dumps({"id": f"u{number}", "audio": f"{number}.wav", "text": "words"}) + "\n"
