@@ -221,13 +221,19 @@ def _resampled(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     return soxr.resample(wave, rate, sample_rate, quality="VHQ").astype(np.float32, copy=False)
 
 
+def sixteen_bit(wave: np.ndarray) -> np.ndarray:
+    """int16 (T,), little-endian, of a wave (T,), clipped to -1..1: the samples of every file that
+    is written here.
+    """
+    return np.round(np.clip(wave, -1, 1) * 32767).astype("<i2")
+
+
 def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
     """Clip float32 (T,) to -1..1 and write it as a 16-bit mono WAV file, by rename."""
     import soundfile
 
     buffer = io.BytesIO()
-    samples = np.round(np.clip(wave, -1, 1) * 32767).astype(np.int16)
-    soundfile.write(buffer, samples, sample_rate, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, sixteen_bit(wave), sample_rate, format="WAV", subtype="PCM_16")
     publish(Path(path), buffer.getvalue(), synced=False)  # journals know its sha256
 
 

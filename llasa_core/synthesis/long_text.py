@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llasa_core.audio import load_audio
+from llasa_core.audio import load_audio, sixteen_bit
 from llasa_core.errors import InputError
 from llasa_core.files import read_rows, write_rows
 from llasa_core.manifest import Request, file_name, refuse_repeated
@@ -92,6 +92,46 @@ def speak_long(
         rate = synthesizer.codec.sample_rate
         rows.append(_join(request, out, [spoken[name] for name in names], pauses, rate))
     return write_rows(manifest, rows)
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    """A text spoken in memory: wave float32 (T,) at the codec's rate, and what became of each of
+    its pieces, in order.
+    """
+
+    wave: np.ndarray
+    pieces: tuple[Spoken, ...]
+
+
+def speak_text(
+    synthesizer: Synthesizer,
+    request: Request,
+    sampling: Sampling | None = None,
+    guards: Guards | None = None,
+    characters: int = CHARACTERS,
+) -> SpokenText:
+    """One text of any length without files. Its samples in 16 bit (`audio.sixteen_bit`) are those
+    that `synthesize_manifest` and `speak_long` write. Raises InputError for what cannot be spoken.
+    """
+    pieces = pieces_of_request(request, characters)
+    if len(pieces) < 2:
+        (spoken,) = synthesizer.speak([request], sampling, guards)
+        return SpokenText(spoken.wave, (spoken,))
+    first, voices, done = piece_request(request, 0, pieces), {}, {}
+    if _carries(synthesizer, request):
+        (done[first.id],) = synthesizer.speak([first], sampling, guards)
+        voices[first.id] = Voice(first.text, done[first.id].generated.codes)
+    parts = list(_in_one_voice(request, pieces, voices))
+    rest = [part for part in parts if part.id not in done]
+    done |= {one.request.id: one for one in synthesizer.speak(rest, sampling, guards)}
+    spoken = tuple(done[part.id] for part in parts)
+    # Pauses are measured in what a file of the piece would hold
+    heard = (sixteen_bit(one.wave).astype(np.float32) / 32768 for one in spoken)
+    pauses = [piece.pause for piece in pieces]
+    return SpokenText(
+        np.concatenate(list(joined(heard, pauses, synthesizer.codec.sample_rate))), spoken
+    )
 
 
 def _in_one_voice(

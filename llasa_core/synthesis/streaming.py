@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from llasa_core.audio import sixteen_bit
 from llasa_core.errors import at_least, check_fields
 from llasa_core.files import names_full_disk
 from llasa_core.manifest import Request
@@ -237,7 +238,7 @@ class SpeechFile:
 
     def write(self, wave: np.ndarray) -> None:
         """Append a wave (T,) in -1..1, clipped there; it is on its way when this returns."""
-        data = np.round(np.clip(wave, -1, 1) * 32767).astype("<i2").tobytes()
+        data = sixteen_bit(wave).tobytes()
         if self._raw is not None:
             self._raw.write(data)
             self._raw.flush()

@@ -7,13 +7,14 @@ import pytest
 import soundfile
 from tiny_models import speaking_llama
 
+from llasa_core.audio import sixteen_bit
 from llasa_core.cli import main
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.manifest import Request
 from llasa_core.prompts import Voice
 from llasa_core.search.batch import pieces_of
 from llasa_core.synthesis.guards import Guards
-from llasa_core.synthesis.long_text import edges, joined, speak_long, stream_long
+from llasa_core.synthesis.long_text import edges, joined, speak_long, speak_text, stream_long
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.spoken_form import cardinal, ordinal, spoken_form
 from llasa_core.synthesis.streaming import SpeechFile, Window
@@ -110,6 +111,23 @@ def test_text_that_begins_with_the_words_of_its_voice_is_never_cut(synthesizer, 
     path = speak_long(synthesizer, requests, tmp_path, SAMPLING, Guards(attempts=1), 30)
     assert [json.loads(line)["pieces"] for line in path.read_text().splitlines()] == [1, 3]
     assert pieces_of(requests[0], 30) == [requests[0]] and len(pieces_of(requests[1], 30)) > 1
+
+
+@pytest.mark.parametrize("voice", [None, Voice("hello", np.arange(20, dtype=np.int32))])
+@pytest.mark.parametrize("guards", [None, Guards(attempts=2)])
+def test_text_spoken_in_memory_has_the_samples_of_the_files(synthesizer, tmp_path, voice, guards):
+    request = Request("a", STORY, voice=voice, seed=3)
+    for characters in (60, 500):
+        folder = tmp_path / str(characters)
+        path = speak_long(synthesizer, [request], folder, SAMPLING, guards, characters)
+        line = json.loads(path.read_text())
+        spoken = speak_text(synthesizer, request, SAMPLING, guards, characters)
+        wave, _ = soundfile.read(folder / "wavs" / "a.wav", dtype="int16")
+        np.testing.assert_array_equal(sixteen_bit(spoken.wave), wave)
+        assert len(spoken.pieces) == line["pieces"]
+        if guards is not None:
+            failed = {one.request.id: list(one.failed) for one in spoken.pieces if one.failed}
+            assert failed == line["failed"]
 
 
 @pytest.mark.slow
