@@ -3,8 +3,8 @@ result.json.
 
 Started by experiments.run_experiment with the order as JSON. Standard input is a lifeline: when it
 closes, this process ends and takes the kernel with it. Standard output carries one line, the reason
-of a failure. The lock is a flock, so the lock file of a killed run blocks nobody. The kernel is
-this interpreter, whatever kernels the user has installed.
+of a failure; the exit status is 1, or DISK_FULL. The lock is a flock, so the lock file of a killed
+run blocks nobody. The kernel is this interpreter, whatever kernels the user has installed.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llasa_core.errors import InputError
-from llasa_core.files import read_object, write_json
+from llasa_core.files import full_disk, publish, read_object, write_json
 
 NOTEBOOK_LIMIT = 256_000  # bytes of an executed copy
 
@@ -32,6 +32,8 @@ KERNEL = (
     "import sys; sys.modules['tqdm.notebook'] = None; "
     "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
+
+DISK_FULL = 2  # exit status
 
 LOCK_PATIENCE = 10.0  # seconds that a dying predecessor gets
 
@@ -44,11 +46,15 @@ def main(argv: list[str]) -> int:
     report = os.fdopen(os.dup(1), "w")  # the pipe to the parent; children get the log instead
     os.dup2(2, 1)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    order = json.loads(argv[0])
     try:
-        execute(json.loads(argv[0]))
-    except RunFailure as failure:
+        execute(order)
+    except Exception as error:
+        failure = full_disk(error, order["run_dir"])
+        if not isinstance(failure, RunFailure | InputError):
+            raise
         print(failure, file=report, flush=True)
-        return 1
+        return DISK_FULL if "no space left" in str(failure) else 1
     return 0
 
 
@@ -75,6 +81,8 @@ def execute(order: dict[str, Any]) -> None:
             time.sleep(0.2)
     else:
         raise RunFailure("another process is executing this run")
+    if not order["again"] and (run_dir / "result.json").is_file():
+        return  # the process that had the lock has finished the run
     earlier = earlier_result(run_dir / "result.json")
     (run_dir / "result.json").unlink(missing_ok=True)
     (run_dir / "metrics.json").unlink(missing_ok=True)
@@ -92,9 +100,7 @@ def execute(order: dict[str, Any]) -> None:
     if not (run_dir / "metrics.json").is_file():
         raise RunFailure("the notebook ended without calling experiments.record")
     recorded = read_object(run_dir / "metrics.json")
-    copy = run_dir / f".run.ipynb.{os.getpid()}"
-    copy.write_text(limited_notebook(notebook, Path.cwd()), encoding="utf-8")
-    os.replace(copy, run_dir / "run.ipynb")
+    publish(run_dir / "run.ipynb", limited_notebook(notebook, Path.cwd()).encode())
     result = {
         "schema": 1,
         "experiment": order["experiment"],

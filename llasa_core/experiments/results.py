@@ -5,6 +5,7 @@ damaged, or has another sha256 than its result.json recorded, is an InputError. 
 audio is loaded.
 """
 
+import io
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -300,8 +301,10 @@ def record(
     for name, figure in (figures or {}).items():
         folder.mkdir(parents=True, exist_ok=True)
         for kind, stamp in (("png", "Software"), ("svg", "Date")):
-            path = folder / f"{name}.{kind}"
-            figure.savefig(path, metadata={stamp: None})  # the same figure gives the same file
+            path, drawn = folder / f"{name}.{kind}", io.BytesIO()
+            # The same figure gives the same file.
+            figure.savefig(drawn, format=kind, metadata={stamp: None})
+            publish(path, drawn.getvalue())
             kept[f"{name}_{kind}"] = _artifact(run_dir, root, name, path)
     return write_json(run_dir / "metrics.json", {"metrics": values, "artifacts": kept})
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import Experiment, Run
+from llasa_core.experiments.notebook import DISK_FULL
 
 
 @dataclass
@@ -38,7 +39,7 @@ def run_experiment(
 
     `force` (and a smoke experiment) runs a finished run again, from nothing. `show` is called a few
     times a second. Each run gets a separate process with its share of the CPU threads, and ends
-    with the caller.
+    with the caller. InputError where a run finds the disk full: the others would too.
     """
     chosen = experiment.chosen(only)
     if jobs < 1:
@@ -50,6 +51,7 @@ def run_experiment(
     ]
     waiting = [state for state in states if state.state == "waiting"]
     running: list[tuple[RunState, subprocess.Popen, Any, float]] = []
+    full = ""  # what a run said that found the disk full
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -64,8 +66,11 @@ def run_experiment(
                 follow(state, log)
                 if ended:
                     running.remove(entry)
-                    finish(experiment, state, process, log)
+                    finish(state, process, log)
+                    full = full or (state.line if process.returncode == DISK_FULL else "")
             show(states)
+            if full:
+                raise InputError(full)
             if running:
                 time.sleep(0.3)
     finally:
@@ -142,12 +147,12 @@ def follow(state: RunState, log: Any) -> None:
             state.line = piece.strip()[:160]
 
 
-def finish(experiment: Experiment, state: RunState, process: subprocess.Popen, log: Any) -> None:
+def finish(state: RunState, process: subprocess.Popen, log: Any) -> None:
     """Set the final state of a run whose process ended; a failure is one line naming its log."""
     message = process.stdout.read().decode(errors="replace").strip()
     for stream in (process.stdin, process.stdout, log):
         stream.close()
-    if process.returncode == 0 and experiment.is_done(state.run):
+    if process.returncode == 0:
         state.state, state.line = "done", ""
     else:
         reason = message or f"process ended with status {process.returncode}: {state.line}"

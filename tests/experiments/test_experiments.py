@@ -15,6 +15,7 @@ from helpers import wait_for
 from matplotlib.figure import Figure
 from small_study import FINISH, PARAMETERS, WORK, write_notebook
 
+from llasa_core import cli
 from llasa_core.errors import InputError
 from llasa_core.experiments import config
 from llasa_core.experiments.config import (
@@ -23,11 +24,11 @@ from llasa_core.experiments.config import (
     notebook_parameters,
     repository_root,
 )
-from llasa_core.experiments.notebook import limited_notebook
+from llasa_core.experiments.notebook import execute, limited_notebook
 from llasa_core.experiments.outputs import KEY, refresh, sources_fingerprint
 from llasa_core.experiments.progress import RunTable, plan
 from llasa_core.experiments.results import record
-from llasa_core.experiments.runner import RunState, follow, run_experiment
+from llasa_core.experiments.runner import RunState, follow, run_arguments, run_experiment
 from llasa_core.experiments.small import find_or_make
 from llasa_core.files import read_rows, sha256
 
@@ -306,6 +307,39 @@ def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_pa
     )
 
 
+@pytest.mark.notebook
+def test_full_disk_ends_the_study_with_one_line_and_it_resumes_where_there_is_room(
+    small_disk, capsys
+):
+    root = small_disk("100k")
+    (root / "pyproject.toml").touch()
+    fill = "from pathlib import Path\nPath(artifacts_dir, 'full').write_bytes(bytes(150_000))"
+    finish = "from llasa_core.experiments.results import record\n" + FINISH
+    write_notebook(root / "study.ipynb", PARAMETERS, fill, finish)
+    path = root / "study.yaml"
+    path.write_text("name: study\nnotebook: study.ipynb\ngrid: {seed: [0, 1]}\n")
+    first, second = load_experiment(path).runs
+    assert cli.main(["run", str(path)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("llasa: ")]
+    assert f"{first.run_dir}: no space left on the disk" in line and "run again" in line
+    assert not list(root.glob("results/*/*/*")) and not (root / f"{second.work}.log").exists()
+    small_disk("10m")
+    assert cli.main(["run", str(path)]) == 0
+    assert len(list(root.glob("results/*/*/result.json"))) == 2
+
+
+def test_run_that_another_process_finished_meanwhile_is_left_as_it_is(study, tmp_path, monkeypatch):
+    experiment = load_experiment(study())
+    (run,) = experiment.runs
+    monkeypatch.chdir(tmp_path)
+    result = Path(run.run_dir, "result.json")
+    for folder in (result.parent, Path(run.work).parent):
+        folder.mkdir(parents=True)
+    result.write_text("{}")
+    execute(json.loads(run_arguments(experiment, run, again=False)[-1]))
+    assert result.read_text() == "{}"
+
+
 def alive(pid):
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, 0)
@@ -420,6 +454,17 @@ def test_record_saves_and_names_tables_and_figures(tmp_path, monkeypatch):
     assert read_rows("run/frame.jsonl") == [{"id": "b"}]
     assert found["artifacts"]["log"]["sha256"] == sha256("log.jsonl")
     assert json.loads(Path("run/report.json").read_text()) == {"hours": 2.0}
+
+
+def test_figure_on_a_full_disk_is_named_and_no_half_of_it_is_left(small_disk, monkeypatch):
+    root = small_disk("4k")
+    (root / "pyproject.toml").touch()
+    monkeypatch.chdir(root)
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    with pytest.raises(InputError, match=r"run/loss\.png: no space left on the disk"):
+        record("run", {"loss": 1.0}, figures={"loss": figure})
+    assert not list(Path("run").iterdir())
 
 
 @pytest.mark.slow
