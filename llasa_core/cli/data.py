@@ -4,6 +4,7 @@ import itertools
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
 from llasa_core.cli.common import (
     Commands,
@@ -19,6 +20,8 @@ from llasa_core.cli.common import (
 from llasa_core.codecs import codec_names
 from llasa_core.data.corpora.readers import LAYOUTS
 from llasa_core.errors import InputError
+
+BUILTIN = ("builtin", "builtin-open", "builtin-kokoro")  # corpora that are spoken on the spot
 
 HELD_OUT = 20  # utterances of dev and of test, below which a score says little
 
@@ -78,11 +81,16 @@ def add_prepare(commands: Commands) -> None:
         "prepare",
         "make manifests and 16 kHz audio from a corpus, with everything unfit dropped and counted",
         "llasa prepare LJSpeech-1.1 artifacts/ljspeech --layout ljspeech\n"
-        "llasa prepare builtin artifacts/builtin --hours 2",
+        "llasa prepare builtin artifacts/builtin --hours 2\n"
+        "llasa prepare builtin-open artifacts/open --hours 50 --jobs 8",
         prepare,
     )
     add.add_argument(
-        "source", metavar="SOURCE", help="corpus folder, manifest, hub dataset, or the word builtin"
+        "source",
+        metavar="SOURCE",
+        help="corpus folder, manifest, hub dataset, or a built-in corpus: builtin (a grammar of 500"
+        " words, eight voices), builtin-open (any English, 409 voices), builtin-kokoro (the same in"
+        " Kokoro's voices)",
     )
     add.add_argument(
         "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"
@@ -90,12 +98,12 @@ def add_prepare(commands: Commands) -> None:
     add.add_argument("--layout", default="auto", choices=("auto", *LAYOUTS))
     add.add_argument("--speaker", help="speaker name for a corpus that names none")
     add.add_argument("--language", help="language code, in place of the corpus's own")
-    add.add_argument("--hours", type=positive, help="builtin: hours of speech (default 1)")
+    add.add_argument("--hours", type=positive, help="builtin corpora: hours of speech (default 1)")
     add.add_argument(
         "--utterances", type=count, help="builtin: number of utterances, in place of --hours"
     )
     add.add_argument(
-        "--seed", type=whole, default=0, help="builtin: seed of sentences and voices (default 0)"
+        "--seed", type=whole, default=0, help="builtin corpora: seed of texts, voices (default 0)"
     )
     add.add_argument("--jobs", type=count, default=1, help="processes (default 1)")
     add.add_argument(
@@ -174,30 +182,33 @@ def tell(line: str) -> None:
     print(f"llasa: {line}", file=sys.stderr)
 
 
+def build_corpus(options: Namespace) -> dict[str, Any]:
+    """The report of a corpus that is spoken on the spot."""
+    from llasa_core.data.corpora import open_corpus, synthetic
+
+    if options.hours and options.utterances:
+        raise InputError("--hours and --utterances exclude each other")
+    for name in ("split", "min_held_out", "max_seconds"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is not for the {options.source} corpus")
+    how = {"seed": options.seed, "jobs": options.jobs, "progress": True}
+    if options.source == "builtin":
+        hours = options.hours or (None if options.utterances else 1.0)
+        return synthetic.build(options.out, hours, options.utterances, **how)
+    if options.utterances:
+        raise InputError(f"--utterances is not for the {options.source} corpus, use --hours")
+    return open_corpus.build(options.out, options.source, options.hours or 1.0, **how)
+
+
 def prepare(options: Namespace) -> int:
     """Print the report's counts; 1 where more than a tenth was left out."""
-    own = ("split", "min_held_out", "max_seconds")
-    if options.source == "builtin":
-        from llasa_core.data.corpora import synthetic
-
-        if options.hours and options.utterances:
-            raise InputError("--hours and --utterances exclude each other")
-        if given := [name for name in own if getattr(options, name) is not None]:
-            raise InputError(f"--{given[0].replace('_', '-')} is not for the builtin corpus")
-        hours = options.hours or (None if options.utterances else 1.0)
-        report = synthetic.build(
-            options.out,
-            hours,
-            options.utterances,
-            seed=options.seed,
-            jobs=options.jobs,
-            progress=True,
-        )
+    if options.source in BUILTIN:
+        report = build_corpus(options)
     else:
         from llasa_core.data.corpora import prepare, readers
 
         if options.hours or options.utterances:
-            raise InputError("--hours and --utterances belong to the builtin corpus")
+            raise InputError("--hours and --utterances belong to the built-in corpora")
         said: list[str] = []
         utterances = readers.read_corpus(
             options.source, options.layout, options.speaker, options.language, said.append
@@ -223,7 +234,7 @@ def prepare(options: Namespace) -> int:
                 min_held_out=least,
             )
     print_counts({key: value for key, value in report.items() if not isinstance(value, list)})
-    if options.source == "builtin":
+    if options.source in BUILTIN:
         return 0
     wanted = zip(("dev", "test"), report["split_fractions"][1:], strict=True)
     held_out = {name: report["splits"][name]["utterances"] for name, share in wanted if share}

@@ -202,6 +202,7 @@ def is_held_out(sentence):
     return any(_held_out_pair(*pair) for pair in itertools.pairwise(words))
 
 
+@lru_cache(maxsize=1)
 def vocabulary():
     """All words that the grammar can say, sorted, lower-case."""
     texts = (

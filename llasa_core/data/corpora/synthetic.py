@@ -7,25 +7,24 @@ Every draw comes from sha256 of the seed and the utterance, never from the order
 of processes, stopped and resumed, gives the same bytes.
 """
 
-import functools
 import hashlib
 import itertools
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from llasa_core.data.corpora import kokoro
 from llasa_core.data.corpora.grammar import distinct_sentences, fingerprint, words_of
+from llasa_core.data.corpora.voices import HIBARI_VERSION, VOICES, hibari_engine
 from llasa_core.errors import InputError
 from llasa_core.files import publish, read_object, write_json
 from llasa_core.manifest import SPLITS, Utterance, split_of, write_manifest
 from llasa_core.processes import worker_pool
 
 SAMPLE_RATE = 16_000  # Hz
-
-HIBARI_VERSION = "0.2.1"
 
 _SOURCE_RATE = 24_000  # Hz, of hibari
 
@@ -36,60 +35,6 @@ _MARGIN = 0.1  # seconds of silence kept at head and tail
 _FRAME = 160  # samples, 10 ms
 
 _FLOOR = 10 ** (-42 / 20)  # below the loudest frame a frame counts as silence
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A pseudo-speaker: factors on the source voice (1.0 = unchanged).
-
-    resampling moves pitch and formants together, formants and pitch move one of them, speed is the
-    tempo.
-    """
-
-    name: str
-    resampling: float = 1.0
-    formants: float = 1.0
-    pitch: float = 1.0
-    speed: float = 1.0
-
-
-# Measured with Whisper tiny.en (int8, greedy; 25 sentences, about 200 words a voice) and WeSpeaker
-# (40 a voice):
-# WER ava 1.0, ben 2.0, cleo 1.0, dan 1.0, eva 1.0, finn 3.0, gwen 1.5, hugo 3.0, ian 1.5 %; 99.4 %
-# of utterances are
-# nearest to the centroid of the other utterances of their own voice; centroids have a cosine of at
-# most 0.74.
-VOICES = (
-    Voice("ava", resampling=0.93, pitch=0.78, speed=0.97),
-    Voice("ben", formants=0.95, pitch=1.18, speed=1.03),
-    Voice("cleo", pitch=0.72),
-    Voice("dan", formants=1.07, pitch=1.10, speed=1.04),
-    Voice("eva", resampling=0.87, speed=1.02),
-    Voice("finn", formants=1.12, pitch=1.26, speed=0.98),
-    Voice("gwen", pitch=1.30),
-    Voice("hugo", formants=1.12, pitch=0.74, speed=1.02),
-)
-
-# Kept out of the built-in corpus: the voice that fine-tuning has to learn.
-NEW_VOICE = Voice("ian", resampling=0.92, formants=1.15, pitch=0.62)
-
-
-@functools.lru_cache(maxsize=1)
-def _source():
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        found = version("hibari-tts")
-    except PackageNotFoundError:
-        found = "none"
-    if found != HIBARI_VERSION:
-        raise InputError(
-            f"hibari-tts {found} is installed, expected {HIBARI_VERSION}: pip install"
-            " 'llasa-core[corpus]'"
-        )
-    from hibari import Hibari
-
-    return Hibari(threads=1)
 
 
 def _warp(spectrum, factor):
@@ -137,26 +82,33 @@ def speak(text, voice, seed=0):
 
     if not words_of(text):
         raise InputError(f"text {text!r} has nothing to say, expected English words")
-    source = _source()
-    from hibari import dsp
-
-    rng, pieces = np.random.default_rng(seed), []
-    for phonemes in source.phonemize(text):
-        ids = np.asarray([source.ids(phonemes)], np.int64)
-        speed = np.asarray([voice.speed / voice.resampling], np.float32)
-        *spectra, phase, pitch = (
-            part[0] for part in source.sess.run(None, {"ids": ids, "speed": speed})
-        )
-        spectra = [_warp(spectrum, voice.formants) for spectrum in spectra]
-        pieces.append(dsp.synth(*spectra, phase, (pitch * voice.pitch).astype(np.float32), rng))
-    wave = soxr.resample(
-        np.concatenate(pieces), _SOURCE_RATE * voice.resampling, SAMPLE_RATE
-    ).astype(np.float32)
+    if voice.source == "hibari":
+        wave = _hibari_wave(text, voice, seed)
+    else:
+        wave = kokoro.speak(text, voice.source, voice.speed / voice.resampling)
+    wave = soxr.resample(wave, _SOURCE_RATE * voice.resampling, SAMPLE_RATE).astype(np.float32)
     wave = _trim(wave)
     power = (wave[: len(wave) // _FRAME * _FRAME].reshape(-1, _FRAME) ** 2).mean(axis=1)
     level = math.sqrt(power[power >= np.median(power)].mean())
     wave *= min(_LEVEL / level, 0.95 / np.abs(wave).max())
     return wave
+
+
+def _hibari_wave(text, voice, seed):
+    """The text in hibari's voice with other formants and pitch: float32 (T,) at 24 kHz."""
+    from hibari import dsp
+
+    engine = hibari_engine()
+    rng, pieces = np.random.default_rng(seed), []
+    for phonemes in engine.phonemize(text):
+        ids = np.asarray([engine.ids(phonemes)], np.int64)
+        speed = np.asarray([voice.speed / voice.resampling], np.float32)
+        *spectra, phase, pitch = (
+            part[0] for part in engine.sess.run(None, {"ids": ids, "speed": speed})
+        )
+        spectra = [_warp(spectrum, voice.formants) for spectrum in spectra]
+        pieces.append(dsp.synth(*spectra, phase, (pitch * voice.pitch).astype(np.float32), rng))
+    return np.concatenate(pieces)
 
 
 def sentences(count, seed=0, held_out=False):
@@ -235,7 +187,15 @@ def _speak_row(job):
     return len(wave)
 
 
-def _check_settings(out, voices, seed, test_utterances):
+def _told(voice):
+    """The factors of a voice; hibari, the source of most, is not named."""
+    told = asdict(voice)
+    if voice.source == "hibari":
+        del told["source"]
+    return told
+
+
+def _check_settings(out, voices, seed, test_utterances, texts):
     """Refuse a folder whose wavs belong to another corpus; a longer or shorter plan of the same
     corpus is welcome.
     """
@@ -244,8 +204,9 @@ def _check_settings(out, voices, seed, test_utterances):
         "test_utterances": test_utterances,
         "hibari": HIBARI_VERSION,
         "grammar": fingerprint(),
+        "voices": [_told(voice) for voice in voices],
+        **texts,
     }
-    settings["voices"] = [asdict(voice) for voice in voices]
     path = out / "settings.json"
     if path.exists() and read_object(path) != settings:
         raise InputError(
@@ -278,11 +239,19 @@ def build(
     Raises:
         InputError: the folder holds another corpus, or the settings contradict each other.
     """
+    rows = plan(hours, utterances, voices, seed, test_utterances, dev_fraction)
+    return write_corpus(out, rows, voices, seed, jobs, progress)
+
+
+def write_corpus(out, rows, voices, seed=0, jobs=1, progress=False, texts=None):
+    """Speak the rows of a plan and write manifests and report, as `build` does; `texts`: what else
+    tells this corpus from another in its settings.
+    """
     out = Path(out)
     wavs = out / "wavs"
-    rows = plan(hours, utterances, voices, seed, test_utterances, dev_fraction)
     wavs.mkdir(parents=True, exist_ok=True)
-    _check_settings(out, voices, seed, sum(row["split"] == "test" for row in rows))
+    tests = sum(row["split"] == "test" for row in rows)
+    _check_settings(out, voices, seed, tests, texts or {})
     jobs_rows = ((row, str(wavs), seed) for row in rows)
     if jobs > 1:
         with worker_pool(jobs) as pool:
@@ -294,7 +263,7 @@ def build(
         row["seconds"] = count / SAMPLE_RATE
     for split in SPLITS:
         write_manifest(
-            out / f"{split}.jsonl", (_utterance(row) for row in rows if row["split"] == split)
+            out / f"{split}.jsonl", (utterance_of(row) for row in rows if row["split"] == split)
         )
     report = _report(rows, voices, seed)
     write_json(out / "report.json", report)
@@ -307,7 +276,8 @@ def _shown(iterable, total, progress):
     return tqdm(iterable, total=total, unit="utterance", disable=not progress)
 
 
-def _utterance(row):
+def utterance_of(row):
+    """The manifest's line of a spoken row."""
     audio, speaker, seconds = f"wavs/{row['id']}.wav", row["voice"].name, round(row["seconds"], 4)
     return Utterance(row["id"], audio, row["text"], speaker, "en", seconds, row["split"])
 
@@ -317,6 +287,9 @@ def _report(rows, voices, seed):
         seconds = [row["seconds"] for row in chosen]
         return {"utterances": len(chosen), "hours": round(sum(seconds) / 3600, 4)}
 
+    spoken = {voice.name: [] for voice in voices}
+    for row in rows:
+        spoken[row["voice"].name].append(row)
     words = Counter(
         word for row in rows if row["split"] == "train" for word in words_of(row["text"])
     )
@@ -325,9 +298,7 @@ def _report(rows, voices, seed):
         **part(rows),
         "seed": seed,
         "splits": {name: part([r for r in rows if r["split"] == name]) for name in SPLITS},
-        "speakers": {
-            v.name: {**part([r for r in rows if r["voice"] == v]), **asdict(v)} for v in voices
-        },
+        "speakers": {v.name: {**part(spoken[v.name]), **_told(v)} for v in voices},
         "seconds_percentiles": {
             str(p): round(float(np.percentile(seconds, p)), 2) for p in (0, 5, 25, 50, 75, 95, 100)
         },

@@ -1,0 +1,154 @@
+"""The open corpus: any English, in hundreds of voices.
+
+Its texts are WordNet's examples and definitions and some of the grammar's sentences; its speakers
+the named voices and pseudo-speakers, or Kokoro's voices. Held out are texts, words and speakers.
+As in `synthetic`, every draw comes from sha256 of the seed and the row.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llasa_core.data.corpora import sentences, synthetic
+from llasa_core.data.corpora.grammar import distinct_sentences
+from llasa_core.data.corpora.voices import (
+    HELD_OUT,
+    NAMED,
+    Voice,
+    kokoro_voices,
+    pseudo_speakers,
+)
+from llasa_core.errors import InputError
+from llasa_core.manifest import split_of, write_manifest
+
+# Of a hundred training texts; the rest are definitions.
+_GRAMMAR, _EXAMPLES = 20, 45
+
+# Of a hundred, those that named voices say: of the grammar's and of the other texts.
+_NAMED_GRAMMAR, _NAMED_OPEN = 70, 35
+
+TESTS = {
+    "open": "new texts, in the named voices",
+    "grammar": "new sentences of the grammar, in the named voices",
+    "words": "texts with a word that no training text holds, in the named voices",
+    "speakers": "new texts, in voices that no training text is spoken in",
+}
+
+
+@dataclass(frozen=True)
+class Speakers:
+    """Who speaks: `named` much, `others` a little each, `held_out` in tests alone."""
+
+    named: tuple[Voice, ...]
+    others: tuple[Voice, ...]
+    held_out: tuple[Voice, ...]
+
+
+def speakers_of(source: str, count: int = 400, seed: int = 0) -> Speakers:
+    """The speakers of "builtin-open" (`count` pseudo-speakers) or of "builtin-kokoro"."""
+    if source == "builtin-open":
+        return Speakers(NAMED, pseudo_speakers(count, seed), HELD_OUT)
+    if source == "builtin-kokoro":
+        return Speakers((), kokoro_voices(), kokoro_voices(held_out=True))
+    raise InputError(f"corpus {source!r}, expected builtin-open or builtin-kokoro")
+
+
+def plan(hours: float, speakers: Speakers, seed: int = 0, test_utterances: int = 240) -> list[dict]:
+    """What the corpus will contain: a list of dicts id, text, voice, split, test.
+
+    Tests come first, `test_utterances` of each of TESTS (of "speakers" alone where no voice has a
+    name) or a twentieth of a small corpus; then training and dev. A longer plan with the same seed
+    and as many tests begins with the shorter one.
+    """
+    if hours <= 0:
+        raise InputError(f"hours={hours}: expected more than nothing")
+    rows = _test_rows(speakers, seed, min(test_utterances, int(hours * 1800 / 20)))
+    seconds = sum(synthetic.estimated_seconds(row["text"], row["voice"]) for row in rows)
+    for row in _training_rows(speakers, seed):
+        if seconds >= hours * 3600:
+            return rows
+        seconds += synthetic.estimated_seconds(row["text"], row["voice"])
+        rows.append(row)
+    raise AssertionError  # the rows of training have no end
+
+
+def _test_rows(speakers: Speakers, seed: int, count: int) -> list[dict]:
+    new = sentences.shuffled("examples", "test", seed)
+    texts = {
+        "open": new[:count],
+        "grammar": itertools.islice(distinct_sentences(f"{seed} open test", True), count),
+        "words": sentences.shuffled("examples", "words", seed)[:count],
+        "speakers": new[count : 2 * count],
+    }
+    rows = []
+    for test, chosen in texts.items():
+        voices = speakers.held_out if test == "speakers" else speakers.named
+        if voices:
+            for index, text in enumerate(chosen):
+                voice = voices[index % len(voices)]
+                identity = f"{test}-{voice.name}-{index:04d}"
+                rows.append(
+                    {"id": identity, "text": text, "voice": voice, "split": "test", "test": test}
+                )
+    return rows
+
+
+def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
+    """Endless rows; a text comes again, in another voice, when all of its kind have come."""
+    streams = {
+        "grammar": distinct_sentences(f"{seed} open", False),
+        "examples": _passes("examples", seed),
+        "definitions": _passes("definitions", seed),
+    }
+    for index in itertools.count():
+        what, who, which = _draws(f"row {seed} {index}", 3)
+        kind = "definitions"
+        if speakers.named and what % 100 < _GRAMMAR:
+            kind = "grammar"
+        elif what % 100 < _GRAMMAR + _EXAMPLES:
+            kind = "examples"
+        share = _NAMED_GRAMMAR if kind == "grammar" else _NAMED_OPEN
+        voices = speakers.named if speakers.named and who % 100 < share else speakers.others
+        voice = voices[which % len(voices)]
+        identity = f"{voice.name}-{index:06d}"
+        split = split_of(identity, (0.99, 0.01, 0))
+        yield {"id": identity, "text": next(streams[kind]), "voice": voice, "split": split}
+
+
+def _passes(kind: str, seed: int) -> Iterator[str]:
+    for number in itertools.count():
+        yield from sentences.shuffled(kind, "train", seed + number)
+
+
+def _draws(text: str, count: int) -> list[int]:
+    digest = hashlib.sha256(text.encode()).digest()
+    return [int.from_bytes(digest[4 * i : 4 * i + 4], "big") for i in range(count)]
+
+
+def build(
+    out: str | Path,
+    source: str = "builtin-open",
+    hours: float = 1.0,
+    seed: int = 0,
+    jobs: int = 1,
+    test_utterances: int = 240,
+    progress: bool = False,
+) -> dict:
+    """Write the corpus as `synthetic.build` does, and `test_NAME.jsonl` for each of TESTS.
+
+    Resumes; grows when called with more hours. About 100 times real time with each process, Kokoro
+    about 1.5 times. Returns the report. InputError: the folder holds another corpus, or a package
+    or voice is missing.
+    """
+    speakers = speakers_of(source, seed=seed)
+    rows = plan(hours, speakers, seed, test_utterances)
+    voices = (*speakers.named, *speakers.others, *speakers.held_out)
+    texts = {"sentences": sentences.fingerprint(), "source": source}
+    report = synthetic.write_corpus(out, rows, voices, seed, jobs, progress, texts)
+    for test in TESTS:
+        chosen = [synthetic.utterance_of(row) for row in rows if row.get("test") == test]
+        if chosen:
+            write_manifest(Path(out, f"test_{test}.jsonl"), chosen)
+    return report
