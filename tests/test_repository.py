@@ -16,7 +16,8 @@ from llasa_core.experiments.config import notebook_parameters, repository_root
 from llasa_core.experiments.outputs import KEY, sources_fingerprint
 
 ROOT = repository_root(Path(__file__).parent)
-LARGE = ("results/checkpoints/",)  # tracked weights
+WEIGHTS = "results/checkpoints/"
+TEXTS = "llasa_core/data/corpora/wordnet_"  # together at most 2 MB
 LIMIT = 256_000  # bytes
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -35,14 +36,16 @@ def test_tracked_files_are_small_outside_the_tracked_weights():
     large = [
         name
         for name in tracked_files()
-        if not name.startswith(LARGE) and (ROOT / name).stat().st_size > LIMIT
+        if not name.startswith((WEIGHTS, TEXTS)) and (ROOT / name).stat().st_size > LIMIT
     ]
     assert large == []
+    texts = [name for name in tracked_files() if name.startswith(TEXTS)]
+    assert 0 < sum((ROOT / name).stat().st_size for name in texts) <= 2_000_000
 
 
-def test_tracked_weights_are_safetensors_of_at_most_12_megabytes():
-    names = [name for name in tracked_files() if name.startswith(LARGE)]
-    assert [name for name in names if (ROOT / name).stat().st_size > 12_000_000] == []
+def test_tracked_weights_are_safetensors_of_at_most_32_megabytes():
+    names = [name for name in tracked_files() if name.startswith(WEIGHTS)]
+    assert [name for name in names if (ROOT / name).stat().st_size > 32_000_000] == []
     assert [
         name
         for name in tracked_files()
