@@ -14,7 +14,9 @@ import torch
 from llasa_core.audio import load_audio
 from llasa_core.codecs import codec_class, load_codec
 from llasa_core.codecs.mini import ADAPTATION, SAMPLE_RATE, MiniCodec
-from llasa_core.codecs.mini_training import CodecTraining, MelLoss, train_codec
+from llasa_core.codecs.mini_data import CodecTraining
+from llasa_core.codecs.mini_losses import MelLoss
+from llasa_core.codecs.mini_training import train_codec
 from llasa_core.errors import InputError, above, at_least, check_fields
 from llasa_core.files import read_object, sha256, write_json
 from llasa_core.intervals import paired_bootstrap

@@ -8,13 +8,8 @@ import torch
 
 from llasa_core.codecs.harmonic import HarmonicNoiseHead, smooth_path, source_waves, track_pitch
 from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
-from llasa_core.codecs.mini_training import (
-    CharacterHead,
-    CodecTraining,
-    FramePredictor,
-    MelLoss,
-    step_losses,
-)
+from llasa_core.codecs.mini_data import Batch, CodecTraining
+from llasa_core.codecs.mini_losses import FramePredictor, LabelHead, MelLoss, step_losses
 
 HOP = 320  # samples a code
 SMALL = MiniCodecConfig(width=64, encoder_layers=1, decoder_layers=1)
@@ -89,9 +84,9 @@ def test_training_teaches_the_codec_the_pitch():
         model=SMALL,
     )
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    batch = (wave, torch.tensor([60, 60]), [[], []])
+    batch = Batch(wave, wave, torch.ones(2, 1), torch.tensor([60, 60]), [[], []])
     head, mel_loss, sides = (
-        CharacterHead(SMALL.xcodec2().quantization_dim, SMALL.width),
+        LabelHead(SMALL.xcodec2().quantization_dim, SMALL.width, 28),
         MelLoss(),
         [],
     )

@@ -15,17 +15,15 @@ from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2
 from llasa_core.audio import write_wav
 from llasa_core.codecs import load_codec, mini_training
 from llasa_core.codecs.mini import LogMel, MiniCodec, MiniCodecConfig, MiniCodecModel
-from llasa_core.codecs.mini_training import (
-    CharacterHead,
-    CodecTraining,
+from llasa_core.codecs.mini_data import Augmentation, Batch, CodecTraining, WaveSet
+from llasa_core.codecs.mini_losses import (
     FramePredictor,
+    LabelHead,
     MelLoss,
-    WaveSet,
-    learning_rate,
     spread_loss,
     step_losses,
-    train_codec,
 )
+from llasa_core.codecs.mini_training import learning_rate, train_codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
 
@@ -292,7 +290,7 @@ def settings(tmp_path_factory):
 
 def test_labels_are_the_characters_that_can_be_read(settings):
     """Blank is 0, space 1, apostrophe 2, a 3; digits and other marks are left out."""
-    data = WaveSet(settings.manifest, 1.0, seed=0)
+    data = WaveSet(settings)
     labels = {len(wave): label for wave, label in zip(data.waves, data.labels, strict=True)}
     assert labels == {
         4800: [3, 4, 1, 5, 2],
@@ -304,36 +302,42 @@ def test_labels_are_the_characters_that_can_be_read(settings):
 
 
 def test_no_more_than_the_asked_hours_are_read(settings):
-    assert len(WaveSet(settings.manifest, 0.0, seed=0).waves) == 1
+    assert len(WaveSet(replace(settings, hours=0.0)).waves) == 1
 
 
 def test_batches_depend_on_seed_and_step_alone(settings):
-    data = WaveSet(settings.manifest, 1.0, seed=0)
-    (first, frames, labels), (again, *_), (later, *_) = (
-        data.batch(settings, step) for step in (3, 3, 4)
+    data = WaveSet(settings)
+    batch, again, later = (data.batch(settings, step) for step in (3, 3, 4))
+    first = batch.heard
+    assert torch.equal(first, again.heard) and not (
+        first.shape == later.heard.shape and torch.equal(first, later.heard)
     )
-    assert torch.equal(first, again) and not (
-        first.shape == later.shape and torch.equal(first, later)
-    )
-    assert first.shape == (2, int(frames.max()) * 320) and len(labels) == 2
+    assert first.shape == (2, int(batch.frames.max()) * 320) and len(batch.labels) == 2
+    assert batch.target is first and batch.gains.tolist() == [[1.0], [1.0]]
 
 
 def test_utterance_cropped_for_its_length_carries_no_text(settings):
     short = replace(settings, max_seconds=0.2, batch_size=8)
-    batch, frames, labels = WaveSet(settings.manifest, 1.0, seed=0).batch(short, 0)
-    assert batch.shape == (8, 3200) and frames.tolist() == [10] * 8 and labels == [[]] * 8
+    batch = WaveSet(settings).batch(short, 0)
+    assert batch.heard.shape == (8, 3200) and batch.frames.tolist() == [10] * 8
+    assert batch.labels == [[]] * 8
+
+
+def plain(waves, frames, labels):
+    """A batch without augmentation."""
+    return Batch(waves, waves, torch.ones(len(waves), 1), frames, labels)
 
 
 def losses(settings, labels, frames=8):
     """Losses of one batch and the head, whose outputs are all alike at first."""
     torch.manual_seed(0)
-    model, head = MiniCodecModel(TINY), CharacterHead(96, 64)
+    model, head = MiniCodecModel(TINY), LabelHead(96, 64, 28)
     torch.nn.init.zeros_(head.out.weight)
     torch.nn.init.zeros_(head.out.bias)
     waves = torch.from_numpy(
         np.stack([speechlike(frames * 320, seed) for seed in range(len(labels))])
     )
-    batch = (waves, torch.full((len(labels),), frames), labels)
+    batch = plain(waves, torch.full((len(labels),), frames), labels)
     predictor = FramePredictor(len(TINY.levels), TINY.width)
     return model, head, lambda: step_losses(model, head, predictor, MelLoss(), batch, settings, 0)
 
@@ -444,6 +448,37 @@ def test_killed_and_resumed_training_equals_the_uninterrupted_run(settings, tmp_
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() != weights
 
 
+@pytest.mark.slow
+def test_codes_are_published_before_the_decoder_learns_on(settings, tmp_path, monkeypatch):
+    """Killed in the second of three decoder steps, then resumed, with augmentation."""
+    asked = replace(settings, decoder_steps=3, augmentation=Augmentation(), save_steps=100)
+    original, dies_at = mini_training.step_losses, 5
+
+    def killed(*arguments):
+        if arguments[-1] == dies_at:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(mini_training, "step_losses", killed)
+    parts, whole = (replace(asked, output_dir=str(tmp_path / name)) for name in ("parts", "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train_codec(parts)
+    early = load_codec(tmp_path / "parts" / "encoder")
+    assert not (tmp_path / "parts" / "config.json").exists()
+    dies_at = None
+    train_codec(parts)
+    train_codec(whole)
+    for name in ("model.safetensors", "encoder/model.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = log_of(tmp_path / "parts")
+    assert rows == log_of(tmp_path / "whole") and [row["step"] for row in rows] == [4, 7]
+    last = load_codec(tmp_path / "parts")
+    assert rows[0]["codes_fingerprint"] == early.codes_fingerprint == last.codes_fingerprint
+    assert early.fingerprint != last.fingerprint
+    wave = speechlike(20 * 320, 1)
+    np.testing.assert_array_equal(early.encode([wave])[0], last.encode([wave])[0])
+
+
 def test_trained_folder_is_a_codec(settings, tmp_path):
     reported = []
     metrics = train_codec(
@@ -458,6 +493,12 @@ def test_trained_folder_is_a_codec(settings, tmp_path):
     assert 0 < metrics["codes_used"] <= 4096
 
 
+def test_base_of_another_shape_is_refused(settings, tmp_path, codec):
+    other = replace(settings, output_dir=str(tmp_path), model=replace(TINY, hop=640))
+    with pytest.raises(InputError, match=r"start from has .*hop=320.*, expected .*hop=640"):
+        train_codec(other, base=codec)
+
+
 def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
     assert [
         replace(settings, model=replace(TINY, hop=hop)).crop_frames for hop in (160, 320, 640)
@@ -467,12 +508,13 @@ def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
     torch.manual_seed(0)
     parts = (
         MiniCodecModel(model),
-        CharacterHead(model.xcodec2().quantization_dim, 64),
+        LabelHead(model.xcodec2().quantization_dim, 64, 28),
         FramePredictor(3, 64),
     )
-    batch = torch.randn(2, 8 * 640) * 0.1, torch.tensor([8, 8]), [[1, 2, 3, 4, 5, 6], [1] * 5]
+    waves, frames = torch.randn(2, 8 * 640) * 0.1, torch.tensor([8, 8])
+    batch = plain(waves, frames, [[1, 2, 3, 4, 5, 6], [1] * 5])
     losses = step_losses(*parts, MelLoss(), batch, slow, 0)
-    first = step_losses(*parts, MelLoss(), (batch[0], batch[1], [batch[2][0], []]), slow, 0)
+    first = step_losses(*parts, MelLoss(), batch._replace(labels=[batch.labels[0], []]), slow, 0)
     assert (
         losses.codes.shape == (2, 8) and losses.ctc == first.ctc > 0
     )  # five equal letters need nine frames
