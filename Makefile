@@ -63,7 +63,7 @@ test: install ## lint and all tests
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/python -m pytest
 
-torture: install ## kill commands at random moments, fill their disks, start them twice; minutes
+torture: install ## kill commands at random moments, fill their disks, start them twice, hostile files; half an hour
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture.py
 
 # In an environment of its own: its dependencies are none of ours. Fails where a package is unknown to

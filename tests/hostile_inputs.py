@@ -311,6 +311,20 @@ def meet(command, file, name, stderr):
     return {"case": [command, file, name], **answer}
 
 
+def faults(answer):
+    """What is wrong with the answer to a hostile file; nothing if it was refused as it must be."""
+    told = answer.get("error", [])
+    found = {
+        "status": answer["status"] != 2,
+        "files outside OUT, or code of the input that ran": answer.get("outside"),
+        "one to three lines": not 1 <= len(told) <= 3,
+        "last line": not (told and told[-1].startswith("llasa: ")),
+        "traceback": any("Traceback" in line for line in told),
+        "late": answer.get("seconds", 0.0) >= SECONDS,
+    }
+    return [name for name, wrong in found.items() if wrong]
+
+
 def main(folder, answers, skip=0):
     """Meet the cases; the memory is bounded once the libraries are loaded."""
     answers = open(answers, "a")  # noqa: SIM115, open to the end

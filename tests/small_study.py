@@ -46,5 +46,5 @@ def write_notebook(path, *cells, tags=("parameters",)):
         if index == 0:
             cell.metadata["tags"] = list(tags)
         notebook.cells.append(cell)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)

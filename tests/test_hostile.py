@@ -4,6 +4,7 @@ no traceback, nothing executed, nothing outside OUT written, within 20 s and 3 G
 A new command joins by a line in hostile_inputs.COMMANDS.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import nbformat
 import numpy as np
 import pytest
 from helpers import tone_corpus
-from hostile_inputs import CANARY, CASES, COMMANDS
+from hostile_inputs import CASES, COMMANDS
 
 from llasa_core import cli
 from llasa_core.audio import write_wav
@@ -82,11 +83,10 @@ def make_workshop(folder):
     (folder / "study.yaml").write_text("name: study\nnotebook: study.ipynb\n")
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """What each case was answered; a case at which the process ended has none."""
-    folder, written = tmp_path_factory.mktemp("hostile"), tmp_path_factory.mktemp("answers") / "a"
-    make_workshop(folder)
+def meet_all(folder, written):
+    """{case: its answer}, which are also appended to the file `written`; a case at which the
+    process ended has the status "gone".
+    """
     written.touch()
     script, done = hostile_inputs.__file__, 0
     while done < len(CASES):
@@ -101,6 +101,13 @@ def answers(tmp_path_factory):
     return {tuple(row["case"]): row for row in rows}
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    make_workshop(folder)
+    return meet_all(folder, tmp_path_factory.mktemp("answers") / "a")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_files_that_are_replaced_are_good_ones(answers, command):
@@ -111,12 +118,24 @@ def test_the_files_that_are_replaced_are_good_ones(answers, command):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case[1]], ids=", ".join)
 def test_hostile_file_is_refused_in_three_lines_and_nothing_is_done(answers, case):
-    answer = answers[case]
-    assert answer["status"] == 2, answer
-    assert answer["outside"] == [], f"{CANARY}: code of the input ran; others: written there"
-    assert 1 <= len(answer["error"]) <= 3 and answer["error"][-1].startswith("llasa: ")
-    assert not any("Traceback" in line for line in answer["error"])
-    assert answer["seconds"] < hostile_inputs.SECONDS
+    assert hostile_inputs.faults(answers[case]) == [], answers[case]
+
+
+WRITERS = {name for name in COMMANDS if "out" in COMMANDS[name][0]}
+
+
+@pytest.mark.parametrize("command", sorted(WRITERS - {"learn-guards"}))  # one file, by rename
+def test_command_refuses_a_folder_in_which_another_process_writes(
+    command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    handle = os.open("out", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # a lock of its own, as another process would have
+    assert cli.main([*command.split(), *COMMANDS[command][0]]) == 2
+    os.close(handle)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("llasa: out: another process is writing there")
 
 
 def subcommands(parser):
