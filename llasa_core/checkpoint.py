@@ -36,6 +36,7 @@ SETTINGS_KEYS = {
     "seconds_per_character": float,
     "context": int,
     "codec_fingerprint": str,
+    "codes_fingerprint": str,
     "codec_folder": str,
 }
 
@@ -304,17 +305,15 @@ def refuse_another_codec(path: Path, settings: dict, codec) -> None:
     """InputError where llasa.json (`settings`, from `path`) tells another codec, or other weights
     of it, than `codec`.
 
-    What one side does not know agrees with anything. A codec tells its weights as `fingerprint`
-    (codecs.interface.Codec); another decoder for the same codes is none other.
+    A missing fingerprint on either side matches anything; another decoder for the same codes is
+    no other codec (codecs.interface.Codec.other_weights).
     """
-    named, trained = settings.get("codec"), settings.get("codec_fingerprint")
+    named, folder = settings.get("codec"), settings.get("codec_folder")
     if named is not None and codec.name != named:
         raise InputError(f"{path}: the model was trained on codec {named}, not {codec.name}")
-    given = codec.fingerprint if trained else None
-    folder = settings.get("codec_folder")
-    if given not in (None, trained) and not codec.makes_codes_of(trained, folder):
+    if differ := codec.other_weights(settings):
         place = f"that of the folder {folder}" if folder else "that with which its codes were made"
         raise InputError(
-            f"{path}: the model was trained on codec {named} of weights {trained}, not {given};"
-            f" give {place} as codec"
+            f"{path}: the model was trained on codec {named} of weights {differ[0]}, not"
+            f" {differ[1]}; give {place} as codec"
         )

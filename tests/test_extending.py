@@ -124,7 +124,7 @@ def test_a_codec_is_a_class_and_a_line(tmp_path, monkeypatch):
     (tmp_path / "trained/config.json").write_text('{"codec": "loudness"}')
     loaded = codecs.load_codec(tmp_path / "trained")
     assert loaded.name == "loudness" and loaded.folder == str(tmp_path / "trained")
-    assert codecs.fingerprint_of("loudness") is None
+    assert codecs.weights_of("loudness") == {}
 
 
 def test_a_judge_is_a_class_and_a_line(tmp_path, monkeypatch):

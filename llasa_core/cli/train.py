@@ -39,7 +39,7 @@ def check(options: Namespace) -> int:
         checkpoint_file,
         read_settings,
     )
-    from llasa_core.codecs import fingerprint_of
+    from llasa_core.codecs import other_codes, weights_of
     from llasa_core.tokenizer import check_layout, load_tokenizer
 
     tokenizer = load_tokenizer(options.checkpoint)
@@ -48,12 +48,14 @@ def check(options: Namespace) -> int:
     differences = check_layout(tokenizer, config) + changed_weights(options.checkpoint)
     settings = read_settings(Path(options.checkpoint) / "llasa.json")
     codec = settings.get("codec_folder") or settings.get("codec")
-    if (trained := settings.get("codec_fingerprint")) is not None:
-        found = fingerprint_of(codec)
-        if found is None:
+    if settings.get("codec_fingerprint") or settings.get("codes_fingerprint"):
+        found = weights_of(codec)
+        if not found:
             print(f"{codec}: codec not at hand, its weights were not compared", file=sys.stderr)
-        elif found != trained:
-            differences.append(f"{codec}: codec of weights {found}, the model knows {trained}")
+        elif differ := other_codes(found, settings):
+            differences.append(
+                f"{codec}: codec of weights {differ[0]}, the model knows {differ[1]}"
+            )
     for difference in differences:
         print(difference)
     if not differences:

@@ -4,9 +4,11 @@ The class is asked `load(name, device)`. Settings in a folder name their codec a
 transformers' format, `model_type`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from llasa_core.codecs.interface import Codec
+from llasa_core.codecs.interface import Codec, other_weights
 from llasa_core.errors import InputError, names_in, registered
 from llasa_core.files import read_object
 
@@ -39,18 +41,34 @@ def codec_class(name_or_path: str | Path) -> type[Codec]:
     return _class_of(_kind(str(name_or_path)))
 
 
-def fingerprint_of(name_or_path: str | Path) -> str | None:
-    """`load_codec(name).fingerprint` without slow loading; None if it has none or is absent."""
+def weights_of(name_or_path: str | Path) -> dict[str, str]:
+    """`load_codec(name).weights` without slow loading; {} if it is absent."""
     name = str(name_or_path)
     try:
-        return codec_class(name).fingerprint_of(name)
+        return codec_class(name).weights_of(name)
     except InputError:
-        return None
+        return {}
+
+
+def other_codes(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str] | None:
+    """As `other_weights` of two records; where one is of earlier versions, which told no
+    codes_fingerprint, the codec that it names says it, if that is at hand.
+    """
+    found = other_weights(record, wanted)
+    return found and other_weights(_completed(record), _completed(wanted))
 
 
 def codec_names() -> str:
     """What `load_codec` takes, for help texts and messages."""
     return f"{names_in(CODECS)} or a folder"
+
+
+def _completed(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    if record.get("codes_fingerprint"):
+        return record
+    at_hand = weights_of(record.get("codec_folder") or record.get("codec") or "")
+    same = at_hand.get("codec_fingerprint") == record.get("codec_fingerprint")
+    return at_hand if same else record
 
 
 def _class_of(kind: str) -> type[Codec]:

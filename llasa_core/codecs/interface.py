@@ -5,7 +5,7 @@ Backends keep batching, padding and devices inside, and a batch of n equals n ba
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ class Codec(Protocol):
 
     # A name alone does not say which codes are meant: a codec with weights says which weights.
     fingerprint: str | None = None  # 16 hex digits of the weights, None where not known
+    # As `fingerprint`, of what the codes depend on; None where no part of the weights is without.
+    codes_fingerprint: str | None = None
     folder: str | None = None  # of the weights, where they are neither released nor tracked here
     precision: str | None = None  # of the encoder, where it is not the one of the published codes
     exact: "Codec | None" = None  # then: the same codec in that precision, to count changed codes
@@ -36,16 +38,25 @@ class Codec(Protocol):
         """The codec of a name in `codecs.CODECS`, or in a folder whose config.json names it."""
         ...
 
-    @classmethod
-    def fingerprint_of(cls, name: str) -> str | None:
-        """`load(name).fingerprint`; without loading where that is slow."""
-        return cls.load(name).fingerprint
-
-    def makes_codes_of(self, fingerprint: str, place: str | None = None) -> bool:
-        """Whether its codes are those of the weights `fingerprint`, in the folder `place` if not in
-        that of its name; what does not know its weights agrees with any.
+    @property
+    def weights(self) -> dict[str, str]:
+        """What a record of its codes (meta.json, llasa.json) tells: the fingerprints known, as
+        codec_fingerprint and codes_fingerprint.
         """
-        return self.fingerprint in (None, fingerprint)
+        told = {
+            "codec_fingerprint": self.fingerprint,
+            "codes_fingerprint": self.codes_fingerprint,
+        }
+        return {key: value for key, value in told.items() if value}
+
+    @classmethod
+    def weights_of(cls, name: str) -> dict[str, str]:
+        """`load(name).weights`; without loading where that is slow."""
+        return cls.load(name, "cpu").weights
+
+    def other_weights(self, record: Mapping[str, Any]) -> tuple[str, str] | None:
+        """As the function `other_weights`, of a record and this codec."""
+        return other_weights(record, self.weights)
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each, T may differ -> int32 (floor(T / hop),) each, in 0..codebook_size - 1.
@@ -66,3 +77,16 @@ class Codec(Protocol):
     def bits(self, codes: Any) -> float:
         """What one utterance takes: its codes (F,), log2(codebook_size) bits each."""
         return len(codes) * math.log2(self.codebook_size)
+
+
+def other_weights(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The two fingerprints in which records of codes (meta.json, llasa.json, `Codec.weights`)
+    differ; None where the codes are of the same weights, or one side does not know its own.
+
+    codes_fingerprint decides where both have it: another decoder does not change codes.
+    """
+    for key in ("codes_fingerprint", "codec_fingerprint"):
+        found = record.get(key), wanted.get(key)
+        if None not in found:
+            return None if found[0] == found[1] else found
+    return None

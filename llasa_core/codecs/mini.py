@@ -10,8 +10,10 @@ length are batched, others run alone.
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,21 +268,18 @@ class MiniCodec(Codec):
                 digest.update(value.cpu().numpy())
         return digest.hexdigest()[:16]
 
-    def makes_codes_of(self, fingerprint: str, place: str | None = None) -> bool:
-        """As of `Codec`; the weights of another decoder are read to compare their encoder."""
-        if fingerprint == self.fingerprint:
-            return True
-        wanted, places = (fingerprint, self.codes_fingerprint), [place or self.name]
-        if self.folder and (record := Path(self.folder, ADAPTATION)).is_file():
-            places.append(str(read_object(record).get("base")))
-        for place in places:
-            try:
-                other = self.load(place, "cpu")
-            except InputError:
-                continue
-            if (other.fingerprint, other.codes_fingerprint) == wanted:
-                return True
-        return False
+    def other_weights(self, record: Mapping[str, Any]) -> tuple[str, str] | None:
+        """As of `Codec`; a record without codes_fingerprint is of earlier versions: the weights
+        that it tells are read, where they are at hand, to compare their encoder.
+        """
+        found = super().other_weights(record)
+        if found is None or record.get("codes_fingerprint"):
+            return found
+        places = [record.get("codec_folder") or self.name]
+        if self.folder and (base := Path(self.folder, ADAPTATION)).is_file():
+            places.append(str(read_object(base).get("base")))
+        wanted = {"codec_fingerprint": found[0], "codes_fingerprint": self.codes_fingerprint}
+        return None if any(_weights_at(place) == wanted for place in places) else found
 
     def _saved_weights(self) -> dict[str, torch.Tensor]:
         return {
@@ -345,6 +344,13 @@ def equal_groups(lengths: list[int], largest: int = 32) -> list[list[int]]:
     return [
         group[i : i + largest] for group in groups.values() for i in range(0, len(group), largest)
     ]
+
+
+def _weights_at(place: str) -> dict[str, str]:
+    try:
+        return MiniCodec.weights_of(place)
+    except InputError:
+        return {}
 
 
 def _read_config(path: Path) -> MiniCodecConfig:

@@ -72,9 +72,10 @@ class Xcodec2Codec(Codec):
         return cls.from_pretrained(CHECKPOINT if name == "xcodec2" else name, device=device)
 
     @classmethod
-    def fingerprint_of(cls, name: str) -> str | None:
+    def weights_of(cls, name: str) -> dict[str, str]:
         """Of the weights' file, which is not loaded."""
-        return checkpoint_fingerprint(CHECKPOINT if name == "xcodec2" else name)
+        found = checkpoint_fingerprint(CHECKPOINT if name == "xcodec2" else name)
+        return {"codec_fingerprint": found} if found else {}
 
     @classmethod
     def from_pretrained(
@@ -228,6 +229,7 @@ class Bf16Codec(Codec):
         self.name, self.sample_rate = exact.name, exact.sample_rate
         self.codebook_size, self.frame_rate = exact.codebook_size, exact.frame_rate
         self.front, self.fingerprint, self.folder = exact.front, exact.fingerprint, exact.folder
+        self.codes_fingerprint = exact.codes_fingerprint
 
     def encode(self, waves: list[np.ndarray], **features: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) each -> int32 (floor(T / hop),) each, nearly those of `exact`."""

@@ -52,9 +52,9 @@ class PypiXcodec2(Codec):
         return cls(python, str(choose_device(device)))
 
     @classmethod
-    def fingerprint_of(cls, name: str) -> str | None:
-        """None: the package's weights are in a format of their own."""
-        return None
+    def weights_of(cls, name: str) -> dict[str, str]:
+        """Not known: the package's weights are in a format of their own."""
+        return {}
 
     def encode(self, waves: list[np.ndarray]) -> list[np.ndarray]:
         """float32 (T,) at 16 kHz each -> int32 (floor(T / 320),) each."""

@@ -49,9 +49,9 @@ def part_name(number: int) -> str:
 def write_part(path: Path, rows: Sequence[dict], info: dict) -> None:
     """Write rows (dicts with SCHEMA's keys, codes integer (F,)) as one part, by rename.
 
-    `info` is JSON kept in the file: codec, codec_fingerprint, codebook_size, frame_rate, dropped
-    ([[id, reason], ..]), source and audio (fingerprints of what it was made from); unknown ones are
-    omitted.
+    `info` is JSON kept in the file: codec, codec_fingerprint, codes_fingerprint, codebook_size,
+    frame_rate, dropped ([[id, reason], ..]), source and audio (fingerprints of what it was made
+    from); unknown ones are omitted.
     """
     size = info["codebook_size"]
     if not 1 <= size <= 2**16:
@@ -406,7 +406,8 @@ def read_table(path: str | Path, content: bytes | None = None) -> pa.Table:
 
 def codec_of(meta: dict) -> dict:
     """What meta.json records about the codec, for a dataset derived from this one."""
-    keys = ("codec", "codebook_size", "frame_rate", "codec_fingerprint", "codec_folder")
+    keys = ("codec", "codebook_size", "frame_rate")
+    keys += ("codec_fingerprint", "codes_fingerprint", "codec_folder")
     return {key: meta[key] for key in keys if key in meta}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from llasa_core.audio import decode_audio
-from llasa_core.codecs.interface import Codec
+from llasa_core.codecs.interface import Codec, other_weights
 from llasa_core.data.corpora.prepare import Limits, check_utterance
 from llasa_core.data.corpora.segmentation import Segmenter
 from llasa_core.data.dataset import finish, part_info, part_name, part_size, write_part
@@ -94,7 +94,7 @@ def encode_manifest(
             info, path = {**settings, "source": source.fingerprint(number)}, out / part_name(number)
             if path.exists():
                 made = {"limits": settings.get("limits"), "audio": source.audio(number)}
-                refuse_another(path, info | made)
+                refuse_another(path, info | made, codec)
                 if progress:
                     progress(part_size(path))
             else:
@@ -160,7 +160,7 @@ def _settings(codec: Codec, limits: Limits, segmented: bool) -> dict:
         "frame_rate": codec.frame_rate,
     }
     settings |= {"precision": codec.precision} if codec.precision else {}
-    settings |= {"codec_fingerprint": codec.fingerprint} if codec.fingerprint else {}
+    settings |= codec.weights
     settings |= {"segmented": True} if segmented else {}
     if others := asdict(limits).items() - asdict(Limits()).items():
         settings["limits"] = dict(sorted(others))
@@ -169,16 +169,18 @@ def _settings(codec: Codec, limits: Limits, segmented: bool) -> dict:
 
 def _settings_of_all(work: _Work) -> dict:
     """What meta.json says of all parts; InputError where one was made from something else."""
-    settings, weights, made_by = dict(work.settings), work.codec.fingerprint, set()
+    settings, made_by = dict(work.settings), set()
     for number in range(work.source.parts):
-        wanted = {**settings, "source": work.source.fingerprint(number)}
-        found = refuse_another(work.out / part_name(number), wanted)
+        wanted = {**work.settings, "source": work.source.fingerprint(number)}
+        found = refuse_another(work.out / part_name(number), wanted, work.codec)
         made_by.add(found.get("codec_fingerprint"))
-    if weights and made_by != {weights}:
-        # Some part is older and does not record the codec's fingerprint.
-        settings.pop("codec_fingerprint")
-    elif weights and work.codec.folder:
+    if made_by != {work.codec.fingerprint}:
+        # Some part is older and tells no weights, or is of a codec with another decoder.
+        settings.pop("codec_fingerprint", None)
+    elif work.codec.fingerprint and work.codec.folder:
         settings["codec_folder"] = work.codec.folder
+    if None in made_by:
+        settings.pop("codes_fingerprint", None)
     return settings
 
 
@@ -321,22 +323,28 @@ def _batches(window: list, most_samples: float) -> Iterator[list]:
         yield batch
 
 
-def refuse_another(path: Path, wanted: dict) -> dict:
+def refuse_another(path: Path, wanted: dict, codec: Codec | None = None) -> dict:
     """The `info` of a part; InputError where it was made from something else, or by another codec.
 
-    A missing fingerprint on either side matches anything: older parts do not record it.
+    A missing fingerprint on either side matches anything: older parts do not record it. `codec`:
+    the one at hand, which can compare more than records do.
     """
     found = part_info(path)
+    differ = other_weights(found, wanted) if codec is None else codec.other_weights(found)
     for key, value in wanted.items():
         if found.get(key) == value or key == "codec_folder":
             continue
-        if key in ("codec_fingerprint", "audio") and None in (found.get(key), value):
+        if key == "audio" and None in (found.get(key), value):
             continue
+        if key in ("codec_fingerprint", "codes_fingerprint") and differ is None:
+            continue
+        weights = (
+            differ and f"other weights of codec {wanted['codec']}: {differ[0]}, not {differ[1]}"
+        )
         what = {
             "source": "other utterances (or rows_per_part)",
-            "codec_fingerprint": (
-                f"other weights of codec {wanted.get('codec')}: {found.get(key)}, not {value}"
-            ),
+            "codec_fingerprint": weights,
+            "codes_fingerprint": weights,
             "audio": "audio files of other names or sizes; delete it to encode them anew, or",
         }.get(key, f"{key} {found.get(key)}, not {value}")
         raise InputError(

@@ -109,7 +109,7 @@ class Synthesizer:
         context: int | None = None,
     ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that
-        llasa.json names).
+        llasa.json names, in the folder that it tells where that is there).
 
         Weights are float32 on a CPU, bfloat16 on CUDA. device: by default the GPU where there is
         one (device.choose_device). context: in place of what model.context_limit finds.
@@ -120,10 +120,11 @@ class Synthesizer:
         device = choose_device(device)
         card, learnt = (checkpoint_file(model_dir, name) for name in (SETTINGS, GUARDS))
         settings = {} if card is None else read_settings(card)
-        trained = {
-            key: settings.pop(key, None) for key in ("codec", "codec_fingerprint", "codec_folder")
-        }
-        named = trained["codec"]
+        told = ("codec", "codec_fingerprint", "codes_fingerprint", "codec_folder")
+        trained = {key: settings.pop(key, None) for key in told}
+        named = trained["codec_folder"] or trained["codec"]
+        if named and not Path(named, "config.json").is_file():
+            named = trained["codec"]
         if codec is None and named is None:
             raise InputError(
                 f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec"

@@ -12,10 +12,12 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from llasa_core.checkpoint import SETTINGS, read_settings
+from llasa_core.codecs import load_codec, other_codes, weights_of
 from llasa_core.data.dataset import codec_of, read_meta
 from llasa_core.data.examples import ChatDataset, ExampleSource, balance
 from llasa_core.data.packing import PackedRows
@@ -36,8 +38,7 @@ class TrainingData:
     vocabulary: Any
     rows: PackedRows
     held_out: HeldOut | None
-    # codec, codebook_size, frame_rate and, where known, codec_fingerprint and codec_folder
-    codec: dict[str, Any]
+    codec: dict[str, Any]  # as of `codec_of`
     speakers: list[str]  # of the datasets trained on
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
     digests: list[str]  # sha256 of what each dataset trained on holds
@@ -140,7 +141,6 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
     """The codes folder of a manifest of audio, made now by all processes together unless it is
     there already.
     """
-    from llasa_core.codecs import fingerprint_of, load_codec
     from llasa_core.data.encode import encode_manifest
 
     if not Path(entry.path).is_file():
@@ -156,12 +156,11 @@ def _encoded(entry: DataEntry, config: TrainConfig, rank: int, world: int) -> Pa
     )
     done = folder / "meta.json"
     if done.is_file():
-        made = read_meta(folder).get("codec_fingerprint") if rank == 0 else None
-        ours = fingerprint_of(entry.codec) if made else None
-        if None not in (made, ours) and made != ours:
+        differ = other_codes(read_meta(folder), weights_of(entry.codec)) if rank == 0 else None
+        if differ is not None:
             raise InputError(
-                f"{folder}: made with other weights of codec {entry.codec}: {made}, not {ours}; "
-                "delete it to encode anew"
+                f"{folder}: made with other weights of codec {entry.codec}: {differ[0]}, not"
+                f" {differ[1]}; delete it to encode anew"
             )
     else:
         logger.info("encoding %s with %s into %s", entry.path, entry.codec, folder)
@@ -183,29 +182,26 @@ def _agree(metas: dict[str, dict[str, Any]], key: str) -> Any:
 
 
 def _of_known_weights(metas: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The first meta.json that tells its codec's weights, else the first; all that tell them must
-    agree.
-    """
-    told = {path: meta for path, meta in metas.items() if meta.get("codec_fingerprint")}
-    for path, meta in told.items():
-        first = next(iter(told))
-        wanted, found = told[first]["codec_fingerprint"], meta["codec_fingerprint"]
-        if found != wanted:
+    """The meta.json that tells most of its codec's weights, the first of such; all must agree."""
+    for (path, meta), (other, expected) in combinations(reversed(metas.items()), 2):
+        if differ := other_codes(meta, expected):
             raise InputError(
-                f"{path}: codes of other weights of codec {meta['codec']}: {found}, expected"
-                f" {wanted} as in {first}"
+                f"{path}: codes of other weights of codec {meta['codec']}: {differ[0]}, expected"
+                f" {differ[1]} as in {other}"
             )
-    return next(iter((told or metas).values()))
+    keys = ("codes_fingerprint", "codec_fingerprint")
+    return max(metas.values(), key=lambda meta: sum(key in meta for key in keys))
 
 
 def _warn_of_another(model: str, codec: dict[str, Any]) -> None:
     """Warn when fine-tuning on codes from another codec."""
     learnt = read_settings(Path(model) / SETTINGS)
-    for key in ("codec", "codec_fingerprint"):
-        if None not in (learnt.get(key), codec.get(key)) and learnt[key] != codec[key]:
-            logger.warning(
-                "%s learnt %s %s, `codes` are of %s", model, key, learnt[key], codec[key]
-            )
+    if learnt.get("codec", codec["codec"]) != codec["codec"]:
+        differ = learnt["codec"], codec["codec"]
+    else:
+        differ = other_codes(learnt, codec)
+    if differ:
+        logger.warning("%s learnt codes of codec %s, `codes` are of %s", model, *differ)
 
 
 def _tokenizer(config: TrainConfig, codebook_size: int) -> Any:

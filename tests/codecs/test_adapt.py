@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training_data import settings as of_training
 
 from llasa_core import cli
 from llasa_core.audio import write_wav
@@ -16,8 +17,15 @@ from llasa_core.checkpoint import refuse_another_codec
 from llasa_core.codecs import load_codec, mini_training
 from llasa_core.codecs.adapt import Adaptation, adapt_codec
 from llasa_core.codecs.mini import ADAPTATION, MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.data.dataset import read_codes
+from llasa_core.data.encode import encode_manifest
+from llasa_core.data.subsets import join_pairs
 from llasa_core.errors import InputError
-from llasa_core.manifest import Utterance, read_manifest, write_manifest
+from llasa_core.manifest import Request, Utterance, read_manifest, write_manifest
+from llasa_core.synthesis.batch import synthesize_manifest
+from llasa_core.synthesis.sampling import Sampling
+from llasa_core.synthesis.synthesizer import Synthesizer
+from llasa_core.training.train import train
 
 SHAPE = MiniCodecConfig(
     width=64,
@@ -186,3 +194,102 @@ def test_command_prints_the_losses_and_the_folder_is_a_codec(corpus, tmp_path, c
     assert json.loads(out) == record_of(tmp_path / "a")
     assert "1/1" in err
     assert load_codec(tmp_path / "a").folder == str(tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def study(corpus, mini_tokenizer):
+    """Codes of the clips: of the base, of the adapted codec, and begun with one and ended with the
+    other; and a model trained on all of them, joined.
+    """
+    base, adapted = (load_codec(corpus / name, "cpu") for name in ("base", "adapted"))
+    voice = corpus / "voice.jsonl"
+    metas = {
+        codec.folder: encode_manifest(voice, f"{codec.folder}-codes", codec, rows_per_part=10)
+        for codec in (base, adapted)
+    }
+    both = corpus / "both-codes"
+    assert encode_manifest(voice, both, base, shards=2, shard=0, rows_per_part=10) is None
+    metas["both"] = encode_manifest(voice, both, adapted, shards=2, shard=1, rows_per_part=10)
+    join_pairs(both, corpus / "pairs")
+    mini_tokenizer.save_pretrained(corpus / "tokenizer")
+    folders = [str(corpus / f"{n}-codes") for n in ("base", "adapted", "both")]
+    asked = {"model": "nano", "max_steps": 1, "codes": [*folders, str(corpus / "pairs")]}
+    train(of_training(corpus, corpus / "model", **asked))
+    return metas
+
+
+@pytest.mark.slow
+def test_dataset_begun_with_the_base_and_ended_with_the_adapted_codec_has_the_codes_of_both(
+    corpus, study
+):
+    base, adapted = (load_codec(corpus / name, "cpu") for name in ("base", "adapted"))
+    rows = [list(read_codes(corpus / f"{n}-codes")) for n in ("base", "adapted", "both")]
+    for one in rows[1:]:
+        assert [row["id"] for row in one] == [row["id"] for row in rows[0]]
+        assert all(
+            np.array_equal(*(x["codes"] for x in two)) for two in zip(one, rows[0], strict=True)
+        )
+    assert {meta["codes_fingerprint"] for meta in study.values()} == {base.codes_fingerprint}
+    told = [meta.get("codec_fingerprint") for meta in study.values()]
+    assert told == [base.fingerprint, adapted.fingerprint, None]
+    joined = json.loads((corpus / "pairs" / "meta.json").read_text())
+    assert joined["codes_fingerprint"] == base.codes_fingerprint
+    torch.manual_seed(1)
+    other = MiniCodec(MiniCodecModel(SHAPE), "cpu")
+    expected = f"weights of codec mini: {base.codes_fingerprint}, not {other.codes_fingerprint};"
+    for name in ("base", "both"):
+        with pytest.raises(InputError, match=expected):
+            encode_manifest(
+                corpus / "voice.jsonl", corpus / f"{name}-codes", other, rows_per_part=10
+            )
+
+
+@pytest.mark.slow
+def test_model_of_joined_codes_speaks_through_either_decoder_and_no_other_encoder(
+    corpus, study, tmp_path, capsys
+):
+    card = json.loads((corpus / "model" / "llasa.json").read_text())
+    base = load_codec(corpus / "base", "cpu")
+    assert card["codes_fingerprint"] == base.codes_fingerprint
+    spoken = {}
+    for name in ("base", "adapted"):
+        model = Synthesizer.from_folder(corpus / "model", corpus / name, "cpu")
+        asked, out = [Request("a", "Ah.")], tmp_path / name
+        sampling = Sampling(temperature=1.0)
+        synthesize_manifest(model, asked, out, sampling, keep_codes=True)
+        row = json.loads((out / "manifest.jsonl").read_text())
+        spoken[name] = row["code_list"], (out / row["audio"]).read_bytes()
+    assert spoken["base"][0] == spoken["adapted"][0] and len(spoken["base"][0]) > 5
+    assert spoken["base"][1] != spoken["adapted"][1]
+    # Without a codec: the one that llasa.json names.
+    assert Synthesizer.from_folder(corpus / "model").codec.fingerprint == base.fingerprint
+    torch.manual_seed(1)
+    MiniCodec(MiniCodecModel(SHAPE), "cpu").save(tmp_path / "other")
+    argv = ["synthesize", "--model", str(corpus / "model"), "--codec", str(tmp_path / "other")]
+    assert cli.main([*argv, "Ah.", "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"of weights {base.codes_fingerprint}, not" in error
+    assert f"give that of the folder {corpus / 'base'} as codec" in error
+
+
+@pytest.mark.slow
+def test_older_records_without_the_codes_fingerprint_join_where_their_codec_is_at_hand(
+    corpus, study, tmp_path, caplog
+):
+    older = shutil.copytree(corpus / "base-codes", tmp_path / "older")
+    model = shutil.copytree(corpus / "model", tmp_path / "model")
+    for file in (older / "meta.json", model / "llasa.json"):
+        told = json.loads(file.read_text())
+        del told["codes_fingerprint"]
+        file.write_text(json.dumps(told))
+    asked = {"model": str(model), "max_steps": 1, "tokenizer": None}
+    asked["codes"] = [str(older), str(corpus / "adapted-codes")]
+    train(of_training(corpus, tmp_path / "tuned", **asked))
+    assert not [line for line in caplog.messages if "learnt" in line]
+    card = json.loads((tmp_path / "tuned" / "llasa.json").read_text())
+    assert card["codes_fingerprint"] == study["both"]["codes_fingerprint"]
+    assert Synthesizer.from_folder(tmp_path / "tuned").codec.folder == str(corpus / "adapted")
+    told = json.loads((older / "meta.json").read_text())
+    (older / "meta.json").write_text(json.dumps({**told, "codec_folder": str(tmp_path / "gone")}))
+    with pytest.raises(InputError, match="codes of other weights of codec mini"):
+        train(of_training(corpus, tmp_path / "again", **asked))

@@ -481,8 +481,8 @@ def test_another_codec_of_the_same_name_is_refused(tmp_path):
     (out / "part-00001.parquet").unlink()
     (out / "meta.json").unlink()
     expected = (
-        rf"other weights of codec mini: {one.fingerprint}, not {other.fingerprint}; choose another"
-        r" folder"
+        rf"other weights of codec mini: {one.codes_fingerprint}, not"
+        rf" {other.codes_fingerprint}; choose another folder"
     )
     with pytest.raises(InputError, match=expected):
         encode_manifest(manifest, out, other, rows_per_part=3)

@@ -180,7 +180,7 @@ def test_datasets_of_two_codecs_of_one_name_do_not_train_together(workshop, tmp_
         )
     )
     (line,) = [line for line in caplog.messages if "learnt" in line]
-    assert f"learnt codec_fingerprint {'1' * 16}, `codes` are of {'2' * 16}" in line
+    assert f"learnt codes of codec {'1' * 16}, `codes` are of {'2' * 16}" in line
 
 
 @pytest.mark.slow
