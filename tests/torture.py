@@ -21,12 +21,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 from hostile_inputs import faults
 from small_study import write_notebook
 from test_hostile import make_workshop, meet_all
+from tqdm import tqdm
 
 from llasa_core import cli
 from llasa_core.files import read_object, write_json
@@ -84,6 +86,7 @@ def start(command, out):
     child = os.fork()
     if child:
         return child
+    signal.alarm(600)  # a command that hangs is ended, and has failed
     log = os.open(log_of(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -278,6 +281,9 @@ def main():
     target, page = Path(options.out).absolute(), Path("docs/reliability.md").absolute()
     report = read_object(target) if options.only else {"commands": {}, "hostile": {}, "commits": {}}
     commit = current_commit()
+    # The lock of tqdm's own is shared by forks, so that one killed with it would stop all others.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
     for name in options.only.split(",") if options.only else [*COMMANDS, "hostile"]:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             prepare_folder()
