@@ -1,5 +1,7 @@
 """The open corpus: what is held out is never spoken in training; a build means the same bytes."""
 
+from collections import Counter
+
 import pytest
 
 from llasa_core.data.corpora import kokoro, open_corpus, sentences, synthetic, voices
@@ -40,7 +42,11 @@ def test_no_training_text_holds_a_held_out_word_or_is_a_test_text(plan):
 def test_held_out_speakers_speak_in_tests_alone_and_no_pseudo_speaker_is_near_one(plan):
     held_out = {voice.name for voice in voices.HELD_OUT}
     for row in plan:
-        assert (row["voice"].name in held_out) == (row.get("test") == "speakers")
+        assert (row["voice"].name in held_out) == (row.get("test") in ("speakers", "prompts"))
+    prompts = rows_of(plan, "test", "prompts")
+    assert Counter(row["voice"].name for row in prompts) == dict.fromkeys(held_out, 2)
+    scored = {row["text"] for row in rows_of(plan, "test", "speakers")}
+    assert scored.isdisjoint(row["text"] for row in prompts)
     drawn = voices.pseudo_speakers(400)
     assert len({voice.name for voice in drawn}) == 400
     assert not any(voices._near(voice, other) for voice in drawn for other in voices.HELD_OUT)
@@ -71,10 +77,11 @@ def test_a_longer_plan_begins_with_the_shorter_one(plan):
 def test_a_built_corpus_has_a_manifest_for_each_test_and_grows(tmp_path):
     pytest.importorskip("hibari")
     report = open_corpus.build(tmp_path, hours=0.02, test_utterances=2)
-    assert report["splits"]["test"]["utterances"] == 1 * len(open_corpus.TESTS)
+    assert report["splits"]["test"]["utterances"] == len(open_corpus.TESTS) - 1 + 16
     for test in open_corpus.TESTS:
-        (row,) = read_manifest(tmp_path / f"test_{test}.jsonl")
-        assert row.id.startswith(f"{test}-")
+        rows = read_manifest(tmp_path / f"test_{test}.jsonl")
+        assert len(rows) == (16 if test == "prompts" else 1)
+        assert all(row.id.startswith(f"{test}-") for row in rows)
     first = read_manifest(tmp_path / "train.jsonl")
     open_corpus.build(tmp_path, hours=0.025, test_utterances=1)
     assert read_manifest(tmp_path / "train.jsonl")[: len(first)] == first

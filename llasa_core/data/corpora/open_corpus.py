@@ -34,7 +34,10 @@ TESTS = {
     "grammar": "new sentences of the grammar, in the named voices",
     "words": "texts with a word that no training text holds, in the named voices",
     "speakers": "new texts, in voices that no training text is spoken in",
+    "prompts": "two longer texts of each of these voices, to be their voice prompts; not scored",
 }
+
+_PROMPT_LETTERS = range(50, 90)  # about 3 to 5 s
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ def plan(hours: float, speakers: Speakers, seed: int = 0, test_utterances: int =
     """What the corpus will contain: a list of dicts id, text, voice, split, test.
 
     Tests come first, `test_utterances` of each of TESTS (of "speakers" alone where no voice has a
-    name) or a twentieth of a small corpus; then training and dev. A longer plan with the same seed
-    and as many tests begins with the shorter one.
+    name), in a small corpus a twentieth of it, and two prompts a voice; then training and dev. A
+    longer plan with the same seed and as many tests begins with the shorter one.
     """
     if hours <= 0:
         raise InputError(f"hours={hours}: expected more than nothing")
@@ -81,10 +84,12 @@ def _test_rows(speakers: Speakers, seed: int, count: int) -> list[dict]:
         "grammar": itertools.islice(distinct_sentences(f"{seed} open test", True), count),
         "words": sentences.shuffled("examples", "words", seed)[:count],
         "speakers": new[count : 2 * count],
+        "prompts": [text for text in new[2 * count :] if len(text) in _PROMPT_LETTERS],
     }
+    texts["prompts"] = texts["prompts"][: 2 * len(speakers.held_out)]
     rows = []
     for test, chosen in texts.items():
-        voices = speakers.held_out if test == "speakers" else speakers.named
+        voices = speakers.held_out if test in ("speakers", "prompts") else speakers.named
         if voices:
             for index, text in enumerate(chosen):
                 voice = voices[index % len(voices)]
