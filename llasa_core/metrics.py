@@ -101,38 +101,6 @@ def _reference(text: str, language: str, spoken_digits: bool = False) -> str:
     return normalised
 
 
-def corpus_wer(errors: Sequence[int], words: Sequence[int]) -> float:
-    """All errors over all words: WER in which long utterances weigh more. 0.05 is 5 %."""
-    errors, words = _counts(errors, words)
-    return float(errors.sum() / words.sum())
-
-
-def mean_utterance_wer(errors: Sequence[int], words: Sequence[int]) -> float:
-    """Mean of the utterances' WERs, as in Seed-TTS-Eval: every utterance weighs the same."""
-    errors, words = _counts(errors, words)
-    return float(np.mean(errors / words))
-
-
-def corpus_cer(errors: Sequence[int], characters: Sequence[int]) -> float:
-    """All character errors over all characters."""
-    return corpus_wer(errors, characters)
-
-
-def _counts(errors, words) -> tuple[np.ndarray, np.ndarray]:
-    errors, words = np.asarray(errors, dtype=np.float64), np.asarray(words, dtype=np.float64)
-    if errors.shape != words.shape or errors.ndim != 1 or not len(errors):
-        raise InputError(
-            f"error rate over shapes {errors.shape} and {words.shape}, expected two equal lists,"
-            " not empty"
-        )
-    if (words <= 0).any():
-        raise InputError(
-            f"utterance {int(np.argmax(words <= 0))} has no words in its reference, expected at"
-            " least one"
-        )
-    return errors, words
-
-
 def bits_per_second(rows: Sequence[Mapping]) -> tuple[float, Interval]:
     """Held-out speech in bits a second of audio, with a bootstrap interval over its rows."""
     bits = np.array([row["nats"] for row in rows], np.float64) / np.log(2)

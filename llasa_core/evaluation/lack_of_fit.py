@@ -8,7 +8,7 @@ by more than that is rejected (Draper and Smith 1998, section 2.1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,6 @@ class LackOfFit:
         if self.largest_out is not None:
             known["largest_out"] = self.largest_out
         return {f"{prefix}_{name}": value for name, value in known.items()}
-
-    @classmethod
-    def of_metrics(cls, metrics: Mapping[str, float], prefix: str) -> LackOfFit:
-        """What `metrics` wrote; nothing is known of a fit that was not tested."""
-        names = ("lack_of_fit_f", "lack_of_fit_p", "lack_of_fit_between", "lack_of_fit_within")
-        f, p, between, within = (metrics.get(f"{prefix}_{name}") for name in names)
-        return cls(f, p, int(between or 0), int(within or 0), metrics.get(f"{prefix}_largest_out"))
 
     def text(self) -> str:
         """One line to stand beside every law."""

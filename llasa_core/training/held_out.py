@@ -16,7 +16,6 @@ from llasa_core import intervals
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.files import read_object
-from llasa_core.files import write_rows as write_rows  # for the notebooks that call it here
 
 ROW_TOKENS = 4096  # of a forward pass
 

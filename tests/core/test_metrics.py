@@ -88,18 +88,6 @@ def test_empty_reference_is_an_input_error(reference):
         metrics.character_errors(reference, "anything")
 
 
-def test_corpus_wer_and_mean_utterance_wer_differ_when_lengths_differ():
-    errors, words = [1, 0, 2], [2, 8, 10]
-    assert metrics.corpus_wer(errors, words) == pytest.approx(3 / 20)
-    assert metrics.mean_utterance_wer(errors, words) == pytest.approx((0.5 + 0 + 0.2) / 3)
-
-
-@pytest.mark.parametrize("errors, words", [([], []), ([1], [1, 2]), ([1, 1], [3, 0])])
-def test_error_rates_refuse_nothing_unequal_lists_and_empty_references(errors, words):
-    with pytest.raises(InputError):
-        metrics.corpus_wer(errors, words)
-
-
 def test_bootstrap_interval_of_a_mean_is_that_of_the_normal_law():
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
     low, high = intervals.bootstrap_interval(values, n_boot=4000)

@@ -48,8 +48,10 @@ def test_without_repeats_or_runs_to_spare_nothing_is_claimed():
     assert few.checks.largest_out is None and "too few runs" in few.checks.text()
 
 
-def test_checks_are_read_back_from_a_result():
-    checks = power_law_fit(SIZES, (1.5 + 40 * SIZES**-0.3) * NOISE, n_boot=2)
-    metrics = checks.metrics("law")
-    assert LackOfFit.of_metrics(metrics, "law") == checks.checks
-    assert LackOfFit.of_metrics({}, "law") == LackOfFit()
+def test_checks_are_flat_numbers_of_a_result():
+    law = power_law_fit(SIZES, (1.5 + 40 * SIZES**-0.3) * NOISE, n_boot=2)
+    metrics = law.metrics("law")
+    assert metrics["law_lack_of_fit_f"] == law.checks.f
+    assert metrics["law_lack_of_fit_p"] == law.checks.p
+    assert metrics["law_largest_out"] == law.checks.largest_out
+    assert LackOfFit().metrics("law") == {}

@@ -103,6 +103,18 @@ def test_every_number_of_a_small_manifest_is_the_one_counted_by_hand(
     assert all(np.isfinite(value) for value in summary.values())
 
 
+def test_corpus_rates_weigh_by_length_and_the_mean_of_utterances_does_not():
+    words = {"errors": [1, 0, 2], "words": [2, 8, 10]}
+    letters = {"character_errors": [3, 0, 2], "characters": [10, 40, 50]}
+    columns = words | letters | {"seconds": [1.0, 1.0, 1.0]}
+    summary = summarise(
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    )
+    assert summary["corpus_wer"] == pytest.approx(3 / 20)
+    assert summary["mean_utterance_wer"] == pytest.approx((0.5 + 0 + 0.2) / 3)
+    assert summary["corpus_cer"] == pytest.approx(5 / 100)
+
+
 def test_shares_of_several_seeds_have_intervals_over_texts_and_say_how_many():
     rows = [
         {"id": f"{text}.s{seed}", "text_id": f"t{text}", "seconds": 1.0, "ended": text % 4 > 0}
