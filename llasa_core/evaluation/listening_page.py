@@ -110,7 +110,10 @@ def score_table(table: pd.DataFrame) -> list[dict[str, str]]:
         "corpus_wer": ("corpus WER (%)", 100, 1),
         "speaker_similarity": ("speaker similarity", 1, 3),
     }
-    shown |= {"quality": ("predicted quality (1 to 5)", 1, 2)}
+    shown |= {
+        "quality": ("predicted quality (1 to 5)", 1, 2),
+        "sampled_again_share": ("sampled again by the guards (%)", 100, 1),
+    }
     rows = []
     for _, row in table.iterrows():
         cells = {"system": row["system"]}

@@ -257,9 +257,9 @@ def system_rows(scored: Result) -> dict[str, list[dict]]:
     }
 
 
-def speech_folders(results_dir: str | Path, spoken: str) -> dict[str, Result]:
-    """{folder of speech: the run of 30_synthesize that made it} of an experiment."""
-    return {run.params["speech_dir"]: run for run in finished_runs(results_dir, spoken)}
+def speech_folders(runs: Iterable[Result]) -> dict[str, Result]:
+    """{folder of speech: the run of 30_synthesize that made it}; runs of others are passed over."""
+    return {run.params["speech_dir"]: run for run in runs if "speech_dir" in run.params}
 
 
 def model_of(scored: Result, system: str, speech: Mapping[str, Result]) -> str:

@@ -26,7 +26,7 @@ from llasa_core.experiments.results import (
     speech_folders,
     system_rows,
 )
-from llasa_core.intervals import compare_systems
+from llasa_core.intervals import compare_systems, wilson_interval
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -215,6 +215,21 @@ def runs_digest(runs: pd.DataFrame) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(lines).encode()).digest()[:6], "big")
 
 
+def sampled_again(scored: Result, name: str, speech: Mapping[str, Result]) -> dict[str, float]:
+    """sampled_again_share, as in `summarise`, of scored rows that a run of `speech`
+    (`speech_folders`) spoke under guards, which counted them; {} of any others.
+    """
+    system = scored.params.get("main_system", "") if name == "utterances" else name
+    manifest = scored.params.get("systems", {}).get(system, "")
+    run = speech.get(Path(manifest).parent.as_posix())
+    if run is None or not run.params["attempts"]:
+        return {}
+    again, spoken = int(run.metrics["sampled_again"]), int(run.metrics["utterances"])
+    low, high = wilson_interval(again, spoken)
+    ends = {"": again / spoken, "_low": low, "_high": high, "_n": spoken}
+    return {f"sampled_again_share{end}": value for end, value in ends.items()}
+
+
 def speech_by_training(
     results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]
 ) -> pd.DataFrame:
@@ -224,7 +239,7 @@ def speech_by_training(
     hours. InputError for a system whose speech or model none of them made.
     """
     models = models_of(run for name in trained for run in finished_runs(results_dir, name))
-    speech, rows = speech_folders(results_dir, spoken), []
+    speech, rows = speech_folders(finished_runs(results_dir, spoken)), []
     for system, scores in system_rows(scored).items():
         model = model_of(scored, system, speech)
         if model not in models:
@@ -232,7 +247,9 @@ def speech_by_training(
             raise InputError(
                 f"{scored.folder}: system {system!r} is of {model}, which no run of {names} made"
             )
-        rows.append({"system": system, **training_row(models[model]), **summarise(scores)})
+        again = sampled_again(scored, system, speech)
+        row = {"system": system, **training_row(models[model])}
+        rows.append(row | again | summarise(scores))
     return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)
 
 
@@ -254,10 +271,11 @@ def finetunes(
     """
     training = {run.params["publish"]: run for run in finished_runs(results_dir, trained)}
     bases = {run.params["model"] for run in training.values()}
-    speech = speech_folders(results_dir, spoken)
+    speech = speech_folders(finished_runs(results_dir, spoken))
     tunes, levels = [], []
     for system, rows in system_rows(scored).items():
-        row = {"system": system, **summarise(rows)}
+        again = sampled_again(scored, system, speech)
+        row = {"system": system, **again, **summarise(rows)}
         model = "" if system in LEVELS else model_of(scored, system, speech)
         if model in training:
             tunes.append(row | _finetuning(training[model]))

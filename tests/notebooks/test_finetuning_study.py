@@ -74,10 +74,11 @@ def study(tmp_path):
             tmp_path,
             "speech",
             system,
-            {"model": f"models/{number}", "speech_dir": f"speech/{number}"},
-            {},
+            {"model": f"models/{number}", "speech_dir": f"speech/{number}", "attempts": 5},
+            {"sampled_again": number, "utterances": 2},
         )
-    write_result(tmp_path, "speech", "before", {"model": BASE, "speech_dir": "speech/9"}, {})
+    params = {"model": BASE, "speech_dir": "speech/9", "attempts": 0}
+    write_result(tmp_path, "speech", "before", params, {"sampled_again": 0, "utterances": 2})
     systems = {system: f"speech/{number}/speech.jsonl" for number, system in enumerate(TUNED)}
     params = {"systems": {"before": "speech/9/speech.jsonl", **systems}, "main_system": "full-10"}
     rows = {
@@ -118,6 +119,13 @@ def test_scores_are_joined_to_the_training_whose_checkpoint_spoke_them(study):
     )
 
 
+def test_fine_tunes_have_the_share_of_utterances_that_their_guards_had_sampled_again(study):
+    tunes, levels, _ = read(study)
+    expected = {system: number / 2 for number, system in enumerate(TUNED)}
+    assert dict(zip(tunes["system"], tunes["sampled_again_share"], strict=True)) == expected
+    assert "sampled_again_share" not in levels
+
+
 def test_lora_is_compared_with_all_weights_where_both_have_the_amount(study):
     tunes, levels, scored = read(study)
     (row,) = tables.lora_minus_all(tunes, scored).to_dict("records")
@@ -135,7 +143,8 @@ def test_speech_that_no_run_made_and_a_model_from_elsewhere_are_refused(study):
         InputError, match="system 'full-1' lies in speech/0, which no run of speech made"
     ):
         read(study)
-    write_result(study, "speech", "full-1", {"model": "models/77", "speech_dir": "speech/0"}, {})
+    params = {"model": "models/77", "speech_dir": "speech/0", "attempts": 0}
+    write_result(study, "speech", "full-1", params, {})
     with pytest.raises(InputError, match="'full-1' is of models/77, which no run of tuning made"):
         read(study)
     with pytest.raises(InputError, match="scores/nowhere: no finished run"):

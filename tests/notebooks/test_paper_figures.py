@@ -89,7 +89,8 @@ def write_scaling(folder):
     models["tiny"] = "scaling/tiny-seed0-hours1.0-0000"
     for name, model in models.items():
         params = {"model": f"artifacts/{model}/model", "speech_dir": f"artifacts/{name}"}
-        write_run(folder, "scaling_speech", f"{name}-6", {}, params)
+        again = {"sampled_again": 1, "utterances": 4}
+        write_run(folder, "scaling_speech", f"{name}-6", again, params | {"attempts": 5})
     params = {"systems": {name: f"artifacts/{name}/speech.jsonl" for name in models}}
     params |= {"main_system": "small", "resynthesis_codec": "", "score_originals": False}
     rows = {"utterances": scored(errors=1), "nano": scored(errors=4), "tiny": scored(errors=2)}
@@ -177,18 +178,40 @@ def read(folder):
 def beside(folder):
     study = read(folder)
     published = results.published_tables(folder)
-    return notebook.beside_the_paper(notebook.system_scores(study), published, study)
+    return notebook.beside_the_paper(notebook.system_scores(study, {}), published, study)
 
 
 @pytest.mark.slow
 def test_scores_are_recomputed_from_the_utterances(made):
-    scores = notebook.system_scores(read(made)).set_index(["corpus", "system"])
+    scores = notebook.system_scores(read(made), {}).set_index(["corpus", "system"])
     assert scores.loc[("builtin", "mini codec"), "corpus_wer"] == pytest.approx(1 / 10)
     assert scores.loc[("builtin", "mini Llasa"), "corpus_wer"] == pytest.approx(3 / 10)
     assert scores.loc[("builtin", "mini Llasa"), "nearest_speaker_share"] == 0.5
     before = ("human", "before, a voice of its own")
     assert scores.loc[before, "speaker_similarity"] == pytest.approx(0.65)
     assert "resynthesis" not in scores.index.get_level_values("corpus")
+
+
+@pytest.mark.slow
+def test_share_of_utterances_sampled_again_is_that_which_the_run_of_the_speech_counted(made):
+    for path, params in (
+        ("evaluation/builtin-1", {"systems": {"said": "speech/a/manifest.jsonl"}}),
+        ("evaluation/human-2", {"systems": {"before": "speech/b/manifest.jsonl"}}),
+    ):
+        place = made / path / "result.json"
+        result = json.loads(place.read_text())
+        result["params"] |= params | {"main_system": "said"}
+        place.write_text(json.dumps(result))
+    counted = {"sampled_again": 36, "utterances": 91}
+    for name, attempts in (("a", 5), ("b", 0)):  # b: without guards nothing is sampled again
+        params = {"speech_dir": f"speech/{name}", "attempts": attempts}
+        write_run(made, "synthesis", f"{name}-1", counted, params)
+    speech = results.speech_folders(results.read_results(made))
+    scores = notebook.system_scores(read(made), speech)
+    builtin, human = (notebook.score_table(scores, corpus) for corpus in ("builtin", "human"))
+    heading = "sampled again by the guards, % of utterances"
+    assert builtin.loc[heading].tolist() == ["", "", "39.6 [30.1, 49.8]"]  # Wilson's, by hand
+    assert heading not in human.index
 
 
 @pytest.mark.slow
@@ -201,7 +224,7 @@ def test_searched_speech_is_summarised_over_texts(made):
     shutil.rmtree(made / "inference_time_scaling")
     arms = {name: rows for name in ("plain", "partial-prm")}
     write_run(made, "inference_time_scaling", "open-7", {}, **arms)
-    scores = notebook.system_scores(read(made)).set_index(["corpus", "system"])
+    scores = notebook.system_scores(read(made), {}).set_index(["corpus", "system"])
     thrice, once = scores.loc[("search", "plain sampling")], scores.loc[("builtin", "mini Llasa")]
     assert (thrice["corpus_wer"], thrice["corpus_wer_n"]) == (pytest.approx(3 / 10), 6)
     for end in ("_low", "_high"):  # three equal seeds are no more evidence than one

@@ -200,7 +200,7 @@ def write_speech(root, system, model):
     """A finished run of 30_synthesize; its folder does not carry the name that the scores have."""
     folder = root / "speech" / f"run-{system * 4}"
     folder.mkdir(parents=True)
-    params = {"model": f"artifacts/{model}/model", "speech_dir": f"speech/{model}"}
+    params = {"model": f"artifacts/{model}/model", "speech_dir": f"speech/{model}", "attempts": 5}
     result = {
         "schema": 1,
         "experiment": "speech",
@@ -209,7 +209,10 @@ def write_speech(root, system, model):
         "params": params,
     }
     (folder / "result.json").write_text(
-        json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}})
+        json.dumps(
+            result
+            | {"metrics": {"sampled_again": 1, "utterances": 4}, "artifacts": {}, "provenance": {}}
+        )
     )
     return {system: f"speech/{model}/speech.jsonl"}
 
@@ -257,6 +260,7 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
     assert (
         speech["corpus_wer"].tolist() == [0.5, 0.2, 0.1]
         and (speech["speaker_similarity"] == 0.375).all()
+        and (speech["sampled_again_share"] == 0.25).all()
     )
     panels = {"corpus_wer": ("WER (%)", 100), "speaker_similarity": ("cosine", 1)}
     by_hours, by_size, *_ = scaling_study.speech_by_data_and_size(speech, panels).axes
