@@ -62,7 +62,9 @@ class TransformersWhisper:
         import transformers
 
         source = "openai/whisper-large-v3" if name == "whisper-large-v3-transformers" else name
-        self._model = load_strictly(transformers.WhisperForConditionalGeneration, source)
+        self._model = load_strictly(
+            transformers.WhisperForConditionalGeneration, source, dtype=torch.float32
+        )
         self._processor = _processor(transformers.WhisperProcessor, source)
         self._device = choose_device(device)
         self._model.to(self._device).eval()
@@ -99,7 +101,7 @@ class HubertTranscriber:
         import transformers
 
         source = f"facebook/{name}" if "/" not in name else name
-        self._model = load_strictly(transformers.HubertForCTC, source)
+        self._model = load_strictly(transformers.HubertForCTC, source, dtype=torch.float32)
         self._processor = _processor(transformers.Wav2Vec2Processor, source)
         self._device = choose_device(device)
         self._model.to(self._device).eval()

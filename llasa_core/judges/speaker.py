@@ -156,6 +156,7 @@ class WavLMEmbedder:
     """
 
     def __init__(self, name: str = "wavlm", device: str | None = None):
+        import torch
         import transformers
 
         source = WAVLM_ID if name == "wavlm" else name
@@ -165,7 +166,7 @@ class WavLMEmbedder:
             )
         try:
             self._extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(source)
-            self._model = load_strictly(transformers.WavLMForXVector, source)
+            self._model = load_strictly(transformers.WavLMForXVector, source, dtype=torch.float32)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise InputError(

