@@ -12,6 +12,8 @@ import pytest
 from llasa_core.cli import build_parser
 from llasa_core.evaluation.summary import summarise
 from llasa_core.experiments.config import repository_root
+from llasa_core.experiments.results import read_result, read_results, speech_folders
+from llasa_core.experiments.tables import sampled_again
 
 ROOT = repository_root(Path(__file__).parent)
 PAGES = sorted(
@@ -98,6 +100,18 @@ def test_headline_numbers_are_those_of_the_scored_utterances(row):
     assert wer == cell("corpus_wer", 100, 1)
     assert similarity == cell("speaker_similarity", 1, 3)
     assert int(n) == summary["utterances"]
+
+
+def test_front_page_says_how_much_of_the_headline_speech_was_sampled_again():
+    speech = speech_folders(read_results(ROOT / "results"))
+    shares = {}
+    for name, *_, path in headline_rows():
+        scored = read_result((ROOT / path).parent / "result.json")
+        shares[name] = sampled_again(scored, Path(path).stem, speech).get("sampled_again_share")
+    last = shares.pop("fine-tuned on a real voice")
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"Guards had {100 * last:.0f} % of it sampled again." in text
+    assert not any(shares.values())
 
 
 def benchmark(name):
