@@ -1,5 +1,6 @@
 # The package index serves torch for CUDA (gigabytes) on Linux. A machine without a GPU saves them with
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Tests run in two processes, each about 2 GB; more, or fewer: make test JOBS=4
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
@@ -12,6 +13,8 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do 
 TORCH_INDEX ?=
 BIN := .venv/bin
 CODE := llasa_core notebooks tests benchmarks
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 QUICK := not slow and not notebook and not slurm and not fuzz
 
 help: ## list the targets
@@ -56,12 +59,12 @@ shell: install ## a shell with .venv active, where `llasa` is on the path
 check: install ## lint and the quick tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/python -m pytest -m "$(QUICK)"
+	$(PYTEST) -m "$(QUICK)"
 
 test: install ## lint and all tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 torture: install ## kill commands at random moments, fill their disks, start them twice, hostile files; half an hour
 	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/torture.py
