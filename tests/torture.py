@@ -66,7 +66,7 @@ def prepare_folder():
     rows = [json.loads(line) for line in Path("corpus.jsonl").read_text().splitlines()]
     many = [{**rows[n % 2], "id": f"u{n}"} for n in range(40)]
     Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
-    asked = [{"id": f"r{n}", "text": "hello text " * (1 + n % 3), "seed": n} for n in range(12)]
+    asked = [{"id": f"r{n}", "text": "hello text " * (1 + n % 3), "seed": n} for n in range(6)]
     Path("requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     write_notebook(Path("repository", "notebooks", "study.ipynb"), *CELLS)
     Path("repository", "pyproject.toml").touch()
@@ -218,13 +218,15 @@ def attack(command, kills, chance):
     }
 
 
-def hostile():
+def hostile(folder):
     """{command: {"inputs", "refused", "slowest_seconds"}} of the hostile files of test_hostile.py.
 
     Refused: status 2, at most three lines, nothing executed or written elsewhere.
     """
+    folder.mkdir()
+    make_workshop(folder)
     table = {}
-    for (command, file, _), answer in meet_all(Path.cwd(), Path("answers")).items():
+    for (command, file, _), answer in meet_all(folder, Path("answers")).items():
         if file:
             row = table.setdefault(command, {"inputs": 0, "refused": 0, "slowest_seconds": 0.0})
             row["inputs"] += 1
@@ -284,18 +286,18 @@ def main():
     # The lock of tqdm's own is shared by forks, so that one killed with it would stop all others.
     tqdm.monitor_interval = 0
     tqdm.set_lock(threading.RLock())
-    for name in options.only.split(",") if options.only else [*COMMANDS, "hostile"]:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            prepare_folder()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        prepare_folder()
+        for name in options.only.split(",") if options.only else [*COMMANDS, "hostile"]:
             if name == "hostile":
-                row = report["hostile"] = hostile()
+                row = report["hostile"] = hostile(Path("hostile"))
             else:
                 chance = random.Random(f"{options.seed} {name}")
                 row = report["commands"][name] = attack(name, options.kills, chance)
-        report["commits"][name] = commit
-        print(name, json.dumps(row), flush=True)
-        write_json(target, report)
-        write_page(page, report)
+            report["commits"][name] = commit
+            print(name, json.dumps(row), flush=True)
+            write_json(target, report)
+            write_page(page, report)
 
 
 if __name__ == "__main__":
