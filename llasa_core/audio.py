@@ -1,5 +1,5 @@
 """Audio files: any rate, channels and format that libsndfile reads -> float32 mono at one rate;
-16-bit wavs out.
+16-bit wavs and MP3 out.
 
 Files are read in blocks, and what a header announces is never allocated: a forged one costs
 nothing.
@@ -235,6 +235,18 @@ def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> N
     buffer = io.BytesIO()
     soundfile.write(buffer, sixteen_bit(wave), sample_rate, format="WAV", subtype="PCM_16")
     publish(Path(path), buffer.getvalue(), synced=False)  # journals know its sha256
+
+
+def write_mp3(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Clip float32 (T,) to -1..1 and write it as a mono MP3 file, about 45 kbit/s, by rename.
+
+    Every browser plays it, and the same wave makes the same bytes: Ogg files hold a random number.
+    """
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sixteen_bit(wave), sample_rate, format="MP3", compression_level=0.4)
+    publish(Path(path), buffer.getvalue())
 
 
 def listen(path: str | Path):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from llasa_core import plots
-from llasa_core.audio import SAMPLE_RATE, load_audio, write_wav
+from llasa_core.audio import SAMPLE_RATE, load_audio, write_mp3, write_wav
 from llasa_core.errors import InputError
 from llasa_core.files import publish, render_page
 
@@ -32,7 +33,10 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class System:
-    """A column of players: a name, its scored rows (`utterances.jsonl`) and the folder of wavs."""
+    """A column of players: a name, its scored rows (`utterances.jsonl`) and the folder of wavs.
+
+    A row's `note` is shown before its scores.
+    """
 
     name: str
     rows: Sequence[Mapping]
@@ -47,14 +51,15 @@ def listening_page(
     drawn: Mapping[str, Figure],
     systems: Sequence[System],
     limit: int = 24,
+    compressed: bool = False,
 ) -> Path:
     """Write `out/index.html` with its audio and pictures in `out/media`, in place of an earlier
     page; return its path.
 
     `scores` is a table of ready-made strings, one mapping a row; `drawn` maps captions to figures.
     Utterances appear in the order of the first system, at most `limit` of them; one that another
-    system lacks raises InputError. Nothing of an earlier page changes before the new one is
-    complete.
+    system lacks raises InputError. `compressed`: the players' files are MP3, a sixth of a wav.
+    Nothing of an earlier page changes before the new one is complete.
     """
     out = Path(out)
     media, fresh = out / "media", out / "media.part"
@@ -77,11 +82,13 @@ def listening_page(
         if len(shown) < len(systems[0].rows)
         else f"{len(shown)}"
     )
-    legend = [f"Sentences: {counted}, each from {len(systems)} sources."]
+    several = len(systems) > 1
+    legend = [f"Sentences: {counted}" + several * f", each from {len(systems)} sources" + "."]
     legend += [
         text for key, text in MEANINGS.items() if any(key in row for s in systems for row in s.rows)
     ]
-    legend += ["Spectrograms: 0 to 8 kHz; those of one sentence share their time axis."]
+    shared = several * "; those of one sentence share their time axis"
+    legend += [f"Spectrograms: 0 to 8 kHz{shared}."]
     page = render_page(
         Path(__file__).parent,
         "listening_page",
@@ -93,7 +100,7 @@ def listening_page(
         pictures=_pictures(drawn, fresh),
         legend=legend,
         utterances=[
-            _utterance(number, [table[row["id"]] for table in tables], systems, fresh)
+            _utterance(number, [table[row["id"]] for table in tables], systems, fresh, compressed)
             for number, row in enumerate(shown, 1)
         ],
     )
@@ -137,7 +144,11 @@ def _pictures(drawn: Mapping[str, Figure], media: Path) -> dict[str, str]:
 
 
 def _utterance(
-    number: int, rows: Sequence[Mapping], systems: Sequence[System], media: Path
+    number: int,
+    rows: Sequence[Mapping],
+    systems: Sequence[System],
+    media: Path,
+    compressed: bool,
 ) -> dict[str, Any]:
     """What the page says of one text; its players' files go to `media` under names of our own."""
     files = [system.folder / row["audio"] for system, row in zip(systems, rows, strict=True)]
@@ -148,11 +159,7 @@ def _utterance(
         zip(rows, systems, files, waves, strict=True)
     ):
         stem = f"{number:03d}-{place}-" + re.sub(r"[^A-Za-z0-9._-]", "_", str(row["id"]))[:80]
-        sound = f"{stem}{file.suffix.lower()}" if file.suffix.lower() in PLAYED else f"{stem}.wav"
-        if file.suffix.lower() in PLAYED:
-            shutil.copyfile(file, media / sound)
-        else:
-            write_wav(media / sound, wave)
+        sound = _sound(file, wave, media / stem, compressed)
         drawing = plots.spectrogram(wave)
         drawing.axes[0].set_xlim(0, longest)
         drawing.axes[0].grid(False)
@@ -160,7 +167,7 @@ def _utterance(
         takes.append(
             {
                 "system": system.name,
-                "sound": sound,
+                "sound": sound.name,
                 "picture": f"{stem}.webp",
                 "seconds": len(wave) / SAMPLE_RATE,
                 "heard": row.get("hypothesis"),
@@ -170,8 +177,21 @@ def _utterance(
     return {"text": rows[0]["text"], "language": rows[0].get("language") or "en", "takes": takes}
 
 
+def _sound(file: Path, wave: np.ndarray, stem: Path, compressed: bool) -> Path:
+    """The player's file: the recording's own, or its wave in a format that every browser plays."""
+    suffix = file.suffix.lower()
+    suffix = ".mp3" if compressed else suffix if suffix in PLAYED else ".wav"
+    sound = stem.with_name(stem.name + suffix)
+    if suffix == file.suffix.lower():
+        shutil.copyfile(file, sound)
+    else:
+        (write_mp3 if compressed else write_wav)(sound, wave)
+    return sound
+
+
 def _findings(row: Mapping) -> list[str]:
     found = [
+        row.get("note", ""),
         f"{row['errors']} of {row['words']} words wrong" if "errors" in row else "",
         f"similarity {row['similarity']:.2f}" if "similarity" in row else "",
         f"quality {row['quality']:.2f}" if "quality" in row else "",

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from llasa_core import plots
-from llasa_core.audio import load_audio, write_wav
+from llasa_core.audio import SAMPLE_RATE, load_audio, write_wav
 from llasa_core.errors import InputError
 from llasa_core.evaluation.listening_page import System, listening_page, score_table
 
@@ -169,7 +169,29 @@ def test_a_second_page_replaces_the_media_of_the_first(tmp_path):
     again = write(tmp_path / "page", [system(tmp_path, "a", ["new", "newer", "last"])], limit=2)
     media = {path.name for path in (again.parent / "media").iterdir()}
     assert not first & media and len(media) == 4
-    assert "Sentences: 2 of 3, each from 1 sources." in Page(again).text
+    assert "Sentences: 2 of 3." in Page(again).text
+
+
+def test_compressed_players_play_the_same_wave_from_much_smaller_files(tmp_path):
+    spoken = system(tmp_path, "a", ["x"])
+    wave = 0.3 * np.sin(np.arange(40_000) * 0.1) * np.linspace(0, 1, 40_000)
+    write_wav(spoken.folder / "0.wav", wave)
+    pages = [
+        write(tmp_path / name, [spoken], compressed=compressed)
+        for name, compressed in (("plain", False), ("small", True), ("again", True))
+    ]
+    plain, small, again = (page.parent / Page(page).all("audio")[0]["src"] for page in pages)
+    assert (plain.suffix, small.suffix) == (".wav", ".mp3")
+    assert small.stat().st_size < plain.stat().st_size / 4
+    decoded = load_audio(small)
+    assert abs(len(decoded) - len(wave)) < 0.02 * SAMPLE_RATE
+    assert np.corrcoef(decoded[: len(wave)], wave[: len(decoded)])[0, 1] > 0.99
+    assert small.read_bytes() == again.read_bytes()
+
+
+def test_note_of_a_row_stands_before_its_scores(tmp_path):
+    noted = system(tmp_path, "a", ["x"], note=f"voice ava {NASTY}", errors=1, words=7)
+    assert f"voice ava {NASTY} · 1 of 7 words wrong" in Page(write(tmp_path / "page", [noted])).text
 
 
 def test_folder_with_media_of_something_else_is_left_alone(tmp_path):
