@@ -14,12 +14,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from llasa_core.errors import InputError, fits
+from llasa_core.synthesis.cache import SlotCache
 from llasa_core.synthesis.sampling import (
     Sampling,
     draw,
@@ -49,83 +50,33 @@ class Answers:
         return slice(min(self.first, self.end), max(self.stop, self.end + 1))
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A row to draw: prompt int (T,), the most tokens of its answer, its seed, how it is drawn, and
+    which positions of the prompt no token attends to.
+    """
+
+    prompt: np.ndarray
+    limit: int
+    seed: int
+    sampling: Sampling
+    hidden: Sequence[int] = field(default=())
+
+
 @dataclass(frozen=True)
 class Row:
     """What one row answered: `ids` int64 (L,) without the end token.
 
-    reason: "end", or "length" where the limit was reached. log_prob: natural log of the product of
-    the probabilities of the tokens drawn (END included) in the model's own distribution over the
-    allowed tokens: temperature 1, before top_k and top_p. steps: tokens drawn, END included.
+    reason: "end", or "length" where the limit was reached; "" while the row goes on. log_prob:
+    natural log of the product of the probabilities of the tokens drawn (END included) in the
+    model's own distribution over the allowed tokens: temperature 1, before top_k and top_p. steps:
+    tokens drawn, END included.
     """
 
     ids: np.ndarray
     reason: str
     log_prob: float
     steps: int
-
-
-class SlotCache:
-    """Keys and values of every layer, (S, heads, capacity, width) each; what a Llama needs of a
-    cache is `update`.
-    """
-
-    def __init__(self, model: torch.nn.Module, slots: int, capacity: int) -> None:
-        config = model.config
-        width = (
-            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        )
-        shape = (slots, config.num_key_value_heads, capacity, width)
-        weight = model.get_output_embeddings().weight
-
-        def room() -> list[torch.Tensor]:
-            return [
-                torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-                for _ in range(config.num_hidden_layers)
-            ]
-
-        self.keys, self.values = room(), room()
-        self.target: torch.Tensor | None = None  # prefill: the slot of each prompt
-        self.live = self.seen = 0  # step: rows in use, keys to attend to
-        # step: slot and position that each row writes
-        self.at: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def prefill(self, target: torch.Tensor) -> None:
-        """The next forward pass is a prefill: slot `target[i]` takes the keys of prompt `i`."""
-        self.target, self.at = target, None
-
-    def step(self, live: int, at: tuple[torch.Tensor, torch.Tensor], seen: int) -> None:
-        """The next forward pass adds one token to each of the first `live` slots and attends to
-        `seen` positions.
-        """
-        self.live, self.at, self.seen = live, at, seen
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by the attention of each layer with key and value (B, heads, T, width)."""
-        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-            if self.at is None:
-                store[self.target, :, : new.shape[2]] = new
-            else:
-                store[self.at[0], :, self.at[1]] = new[:, :, 0]
-        if self.at is None:
-            return key, value
-        return (
-            self.keys[layer][: self.live, :, : self.seen],
-            self.values[layer][: self.live, :, : self.seen],
-        )
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of slot `source` over slot `target`."""
-        for store in (*self.keys, *self.values):
-            store[target, :, :length] = store[source, :, :length]
-
-    def gather(self, source: torch.Tensor, length: int) -> None:
-        """Slots 0..len(source)-1 become copies of the first `length` positions of the slots
-        `source`.
-        """
-        for store in (*self.keys, *self.values):
-            store[: len(source), :, :length] = store[source, :, :length]
 
 
 def decode(
@@ -211,14 +162,29 @@ class Loop:
     """
 
     def __init__(self, model, prompts, limits, seeds, sampling, answers, slots, hidden) -> None:
+        self.prompts = [np.ascontiguousarray(prompt, dtype=np.int32) for prompt in prompts]
+        self.limits, self.seeds = limits, seeds
+        self.hidden = hidden if hidden is not None else [()] * len(prompts)
+        # Longest first, so that the last rows to run are short ones; equal prompts next to each
+        # other.
+        first_of: dict[bytes, int] = {}
+        key = [first_of.setdefault(prompt.tobytes(), i) for i, prompt in enumerate(self.prompts)]
+        self.same = key
+        self.queue = sorted(
+            range(len(prompts)), key=lambda i: (-limits[i], key[i], i), reverse=True
+        )
+        capacity = max(
+            len(prompt) + limit for prompt, limit in zip(self.prompts, limits, strict=True)
+        )
+        self._make_room(model, answers, sampling, min(slots, len(prompts)), capacity, max(limits))
+
+    def _make_room(self, model, answers, sampling, slots, capacity, longest) -> None:
+        """The empty state of `slots` rows of `capacity` tokens, at most `longest` of them drawn."""
         self.model, self.body = model, model.get_decoder()
         # transformers renames the argument: `past_key_values` until 5.22 or so, then `cache`
         names = inspect.signature(self.body.forward).parameters
         self.cache_argument = "cache" if "cache" in names else "past_key_values"
-        self.prompts = [np.ascontiguousarray(prompt, dtype=np.int32) for prompt in prompts]
-        self.limits, self.seeds, self.sampling, self.answers = limits, seeds, sampling, answers
-        self.hidden = hidden if hidden is not None else [()] * len(prompts)
-        self.slots = min(slots, len(prompts))
+        self.sampling, self.answers, self.slots = sampling, answers, slots
         # A prefill for each single free slot would cost more than it gains
         self.refill_at = max(1, self.slots // 4)
         self.weight = model.get_output_embeddings().weight[answers.head]  # (V, H)
@@ -228,19 +194,6 @@ class Loop:
         allowed[answers.first - answers.head.start : answers.stop - answers.head.start] = True
         allowed[self.end] = True
         self.forbidden = (~allowed).nonzero().squeeze(-1)
-        # Longest first, so that the last rows to run are short ones; equal prompts next to each
-        # other.
-        first_of: dict[bytes, int] = {}
-        key = [first_of.setdefault(prompt.tobytes(), i) for i, prompt in enumerate(self.prompts)]
-        self.same = key
-        self.queue = sorted(
-            range(len(prompts)), key=lambda i: (-limits[i], key[i], i), reverse=True
-        )
-
-        capacity = max(
-            len(prompt) + limit for prompt, limit in zip(self.prompts, limits, strict=True)
-        )
-        longest = max(limits)
         self.cache = SlotCache(model, self.slots, capacity)
         self.live = self.prefilled = self.recomputed = 0
         self.error = ROUNDING if self.weight.dtype == torch.float32 else 0.0
@@ -297,24 +250,25 @@ class Loop:
         self.log_prob[slots] = 0
         self.live += count
 
-    def _prefill(self, fresh: list[int], indices: list[int], running: dict[int, int]) -> None:
+    def _prefill(self, fresh: list, indices: list[int], running: dict) -> None:
         """Compute the prompts `fresh`, each into the first slot that will hold it, which is noted
         in `running`.
         """
+        holder = {}
         for slot, index in reversed(list(enumerate(indices, start=self.live))):
             if self.same[index] in fresh:
-                running[self.same[index]] = slot
-        lengths = np.array([len(self.prompts[key]) - 1 for key in fresh])
+                running[self.same[index]], holder[self.same[index]] = slot, index
+        lengths = np.array([len(self.prompts[holder[key]]) - 1 for key in fresh])
         width = int(lengths.max())
         self.prefilled += int(lengths.sum())
         if not width:
             return
         ids = np.zeros((len(fresh), width), np.int64)
         seen = np.zeros((len(fresh), width), bool)
-        for row, key in enumerate(fresh):
-            ids[row, : lengths[row]] = self.prompts[key][:-1]
+        for row, index in enumerate(holder[key] for key in fresh):
+            ids[row, : lengths[row]] = self.prompts[index][:-1]
             seen[row, : lengths[row]] = True
-            seen[row, [position for position in self.hidden[key] if position < lengths[row]]] = (
+            seen[row, [position for position in self.hidden[index] if position < lengths[row]]] = (
                 False
             )
         shown = torch.from_numpy(seen).to(self.device)
@@ -352,7 +306,7 @@ class Loop:
         now = torch.from_numpy(self.steps[:live]).to(self.device)
         uniform = self.uniform[rows, now]
         drawn_from = self._penalised(logits, self.repeated[:live])
-        column, doubt = draw_with_doubt(drawn_from, uniform, self.sampling, self.error)
+        column, doubt = self._draw(drawn_from, uniform)
         for slot in doubt.nonzero().flatten().tolist() if self.error else ():
             column[slot] = self._alone(slot, uniform[slot : slot + 1])
         peak, drawn = logits.amax(dim=-1), logits[rows, column]
@@ -367,6 +321,15 @@ class Loop:
         self.steps[:live] += 1
         ended = (column == self.end).cpu().numpy()
         return np.flatnonzero(ended | (self.steps[:live] >= self.limit[:live]))
+
+    def _draw(
+        self, logits: torch.Tensor, uniform: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Columns and doubts (B,) of the live rows, as `draw_with_doubt`."""
+        return draw_with_doubt(logits, uniform, self.sampling, self.error)
+
+    def _sampling(self, slot: int) -> Sampling:
+        return self.sampling
 
     def _allowed(self, state: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
         """Logits float32 (B, V) of states (B, H), -inf for what may not be answered after `steps`
@@ -399,11 +362,11 @@ class Loop:
         self.recomputed += 1
         logits = self._allowed(state, self.steps[slot : slot + 1])
         logits = self._penalised(logits, self.repeated[slot : slot + 1])
-        return draw(logits, uniform, self.sampling)
+        return draw(logits, uniform, self._sampling(slot))
 
     @torch.inference_mode()
     def release(self, finished: np.ndarray) -> list[tuple[int, Row]]:
-        """Take the finished rows out and close the gaps with the last live rows."""
+        """Take the finished rows out, with what they answered."""
         done = []
         for slot in finished.tolist():
             ids = self.output[slot, : self.steps[slot]].cpu().numpy().copy()
@@ -415,7 +378,13 @@ class Loop:
                 len(ids),
             )
             done.append((int(self.request[slot]), row))
-        for slot in finished[::-1].tolist():
+        self.free(finished)
+        return done
+
+    @torch.inference_mode()
+    def free(self, slots: np.ndarray) -> None:
+        """Take rows out, by their slots (ascending), and close the gaps with the last live rows."""
+        for slot in slots[::-1].tolist():
             self.live -= 1
             if slot != self.live:
                 self.cache.move(self.live, slot, int(self.length[self.live]))
@@ -425,7 +394,28 @@ class Loop:
                     state[slot] = state[self.live]
                 for state in (self.visible, self.repeated):
                     state[slot] = state[self.live]
-        return done
+
+
+class Drawing:
+    """One row that is drawn only as far as it is asked for; use inside `generating(model)`."""
+
+    def __init__(self, model: torch.nn.Module, asked: Asked, answers: Answers) -> None:
+        row = ([asked.prompt], [asked.limit], [asked.seed])
+        self._loop = Loop(model, *row, asked.sampling, answers, 1, [asked.hidden])
+        self._loop.admit()
+        self._finished: Row | None = None
+
+    def take(self, count: int) -> Row:
+        """The row as soon as it has `count` ids or is finished."""
+        loop = self._loop
+        while self._finished is None and loop.steps[0] < count:
+            if len(finished := loop.step()):
+                ((_, self._finished),) = loop.release(finished)
+        if self._finished is not None:
+            return self._finished
+        drawn = int(loop.steps[0])
+        ids = loop.output[0, :drawn].cpu().numpy().copy()
+        return Row(ids, "", float(loop.log_prob[0]), drawn)
 
 
 @dataclass(frozen=True)

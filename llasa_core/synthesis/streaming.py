@@ -23,7 +23,7 @@ from llasa_core.audio import sixteen_bit
 from llasa_core.errors import at_least, check_fields
 from llasa_core.files import names_full_disk
 from llasa_core.manifest import Request
-from llasa_core.synthesis.decoding import Loop, Row, generating
+from llasa_core.synthesis.decoding import Row
 from llasa_core.synthesis.guards import Guards, longest_loop
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 
@@ -147,31 +147,20 @@ class SpeechStream:
         decoder = StreamDecoder(
             synthesizer.codec, self.window, () if voice is None else voice.codes
         )
-        hidden = synthesizer.hidden([self.prompt])
-        answers = synthesizer.speech_answers
         sampling = replace(self.sampling, temperature=self.sampling.temperature + heat)
-        with generating(synthesizer.model):
-            loop = Loop(
-                synthesizer.model, [self.prompt], [self.limit], [seed], sampling, answers, 1, hidden
-            )
-            loop.admit()
+        with synthesizer.drawing(self.prompt, self.limit, seed, sampling) as drawing:
             given, row = 0, None
             while row is None:
-                finished = loop.step()
-                drawn, ids = int(loop.steps[0]), loop.output[0]
-                if len(finished):
-                    ((_, row),) = loop.release(finished)
-                    decoder.codes = np.concatenate([decoder.codes, self._codes(row.ids[given:])])
-                elif (
-                    len(decoder.codes) + drawn - given
-                    >= decoder.done + decoder.size + decoder.window.right
-                ):
-                    new, given = self._codes(ids[given:drawn].cpu().numpy()), drawn
+                wanted = decoder.done + decoder.size + decoder.window.right - len(decoder.codes)
+                drawn = drawing.take(given + wanted)
+                new, given = self._codes(drawn.ids[given:]), len(drawn.ids)
+                if drawn.reason:
+                    row = drawn
+                    decoder.codes = np.concatenate([decoder.codes, new])
+                else:
                     wave = decoder.push(new)
                     if self._loops(decoder.codes[decoder.start :]):
-                        row = Row(
-                            ids[:drawn].cpu().numpy().copy(), "loop", float(loop.log_prob[0]), drawn
-                        )
+                        row = replace(drawn, reason="loop")
                     yield wave, None
         yield decoder.finish(), row
 

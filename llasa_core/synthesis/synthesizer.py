@@ -7,8 +7,10 @@ depends on its text, speaker, voice and seed, not on the other requests.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,7 @@ from llasa_core.errors import InputError
 from llasa_core.manifest import Request, length_limit
 from llasa_core.model import context_limit
 from llasa_core.prompts import Prompt, Voice
-from llasa_core.synthesis.decoding import Answers, Generated, decode
+from llasa_core.synthesis.decoding import Answers, Asked, Drawing, Generated, decode, generating
 from llasa_core.synthesis.guards import FRAME_SECONDS, GUARDS, Guards, Spoken, sounding_frames
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.text import piece_request, pieces_of_request
@@ -231,6 +233,28 @@ class Synthesizer:
         return decode(
             self.model, prompts, limits, seeds, sampling, answers, self.slots, self.hidden(prompts)
         )
+
+    @contextmanager
+    def drawing(
+        self, prompt: np.ndarray, limit: int, seed: int, sampling: Sampling
+    ) -> Iterator[Drawing]:
+        """One row of speech that can be heard while it is drawn: `take(count)` gives its Row so
+        far. The engine draws it if it can, else our loop.
+        """
+        hidden = self.hidden([prompt])
+        asked = Asked(prompt, limit, seed, sampling, () if hidden is None else hidden[0])
+        if hasattr(self.engine, "drawing"):
+            with self.engine.drawing(asked) as drawing:
+                yield drawing
+            return
+        with generating(self.model):
+            yield Drawing(self.model, asked, self.speech_answers)
+
+    def through(self, engine) -> Synthesizer:
+        """The same model, tokenizer and codec, with `engine` in place of the loop."""
+        twin = copy.copy(self)
+        twin.engine = engine
+        return twin
 
     def speak(
         self,
