@@ -228,13 +228,19 @@ def sixteen_bit(wave: np.ndarray) -> np.ndarray:
     return np.round(np.clip(wave, -1, 1) * 32767).astype("<i2")
 
 
-def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
-    """Clip float32 (T,) to -1..1 and write it as a 16-bit mono WAV file, by rename."""
+def wav_bytes(wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """A 16-bit mono WAV file of a wave (T,), as `write_wav` writes it."""
     import soundfile
 
     buffer = io.BytesIO()
     soundfile.write(buffer, sixteen_bit(wave), sample_rate, format="WAV", subtype="PCM_16")
-    publish(Path(path), buffer.getvalue(), synced=False)  # journals know its sha256
+    return buffer.getvalue()
+
+
+def write_wav(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Clip float32 (T,) to -1..1 and write it as a 16-bit mono WAV file, by rename."""
+    # Not synced: journals know its sha256
+    publish(Path(path), wav_bytes(wave, sample_rate), synced=False)
 
 
 def write_mp3(path: Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:

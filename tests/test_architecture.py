@@ -14,7 +14,7 @@ LEVELS = (  # a room imports from rooms of lower levels, never from its own leve
     {"codecs", "judges"},
     {"data", "synthesis"},
     {"training", "evaluation", "search"},
-    {"experiments"},
+    {"experiments", "serving"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llasa_core.cli import data, evaluation, experiments, search, synthesis, train
+from llasa_core.cli import data, evaluation, experiments, search, serve, synthesis, train
 from llasa_core.device import check_folder, choose_device
 from llasa_core.errors import guarded
 from llasa_core.files import one_writer
@@ -28,6 +28,7 @@ COMMANDS = (  # in the order of --help
     train.add_adapt_codec,
     synthesis.add_synthesize,
     synthesis.add_learn_guards,
+    serve.add_serve,
     search.add_search,
     synthesis.add_transcribe,
     evaluation.add_evaluate,
