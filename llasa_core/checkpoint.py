@@ -22,6 +22,10 @@ from llasa_core.files import read_object, sha256
 
 SETTINGS = "llasa.json"  # written next to a checkpoint by training
 
+# A codec that travels with a checkpoint: a folder inside, with these files
+CODEC_FOLDER = "codec"
+CODEC_FILES = ("config.json", "model.safetensors", "adaptation.json")
+
 # How a checkpoint is sampled unless asked otherwise: what generation_config.json recommends and
 # where `Sampling` starts. top_k: of the public example, which has it from `generate`.
 RECOMMENDED_SAMPLING = {"temperature": 0.8, "top_k": 50, "top_p": 1.0}
@@ -280,6 +284,12 @@ def checkpoint_file(checkpoint: str | Path, name: str) -> Path | None:
             "HF_HUB_OFFLINE=1 uses the local cache"
         ) from None
     return None if found is None else Path(found)
+
+
+def carried_codec(checkpoint: str | Path) -> str | None:
+    """The folder of the codec that travels with a checkpoint folder or hub id; None without one."""
+    found = [checkpoint_file(checkpoint, f"{CODEC_FOLDER}/{name}") for name in CODEC_FILES]
+    return None if found[0] is None else str(found[0].parent)
 
 
 def read_settings(path: Path) -> dict:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llasa_core.cli import data, evaluation, experiments, search, serve, synthesis, train
+from llasa_core.cli import data, evaluation, experiments, search, serve, share, synthesis, train
 from llasa_core.device import check_folder, choose_device
 from llasa_core.errors import guarded
 from llasa_core.files import one_writer
@@ -36,6 +36,7 @@ COMMANDS = (  # in the order of --help
     evaluation.add_compare,
     evaluation.add_rating_page,
     evaluation.add_rating_scores,
+    share.add_push,
     experiments.add_run,
 )
 

@@ -34,6 +34,7 @@ def check(options: Namespace) -> int:
     Status 1 if there is one.
     """
     from llasa_core.checkpoint import (
+        carried_codec,
         changed_weights,
         check_config,
         checkpoint_file,
@@ -47,7 +48,8 @@ def check(options: Namespace) -> int:
     config = None if config_file is None else check_config(config_file.parent)
     differences = check_layout(tokenizer, config) + changed_weights(options.checkpoint)
     settings = read_settings(Path(options.checkpoint) / "llasa.json")
-    codec = settings.get("codec_folder") or settings.get("codec")
+    carried = carried_codec(options.checkpoint)
+    codec = carried or settings.get("codec_folder") or settings.get("codec")
     if settings.get("codec_fingerprint") or settings.get("codes_fingerprint"):
         found = weights_of(codec)
         if not found:

@@ -18,7 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llasa_core.checkpoint import SETTINGS, checkpoint_file, read_settings, refuse_another_codec
+from llasa_core.checkpoint import (
+    SETTINGS,
+    carried_codec,
+    checkpoint_file,
+    read_settings,
+    refuse_another_codec,
+)
 from llasa_core.device import choose_device
 from llasa_core.errors import InputError
 from llasa_core.manifest import Request, length_limit
@@ -111,7 +117,8 @@ class Synthesizer:
         context: int | None = None,
     ) -> Synthesizer:
         """Checkpoint folder (or hub id) and codec (a Codec, a name, a folder; None: the one that
-        llasa.json names, in the folder that it tells where that is there).
+        travels in its folder `codec`, or that llasa.json names, in the folder that it tells where
+        that is there).
 
         Weights are float32 on a CPU, bfloat16 on CUDA. device: by default the GPU where there is
         one (device.choose_device). context: in place of what model.context_limit finds.
@@ -124,15 +131,16 @@ class Synthesizer:
         settings = {} if card is None else read_settings(card)
         told = ("codec", "codec_fingerprint", "codes_fingerprint", "codec_folder")
         trained = {key: settings.pop(key, None) for key in told}
-        named = trained["codec_folder"] or trained["codec"]
-        if named and not Path(named, "config.json").is_file():
-            named = trained["codec"]
-        if codec is None and named is None:
+        if codec is None:
+            named = carried_codec(model_dir) or trained["codec_folder"]
+            there = named and Path(named, "config.json").is_file()
+            codec = named if there else trained["codec"]
+        if codec is None:
             raise InputError(
                 f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec"
             )
-        if codec is None or isinstance(codec, str | Path):
-            codec = load_codec(str(codec if codec is not None else named), device)
+        if isinstance(codec, str | Path):
+            codec = load_codec(str(codec), device)
         refuse_another_codec(card, trained, codec)
         dtype = torch.bfloat16 if str(device).startswith("cuda") else torch.float32
         model, tokenizer = load_model(str(model_dir), dtype=dtype), load_tokenizer(str(model_dir))

@@ -52,7 +52,8 @@ BOUNDS = {
     **dict.fromkeys(["context", "tokens_per_step", "log_steps", "max_steps"], at_least(1)),
     **dict.fromkeys(["rows_per_device", "gradient_accumulation_steps", "threads"], at_least(1)),
     **dict.fromkeys(["workers", "init_noise", "weight_decay"], at_least(0)),
-    **dict.fromkeys(["save_steps", "eval_steps"], at_least(0)),
+    **dict.fromkeys(["save_steps", "eval_steps", "sample_steps"], at_least(0)),
+    "sample_texts": at_least(1),
     "early_stopping": at_least(1),
     **dict.fromkeys(["warmup_ratio", "final_lr_ratio", "beta2"], between(0, 1)),
     **dict.fromkeys(["code_noise", "speaker_tags"], between(0, 1)),
@@ -132,6 +133,10 @@ class TrainConfig:
     threads: int | None = None  # CPU threads; default: torch's
     # Below output_dir/runs; "none", "wandb" or another reporter of Hugging Face.
     report_to: str = "tensorboard"
+    # Held-out texts are spoken every so many steps and at the end, as wavs below
+    # output_dir/samples and in what `report_to` names (0 = never)
+    sample_steps: int = 0
+    sample_texts: int = 4  # of each held-out dataset
     resume: bool = False  # continue from the newest whole checkpoint in output_dir
     overwrite: bool = False  # start over where a finished model is
     notes: tuple[str, ...] = ()

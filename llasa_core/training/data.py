@@ -13,8 +13,10 @@ import logging
 import time
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from llasa_core.checkpoint import SETTINGS, read_settings
 from llasa_core.codecs import load_codec, other_codes, weights_of
@@ -43,6 +45,8 @@ class TrainingData:
     truncated: int  # utterances that lose their end, 0 unless config.overlong is "truncate"
     digests: list[str]  # sha256 of what each dataset trained on holds
     date: str  # of the template
+    amounts: list[dict[str, Any]]  # of each dataset trained on, for the model card
+    texts: list[dict[str, str]]  # id, text, speaker of the held-out utterances, for spoken samples
 
 
 def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> TrainingData:
@@ -110,7 +114,40 @@ def open_data(config: TrainConfig, rank: int, world: int, per_device: int) -> Tr
     return TrainingData(
         *(tokenizer, vocabulary, rows, held_out, codec, speakers, truncated, digests[:trained]),
         date=prompt.date,
+        amounts=[
+            _amount(entry, opened[entry], len(source.lengths), frame_rate)
+            for entry, source in zip(entries[:trained], sources, strict=False)
+        ],
+        texts=[
+            row
+            for entry in entries[trained:]
+            if entry.task == "tts"
+            for row in _some_texts(opened[entry], config.sample_texts)
+        ],
     )
+
+
+def _amount(entry: DataEntry, dataset: Any, examples: int, frame_rate: float) -> dict[str, Any]:
+    """What llasa.json says of a dataset trained on: its name, examples, hours and languages."""
+    row = {
+        "name": "/".join(PurePosixPath(entry.path).parts[-2:]),
+        "task": entry.task,
+        "weight": entry.weight,
+        "utterances": examples,
+    }
+    if entry.task == "chat":
+        return row
+    languages = {one for column in dataset.column("language") for one in column.unique().tolist()}
+    hours = float(dataset.lengths().sum()) / frame_rate / 3600
+    return row | {"hours": round(hours, 4), "languages": sorted(filter(None, languages))}
+
+
+def _some_texts(dataset: Any, count: int) -> list[dict[str, str]]:
+    """id, text and speaker of `count` utterances, evenly spaced over a dataset."""
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    return [
+        {key: dataset.value(key, int(at)) for key in ("id", "text", "speaker")} for at in chosen
+    ]
 
 
 def template_date(date: str) -> str:

@@ -5,6 +5,7 @@ With its base's generation_config.json a fine-tuned model never stops: END is no
 end an answer there.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,9 +16,10 @@ import torch
 from transformers import GenerationConfig
 
 from llasa_core.checkpoint import RECOMMENDED_SAMPLING, weights_sha256
-from llasa_core.files import sync
+from llasa_core.files import publish, read_object, sync
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig, read_entry
+from llasa_core.training.model_card import CARD, model_card
 
 
 def generation_settings(config: TrainConfig, tokenizer: Any) -> GenerationConfig:
@@ -58,7 +60,7 @@ def write_checkpoint(
     model.generation_config = generation_settings(config, tokenizer)
     model.to(getattr(torch, config.save_dtype)).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    card = {**card, "weights": weights_sha256(temporary)}
+    card = _with_card(temporary, output, {**card, "weights": weights_sha256(temporary)})
     (temporary / "llasa.json").write_text(json.dumps(card, indent=2, sort_keys=True))
     shutil.rmtree(output / "adapter", ignore_errors=True)
     for path in temporary.rglob("*"):
@@ -67,6 +69,15 @@ def write_checkpoint(
     for entry in sorted(temporary.iterdir(), key=lambda path: path.name == "llasa.json"):
         os.replace(entry, output / entry.name)
     temporary.rmdir()
+
+
+def _with_card(folder: Path, name: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Write the model card of the checkpoint `name` into `folder`; returns llasa.json with its sum,
+    by which `llasa push` knows a card that nobody edited.
+    """
+    text = model_card(settings, str(name)).encode()
+    (folder / CARD).write_bytes(text)
+    return {**settings, "card": hashlib.sha256(text).hexdigest()}
 
 
 def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
@@ -85,7 +96,11 @@ def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str,
             "tokenizer_config.json",
         ]
         # llasa.json last: it marks the checkpoint as complete.
-        for name in [*files, "chat_template.jinja", "llasa.json"]:
+        for name in [*files, "chat_template.jinja"]:
             shutil.copyfile(output / name, folder / name)
+        settings = read_object(output / "llasa.json")
+        if "card" in settings:  # not in a checkpoint from before there were cards
+            settings = _with_card(folder, folder, settings)
+        publish(folder / "llasa.json", json.dumps(settings, indent=2, sort_keys=True).encode())
     names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
     return {name: folder / file for name, file in names.items()}

@@ -41,6 +41,8 @@ FREE |= {
     "eval_steps",
     "eval_codes",
     "eval_utterances",
+    "sample_steps",
+    "sample_texts",
 }
 
 # tokens_per_step and max_steps stand for them.

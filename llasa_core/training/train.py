@@ -35,6 +35,7 @@ from llasa_core.training.config import TrainConfig
 from llasa_core.training.data import TrainingData, open_data
 from llasa_core.training.lora import add_lora
 from llasa_core.training.loss import use_head_loss
+from llasa_core.training.model_card import base_of
 from llasa_core.training.parallel import (
     engine_arguments,
     forget_engine,
@@ -138,6 +139,8 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
             "mask_eot": config.mask_eot,
             "speakers": data.speakers,
             "speaker_tags": float(config.speaker_tags),
+            "base_model": base_of(config.model),
+            "data": data.amounts,
             "training": asdict(replace(config, epochs=asked.epochs, max_steps=asked.max_steps)),
             "metrics": metrics,
             # No step was left to a run that ended after its last one: nothing was wrapped again.

@@ -12,6 +12,7 @@ from training_data import settings, write_codes
 
 from llasa_core.data.packing import collate
 from llasa_core.errors import DivergedError, InputError
+from llasa_core.files import read_object, sha256
 from llasa_core.model import build_model, flops_per_token, model_config, use_packed_attention
 from llasa_core.prompts import Prompt
 from llasa_core.training.config import TrainConfig
@@ -140,7 +141,9 @@ def test_checkpoint_is_copied_whole(trained, tmp_path):
         "config": "config.json",
         "tokenizer": "tokenizer.json",
     }
-    assert (tmp_path / "there" / "llasa.json").read_bytes() == (
-        trained[0] / "llasa.json"
-    ).read_bytes()
+    here, there = (
+        read_object(folder / "llasa.json") for folder in (trained[0], tmp_path / "there")
+    )
+    assert there == here | {"card": sha256(tmp_path / "there" / "README.md")}
+    assert f'folder = "{tmp_path / "there"}"' in (tmp_path / "there" / "README.md").read_text()
     assert publish_checkpoint(trained[0])["weights"] == trained[0] / "model.safetensors"

@@ -297,7 +297,7 @@ def test_a_diverged_run_is_one_line_and_status_1(workshop, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(workshop, tmp_path):
-    pytest.importorskip("peft")
+    peft = pytest.importorskip("peft")
     train(settings(workshop, tmp_path / "base", max_steps=1))
     config = settings(
         workshop,
@@ -313,7 +313,11 @@ def test_fine_tuning_starts_from_a_folder_and_lora_leaves_the_base_alone(worksho
     assert torch.equal(base["model.embed_tokens.weight"], tuned["model.embed_tokens.weight"])
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(base[name], tuned[name])
-    assert (tmp_path / "tuned" / "adapter" / "adapter_model.safetensors").is_file()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    merged = peft.PeftModel.from_pretrained(
+        model, tmp_path / "tuned" / "adapter"
+    ).merge_and_unload()
+    torch.testing.assert_close(merged.state_dict()[name], tuned[name])
 
 
 @pytest.mark.slow
