@@ -2,7 +2,8 @@
 `training`.
 """
 
+from llasa_core.experiments.samples import SpokenSamples
 from llasa_core.training.launch import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(listener=SpokenSamples))

@@ -96,12 +96,13 @@ def train(options: Namespace) -> int | None:
     import contextlib
     import logging
 
+    from llasa_core.experiments.samples import SpokenSamples
     from llasa_core.training.launch import launch, local_processes
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):
         # Libraries print to standard error; standard output holds the metrics only.
-        metrics = launch(config, local_processes(config))
+        metrics = launch(config, local_processes(config), listener=SpokenSamples)
     print_counts(metrics)
 
 

@@ -63,6 +63,11 @@ def check_settings(config: TrainConfig) -> None:
             f"config: `report_to` is {config.report_to!r}, not installed here, expected"
             f" {', '.join(here)}"
         )
+    if config.sample_steps and (config.fsdp or config.deepspeed is not None):
+        raise InputError(
+            "config: `sample_steps` speaks with one process's weights, which `fsdp` and `deepspeed`"
+            " shard; expected 0"
+        )
     if config.lora is not None:
         _check_lora(config)
 

@@ -19,7 +19,7 @@ from llasa_core.files import one_writer, read_object
 from llasa_core.processes import LAUNCHER, end_with, run_processes
 from llasa_core.training.config import TrainConfig
 from llasa_core.training.parallel import leave
-from llasa_core.training.train import DIVERGED, train
+from llasa_core.training.train import DIVERGED, Listener, train
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,11 @@ def local_processes(config: TrainConfig) -> int:
 
 
 def launch(
-    config: TrainConfig, processes: int = 1, keep_diverged: bool = False, progress: bool = True
+    config: TrainConfig,
+    processes: int = 1,
+    keep_diverged: bool = False,
+    progress: bool = True,
+    listener: Listener | None = None,
 ) -> dict[str, float]:
     """`train` in this process, or by torchrun in `processes` local ones that share every step;
     returns its metrics.
@@ -56,16 +60,18 @@ def launch(
     try:
         with one_writer(output):
             (output / DIVERGED).unlink(missing_ok=True)
-            return _launch(config, output, processes, progress)
+            return _launch(config, output, processes, progress, listener)
     except (DivergedError, InputError):
         if not (keep_diverged and (output / DIVERGED).is_file()):
             raise
         return read_object(output / DIVERGED)
 
 
-def _launch(config: TrainConfig, output: Path, processes: int, progress: bool) -> dict[str, float]:
+def _launch(
+    config: TrainConfig, output: Path, processes: int, progress: bool, listener: Listener | None
+) -> dict[str, float]:
     if processes == 1:
-        return train(config, progress=progress)
+        return train(config, progress, listener)
     settings = {
         name: value
         for name, value in asdict(config).items()
@@ -88,7 +94,7 @@ def _launch(config: TrainConfig, output: Path, processes: int, progress: bool) -
     return read_object(output / "llasa.json")["metrics"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, listener: Listener | None = None) -> int:
     """`python -m llasa_core.train config.json`, alone or under torchrun."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
@@ -104,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Libraries print to standard error; standard output holds the metrics only.
             config, shown = TrainConfig.from_json(arguments[0]), sys.stderr.isatty()
             if "WORLD_SIZE" in os.environ:
-                metrics = train(config, shown)
+                metrics = train(config, shown, listener)
             else:
-                metrics = launch(config, local_processes(config), progress=shown)
+                processes = local_processes(config)
+                metrics = launch(config, processes, progress=shown, listener=listener)
         if int(os.environ.get("RANK", 0)) == 0:
             print(json.dumps(metrics, indent=2, sort_keys=True))
         leave()

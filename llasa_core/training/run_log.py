@@ -5,10 +5,14 @@ killed after a new best and resume from before it, so the best that the checkpoi
 until the next checkpoint.
 """
 
+import contextlib
+import datetime
 import json
 import logging
+import math
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from llasa_core.training.config import TrainConfig
 from llasa_core.training.loss import HeldOut
 from llasa_core.training.parallel import whole_state
 
+TELL_EVERY = 60  # seconds between two lines of when the training will end
 ENDS_ABOVE = 1.5  # times the loss it began with, and a run has diverged
 
 logger = logging.getLogger(__name__)
@@ -57,6 +62,7 @@ class RunLog(TrainerCallback):
         self.earlier = max((line["seconds"] for line in kept), default=0.0)
         self.lines = kept
         self.begin = time.perf_counter()
+        self.start, self.told = start, -math.inf
 
     def seconds(self) -> float:
         """Training seconds so far, earlier parts of a resumed run included, evaluation left out."""
@@ -90,13 +96,31 @@ class RunLog(TrainerCallback):
                 "grad_norm": logs["grad_norm"],
             }
             self.write(state, {name: float(value) for name, value in values.items()})
+            if state.is_world_process_zero and time.perf_counter() - self.told >= TELL_EVERY:
+                self.told = time.perf_counter()
+                logger.info("%s", self.end_of(state.global_step, state.max_steps))
+
+    def end_of(self, step: int, steps: int) -> str:
+        """When the last step will be done, at the pace since this process began, evaluation and
+        samples included.
+        """
+        pace = (time.perf_counter() - self.begin) / max(1, step - self.start)  # seconds a step
+        left = datetime.timedelta(seconds=round(pace * (steps - step)))
+        end = (datetime.datetime.now() + left).strftime("%Y-%m-%d %H:%M")
+        return f"step {step} of {steps}, {left} left at {pace:.3g} s a step, done at {end}"
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that is none of the training's."""
+        begin = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - begin
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         due = self.config.eval_steps and state.global_step % self.config.eval_steps == 0
         if self.held_out and (due or state.global_step == state.max_steps):
-            begin = time.perf_counter()
-            self.last_eval = self.held_out.measure(model)
-            self.paused += time.perf_counter() - begin
+            with self.pause():
+                self.last_eval = self.held_out.measure(model)
             self.write(state, self.last_eval)
             self.stop_early(control)
 
@@ -144,6 +168,24 @@ class RunLog(TrainerCallback):
         if patience and len(losses) - 1 - losses.index(min(losses)) >= patience:
             logger.warning("no better held-out loss in %d measurements: stopped early", patience)
             control.should_training_stop = True
+
+
+class SpokenSteps(TrainerCallback):
+    """Calls `speak(trainer)` every so many steps and after the last one, in the first process.
+
+    `trainer` is set once it exists.
+    """
+
+    trainer: Trainer
+
+    def __init__(self, speak: Callable[[Trainer], None], log: RunLog, every: int):
+        self.speak, self.log, self.every = speak, log, every
+
+    def on_step_end(self, args, state, control, **kwargs):
+        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
+        if due and state.is_world_process_zero:
+            with self.log.pause():
+                self.speak(self.trainer)
 
 
 class BestWeights(TrainerCallback):

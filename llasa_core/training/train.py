@@ -10,13 +10,19 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging as transformers_logging
 
 from llasa_core.device import check_folder
@@ -46,15 +52,20 @@ from llasa_core.training.parallel import (
 from llasa_core.training.plan import announce, settled
 from llasa_core.training.published import write_checkpoint
 from llasa_core.training.resume import begin, refuse_finished, resumable, run_settings
-from llasa_core.training.run_log import BestWeights, RunLog
+from llasa_core.training.run_log import BestWeights, RunLog, SpokenSteps
 from llasa_core.training.trainer import PackedTrainer, StepBatches
 
 DIVERGED = "diverged.json"  # in output_dir: at which step the loss stopped being finite
 
+# What speaks held-out texts while a run trains (experiments.samples): training knows no synthesis
+Listener = Callable[[TrainConfig, TrainingData], Callable[[Trainer], None]]
+
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
+def train(
+    config: TrainConfig, progress: bool = False, listener: Listener | None = None
+) -> dict[str, float]:
     """Train and write `output_dir`: an ordinary checkpoint with its tokenizer, train_log.jsonl and
     llasa.json (last).
 
@@ -63,7 +74,7 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
     steps, tokens, seconds, tokens_per_second, parameters, dropped_overlong and
     eval_dropped_overlong, fill. Raises InputError on settings or data that do not fit together, are
     not those of the run that it resumes, or would overwrite a finished model, and DivergedError
-    where the loss is not finite or far above its start.
+    where the loss is not finite or far above its start. listener: who speaks at `sample_steps`.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if config.threads:
@@ -98,15 +109,17 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
 
     log = RunLog(output / "train_log.jsonl", data.rows, per_step, data.held_out, config, start)
     best = BestWeights(output / "best", log, config, start)
+    spoken = _spoken_steps(config, data, listener, log)
     trainer = PackedTrainer(
         model=model,
         args=_arguments(config, world, engine, progress),
-        callbacks=[log, best],
+        callbacks=[log, best, *spoken],
         batches=StepBatches(data.rows, config, data.vocabulary, rank, world, start),
         tokenizer=data.tokenizer,
         settings=settings,
     )
-    best.trainer = trainer
+    for callback in (best, *spoken):
+        callback.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     if rank == 0:
         begin(output, settings, start, config.resume)
@@ -156,6 +169,19 @@ def train(config: TrainConfig, progress: bool = False) -> dict[str, float]:
         if weights is None:  # the last weights are the best
             shutil.rmtree(best.folder, ignore_errors=True)
     return metrics
+
+
+def _spoken_steps(
+    config: TrainConfig, data: TrainingData, listener: Listener | None, log: RunLog
+) -> list[SpokenSteps]:
+    """The callback of `sample_steps`; InputError where nothing can speak or there is no text."""
+    if not config.sample_steps:
+        return []
+    if listener is None:
+        raise InputError("config: `sample_steps` needs a `listener`, as `llasa train` gives it")
+    if not data.texts:
+        raise InputError("config: `sample_steps` speaks texts of `eval_codes`, expected some")
+    return [SpokenSteps(listener(config, data), log, config.sample_steps)]
 
 
 def _arguments(
