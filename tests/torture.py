@@ -290,7 +290,7 @@ def main():
         prepare_folder()
         for name in options.only.split(",") if options.only else [*COMMANDS, "hostile"]:
             if name == "hostile":
-                row = report["hostile"] = hostile(Path("hostile"))
+                row = report["hostile"] = hostile(Path("hostile").absolute())
             else:
                 chance = random.Random(f"{options.seed} {name}")
                 row = report["commands"][name] = attack(name, options.kills, chance)

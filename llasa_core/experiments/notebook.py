@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ KERNEL = (
 )
 
 DISK_FULL = 2  # exit status
-
-LOCK_PATIENCE = 10.0  # seconds that a dying predecessor gets
 
 
 class RunFailure(Exception):
@@ -73,14 +72,12 @@ def execute(order: dict[str, Any]) -> None:
     """Run the notebook of an order and write result.json; RunFailure with the reason otherwise."""
     run_dir, work = Path(order["run_dir"]), order["work"]
     lock = open(f"{work}.lock", "w")  # noqa: SIM115, held until this process ends
-    for _ in range(int(LOCK_PATIENCE / 0.2)):
+    with suppress(OSError):  # a file system without locks
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            time.sleep(0.2)
-    else:
-        raise RunFailure("another process is executing this run")
+        except BlockingIOError:
+            print("waiting for another process that executes this run", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
     if not order["again"] and (run_dir / "result.json").is_file():
         return  # the process that had the lock has finished the run
     earlier = earlier_result(run_dir / "result.json")

@@ -1,10 +1,12 @@
 import contextlib
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nbformat
@@ -328,16 +330,23 @@ def test_full_disk_ends_the_study_with_one_line_and_it_resumes_where_there_is_ro
     assert len(list(root.glob("results/*/*/result.json"))) == 2
 
 
-def test_run_that_another_process_finished_meanwhile_is_left_as_it_is(study, tmp_path, monkeypatch):
+def test_run_of_another_process_is_waited_for_and_left_as_it_is(study, tmp_path, monkeypatch):
     experiment = load_experiment(study())
     (run,) = experiment.runs
     monkeypatch.chdir(tmp_path)
     result = Path(run.run_dir, "result.json")
     for folder in (result.parent, Path(run.work).parent):
         folder.mkdir(parents=True)
-    result.write_text("{}")
-    execute(json.loads(run_arguments(experiment, run, again=False)[-1]))
-    assert result.read_text() == "{}"
+    order = json.loads(run_arguments(experiment, run, again=False)[-1])
+    with open(f"{run.work}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=execute, args=(order,))
+        second.start()
+        second.join(0.5)
+        assert second.is_alive()
+        result.write_text("{}")
+    second.join(60)
+    assert not second.is_alive() and result.read_text() == "{}"
 
 
 def alive(pid):
