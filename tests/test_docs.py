@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from torture import markdown
 
 from llasa_core.cli import build_parser
 from llasa_core.evaluation.summary import summarise
@@ -160,6 +161,11 @@ def test_page_of_the_benchmarks_says_what_their_files_say():
     copied = benchmark("memmap")["share_of_copy_rate"]
     expected += [[f"{copied[way]['wall']:.0%}"] for way in ("export", "import")]
     assert cells == expected
+
+
+def test_page_of_reliability_shows_the_recorded_tables():
+    report = json.loads((ROOT / "results/reliability.json").read_text())
+    assert markdown(report) in (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
 
 
 def test_architecture_page_names_every_folder_and_core_file():

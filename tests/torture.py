@@ -237,7 +237,9 @@ def hostile(folder):
 
 def markdown(report):
     """The two tables of docs/reliability.md."""
-    lines = ["| command | hostile files | refused | slowest, s |", "|---|--:|--:|--:|"]
+    lines = []
+    if report["hostile"]:
+        lines = ["| command | hostile files | refused | slowest, s |", "|---|--:|--:|--:|"]
     for command, row in sorted(report["hostile"].items()):
         seconds = f"{row['slowest_seconds']:.1f}"
         lines.append(f"| `{command}` | {row['inputs']} | {row['refused']} | {seconds} |")
