@@ -19,6 +19,7 @@ import numpy as np
 from llasa_core.data.corpora import kokoro
 from llasa_core.data.corpora.grammar import distinct_sentences, fingerprint, words_of
 from llasa_core.data.corpora.voices import HIBARI_VERSION, VOICES, hibari_engine
+from llasa_core.data.corpora.voices import NEW_VOICE as NEW_VOICE
 from llasa_core.errors import InputError
 from llasa_core.files import publish, read_object, write_json
 from llasa_core.manifest import SPLITS, Utterance, split_of, write_manifest
