@@ -51,10 +51,10 @@ VOICES = (
 # Kept out of the grammar's corpus: the voice that fine-tuning has to learn.
 NEW_VOICE = Voice("ian", resampling=0.92, formants=1.15, pitch=0.62)
 
-# Speakers with a name in the open corpus, other voices than those of VOICES. Of 106 draws those with
-# a predicted quality (DistillMOS) of at least 3.55, the ones that lie farthest apart: no two of the
-# eight have a cosine above 0.70 (WeSpeaker). Their qualities, one sentence each: 4.3, 3.7, 3.6,
-# 4.3, 4.1, 4.3, 3.6, 4.2; heart is hibari's own voice.
+# Speakers with a name in the open corpus, other voices than those of VOICES: of 106 draws those
+# with a predicted quality (DistillMOS) of at least 3.55, the ones that lie farthest apart. No two
+# of the eight have a cosine above 0.70 (WeSpeaker); their qualities, one sentence each, are 4.3,
+# 3.7, 3.6, 4.3, 4.1, 4.3, 3.6, 4.2. heart is hibari's own voice.
 NAMED = (
     Voice("ava", resampling=0.925, formants=1.088, pitch=1.082, speed=0.97),
     Voice("ben", resampling=0.777, formants=0.887, pitch=0.837, speed=1.03),
