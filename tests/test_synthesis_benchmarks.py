@@ -262,3 +262,16 @@ def test_long_text_is_killed_and_goes_on(corpus, tmp_path):
         < report["pieces"]
     )
     assert len(report["resident_mib"]) == 2 and report["seconds_of_speech"] > 1
+
+
+def test_load_on_a_server_is_compared_with_files(corpus, tmp_path):
+    """The script starts the command, so this is a load test of its own, at a small size."""
+    arguments = ["--model", str(corpus / "model"), "--requests", "10", "--at-once", "4"]
+    out = tmp_path / "serve.json"
+    benchmark("serve").main([*arguments, "--alone", "2", "-o", str(out)])
+    report = json.loads(out.read_text())
+    loaded = report["loaded"]
+    assert (loaded["lost"], loaded["equal_to_offline"], report["requests"]) == (0, 10, 10)
+    assert 1 < loaded["rows_per_step"] <= 4 and report["alone"]["rows_per_step"] == 1
+    assert loaded["audio_seconds"] > report["alone"]["audio_seconds"] > 0
+    assert report["command"].startswith("python benchmarks/serve.py --model")
