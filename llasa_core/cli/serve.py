@@ -30,6 +30,13 @@ def add_serve(commands: Commands) -> None:
         metavar="FOLDER",
         help="recordings to continue: NAME.wav with its words in NAME.txt",
     )
+    add.add_argument(
+        "--speakers",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="tags of a checkpoint that does not declare those it was trained with",
+    )
     add.add_argument("--host", default="127.0.0.1", help="0.0.0.0: everybody (default 127.0.0.1)")
     add.add_argument("--port", type=whole, default=8000, help="0: a free one (default 8000)")
     _add_limits(add)
@@ -109,7 +116,7 @@ def serve(options: Namespace) -> None:
     with bound_socket(options.host, options.port) as door:
         synthesizer, speaking = load(options)
         service = SpeechService(
-            synthesizer, voices_of(synthesizer, options.voices), speaking, limits
+            synthesizer, voices_of(synthesizer, options.voices, options.speakers), speaking, limits
         )
         name = options.name or Path(options.model).absolute().name
         voices = ", ".join(service.voices)
@@ -138,7 +145,12 @@ def load(options: Namespace) -> tuple:
 
         engine = VllmEngine(options.model, slots=options.slots, context=options.context)
     synthesizer = Synthesizer.from_folder(
-        options.model, options.codec, options.device, engine=engine, context=options.context
+        options.model,
+        options.codec,
+        options.device,
+        engine=engine,
+        tags=True if options.speakers else None,
+        context=options.context,
     )
     guards = None
     if options.attempts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,14 +33,22 @@ class NamedVoice:
 
 
 def voices_of(
-    synthesizer: Synthesizer, recordings: str | Path | None = None
+    synthesizer: Synthesizer,
+    recordings: str | Path | None = None,
+    speakers: Sequence[str] = (),
 ) -> dict[str, NamedVoice]:
     """The model's speaker tags, `default`, and every recording NAME.wav (or another audio format)
-    of a folder that has the words spoken in it in NAME.txt.
+    of a folder that has the words spoken in it in NAME.txt. `speakers`: the tags of a checkpoint
+    that does not say which it knows.
 
-    InputError for a recording without words or of no use, a name that is taken, an empty folder.
+    InputError for a recording without words or of no use, a name that is taken, an empty folder,
+    and speakers beside those that the checkpoint declares.
     """
-    voices = {name: NamedVoice(name, "tag") for name in synthesizer.speakers or ()}
+    if speakers and synthesizer.speakers is not None:
+        declared = ", ".join(synthesizer.speakers) or "none"
+        raise InputError(f"speakers {', '.join(speakers)}: the checkpoint declares {declared}")
+    tags = synthesizer.speakers or speakers
+    voices = {name: NamedVoice(name, "tag") for name in tags}
     voices.setdefault(DEFAULT, NamedVoice(DEFAULT, "default"))
     if recordings is None:
         return voices

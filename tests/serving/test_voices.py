@@ -55,3 +55,17 @@ def test_recording_of_no_use_is_refused_when_the_server_starts(synthesizer, tmp_
 def test_voices_that_are_no_folder_are_refused(synthesizer, tmp_path):
     with pytest.raises(InputError, match="is no folder"):
         voices_of(synthesizer, tmp_path / "nowhere")
+
+
+def test_speakers_are_named_where_the_checkpoint_names_none(synthesizer, mini_tokenizer):
+    undeclared = Synthesizer(synthesizer.model, mini_tokenizer, FakeCodec(), tags=True)
+    voices = voices_of(undeclared, speakers=["kore", "puck"])
+    assert {name: one.kind for name, one in voices.items()} == {
+        "kore": "tag",
+        "puck": "tag",
+        "default": "default",
+    }
+    asked = [request_in(voices[name], "Hi.", 0, False) for name in ("kore", "default")]
+    assert [undeclared.tag(one) for one in asked] == ["kore", None]
+    with pytest.raises(InputError, match="the checkpoint declares ava"):
+        voices_of(synthesizer, speakers=["kore"])
