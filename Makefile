@@ -4,13 +4,14 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab notebooks kokoro xcodec2-env shell check test torture audit clean
+.PHONY: help install demo app lab notebooks kokoro xcodec2-env shell check test torture audit clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
 	"$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
 	&& echo "$$candidate" && break; done)
 TORCH_INDEX ?=
+PORT ?= 7860
 BIN := .venv/bin
 CODE := llasa_core notebooks tests benchmarks
 JOBS ?= 2
@@ -37,6 +38,9 @@ install: .venv/installed ## create .venv and install everything, once; the other
 demo: install ## the whole pipeline at mini scale on a CPU, with a page to listen to
 	$(BIN)/llasa run experiments/demo.yaml --force
 	@echo "listen: open results/demo/index.html in a browser"
+
+app: install ## type and listen in the browser, with the tracked models; PORT=7861 for another port
+	$(BIN)/llasa app --open --port $(PORT)
 
 lab: install ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab notebooks

@@ -15,6 +15,7 @@ LEVELS = (  # a room imports from rooms of lower levels, never from its own leve
     {"data", "synthesis"},
     {"training", "evaluation", "search"},
     {"experiments", "serving"},
+    {"app"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -33,6 +34,7 @@ LONG_FUNCTIONS = {
     "llasa_core.training.train.train": "the run from settings to checkpoint, in order",
 }
 MANY_ARGUMENTS = {
+    "llasa_core.app.page.add_api.speak": "the names of its arguments are those of the API",
     "llasa_core.data.corpora.synthetic.build": "options of the command",
     "llasa_core.data.encode.encode_manifest": "options of the command",
     "llasa_core.model.packed_attention": "the signature that transformers calls",

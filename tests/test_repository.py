@@ -122,7 +122,7 @@ def test_environment_for_conda_says_what_the_project_file_says():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = set(project["dependencies"]) | {f"python{project['requires-python']}"}
-    for name in ("corpus", "judges", "deepspeed", "lora", "serve", "slurm", "test"):
+    for name in ("app", "corpus", "judges", "deepspeed", "lora", "serve", "slurm", "test"):
         wanted |= {entry for entry in extras[name] if not entry.startswith("llasa-core[")}
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]

@@ -12,7 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llasa_core.cli import data, evaluation, experiments, search, serve, share, synthesis, train
+from llasa_core.cli import (
+    app,
+    data,
+    evaluation,
+    experiments,
+    search,
+    serve,
+    share,
+    synthesis,
+    train,
+)
 from llasa_core.device import check_folder, choose_device
 from llasa_core.errors import guarded
 from llasa_core.files import one_writer
@@ -38,6 +48,7 @@ COMMANDS = (  # in the order of --help
     evaluation.add_rating_scores,
     share.add_push,
     experiments.add_run,
+    app.add_app,
 )
 
 

@@ -76,6 +76,9 @@ class JudgedVerifier:
         """The recordings (`audio.recording_id`) that it compares this request's speech with."""
         return ()
 
+    def forget(self) -> None:
+        """Keep nothing of the voice prompts that were heard."""
+
 
 class WordsVerifier(JudgedVerifier):
     """Minus the word error rate of what the transcriber hears, in the request's language: 0 is
@@ -158,6 +161,9 @@ class LikenessVerifier(JudgedVerifier):
             return [self._prompt(request)[1]]
         named = self._recordings.get(request.wanted_speaker)
         return self._recordings.get(None, ()) if named is None else named
+
+    def forget(self) -> None:
+        self._prompts.clear()
 
     def _prompt(self, request: Request) -> tuple[np.ndarray, str]:
         """Embedding and id of the recording of a request's voice prompt, heard once."""
