@@ -2,9 +2,11 @@
 
 import sys
 from argparse import ArgumentTypeError, Namespace
+from functools import partial
 from pathlib import Path
 
 from llasa_core.cli.common import Commands, add_command, count, require
+from llasa_core.cli.search import wanted_voices
 from llasa_core.errors import InputError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -47,6 +49,11 @@ def add_app(commands: Commands) -> None:
         "--results", metavar="FOLDER", help="results to browse (default: the repository's)"
     )
     add.add_argument("--asr", metavar="MODEL", help="recogniser of recordings and of a search")
+    add.add_argument(
+        "--voices",
+        metavar="MANIFEST",
+        help="recordings of the speakers, with which a search compares (default: only a visitor's)",
+    )
     add.add_argument("--characters", type=count, default=1000, help="longest text (default 1000)")
     add.add_argument("--megabytes", type=count, default=20, help="largest upload (default 20)")
     add.add_argument("--waiting", type=count, default=8, help="requests that may wait (default 8)")
@@ -64,11 +71,13 @@ def app(options: Namespace) -> None:
     models = options.model or list(tracked_checkpoints(root))
     if not models:
         raise InputError(f"{root}: tracks no checkpoint, expected --model")
-    if options.results is not None:
-        require(options.results)
+    for path in (options.results, options.voices):
+        if path is not None:
+            require(path)
     limits = Limits(options.characters, megabytes=options.megabytes, waiting=options.waiting)
     verifiers = {"words": options.asr} if options.asr else {}
-    studio = Studio(named(models), options.codec, options.device, limits, verifiers)
+    wanted = partial(wanted_voices, options.voices) if options.voices else None
+    studio = Studio(named(models), options.codec, options.device, limits, verifiers, wanted)
     studio.synthesizer(next(iter(studio.models)))  # a wrong folder is told before there is a page
     if options.host not in LOCAL:
         print(

@@ -121,7 +121,7 @@ def search(options: Namespace) -> int:
     synthesizer, requests, sampling, refused = speech(options)
     rate, verifiers = synthesizer.codec.sample_rate, {}
     for name, model in models.items():
-        verifiers[name] = VERIFIERS[name].load(model, rate, partial(_wanted, options))
+        verifiers[name] = VERIFIERS[name].load(model, rate, partial(wanted_voices, options.voices))
         verifiers[name].check(requests)
     total = sum(len(pieces_of(request, options.chunk_characters)) for request in requests)
     with destination(options, requests) as folder, progress_bar(total, "text") as bar:
@@ -171,13 +171,13 @@ def _verifier_models(options: Namespace) -> dict[str, str]:
     return models
 
 
-def _wanted(options: Namespace, embedder: SpeakerEmbedder) -> WantedVoices:
-    """The wanted voices of --voices as a speaker model hears them; without, each request's own
-    voice prompt is.
+def wanted_voices(manifest: str | None, embedder: SpeakerEmbedder) -> WantedVoices:
+    """The wanted voices of a manifest's recordings as a speaker model hears them; without one, each
+    request's own voice prompt is.
     """
     from llasa_core.evaluation.scoring import embed_references
 
-    if options.voices is None:
+    if manifest is None:
         return WantedVoices({})
-    references = embed_references(options.voices, embedder)
+    references = embed_references(manifest, embedder)
     return WantedVoices(references.centroids(), references.recordings_by_speaker())

@@ -103,6 +103,13 @@ def test_upload_that_is_no_audio_or_too_large_is_refused(client, url, tmp_path):
     assert answer.status_code == 413
 
 
+def test_file_of_the_server_is_no_upload(client, url):
+    body = {"data": [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}]}
+    answer = httpx.post(f"{url}gradio_api/call/recognise", json=body)
+    told = httpx.get(f"{url}gradio_api/call/recognise/{answer.json()['event_id']}", timeout=60).text
+    assert told.startswith("event: error")
+
+
 def test_full_queue_refuses_and_loses_nobody(studio, client, speaker):
     gate = threading.Event()
     before = studio.job(lambda job: gate.wait(60))

@@ -1,6 +1,8 @@
 """Orders: what is refused, and that what is heard is what the commands make."""
 
+import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from llasa_core.app import report
 from llasa_core.app.studio import Limits, Order, Studio, named
 from llasa_core.audio import load_audio, sixteen_bit, write_wav
 from llasa_core.cli import main
+from llasa_core.cli.search import wanted_voices
 from llasa_core.errors import InputError
 from llasa_core.search.verifiers import VERIFIERS
 from llasa_core.synthesis.guards import REASONS
@@ -77,6 +80,20 @@ def test_guided_search_runs_with_a_recording_and_is_refused_without(perform, spe
     assert take.chosen[0].verifiers == ("voice",) and report.candidate_choices(take) == []
     with pytest.raises(InputError, match=r"guided by the voice .*give a recording"):
         perform(Order(TEXT, speaker, strategy="partial-prm"))
+
+
+def test_speaker_tag_has_a_voice_to_compare_with_where_recordings_are_named(
+    tracked, model, speaker, recording, tmp_path
+):
+    manifest = tmp_path / "voices.jsonl"
+    line = {"id": "a", "audio": str(recording), "text": "Call the office.", "speaker": speaker}
+    manifest.write_text(json.dumps(line) + "\n")
+    judges = {"words": "none", "voice": "fake"}
+    studio = Studio(tracked, verifier_models=judges, wanted=partial(wanted_voices, str(manifest)))
+    order = Order("Hello.", speaker, strategy="prm")
+    job = studio.job(lambda job: studio.perform(model, order, job))
+    assert list(job)
+    assert job.result.chosen[0].verifiers == ("voice",)
 
 
 def test_long_text_is_searched_in_parts(perform, speaker):
