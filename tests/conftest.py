@@ -41,7 +41,18 @@ MARKS = {  # mark -> what the path of a test, its name included, begins with
 }
 
 
+# Minutes in one process each: begun first, so that two processes end at about the same time
+LONG = (
+    "tests/notebooks/test_notebooks.py",
+    "tests/training/test_parallel.py",
+    "tests/training/test_train.py",
+    "tests/training/test_recipes.py",
+    "tests/experiments/test_slurm.py",
+)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     for item in items:
         for mark, beginnings in MARKS.items():
             if item.nodeid.startswith(beginnings):
