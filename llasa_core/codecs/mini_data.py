@@ -135,6 +135,12 @@ class CodecTraining:
     # Weight of the error of a small causal predictor of the next frame's levels.
     predict_weight: float = 1.0
     pitch_weight: float = 0.3  # of pitch and voicing
+    # Of the discriminator's score in the decoder's loss; 0: without a discriminator.
+    adversarial_weight: float = 0.0
+    feature_weight: float = 1.0  # of feature matching, where there is a discriminator
+    adversarial_from: int = 0  # of `decoder_steps` before it begins
+    discriminator_lr: float = 5e-4  # at the peak, falling as the decoder's
+    discriminator_channels: int = 16
     # At most this much is held in memory, of each manifest where it is a list.
     hours: float | list | tuple = 4.0
     repeats: list | tuple = ()  # how often an utterance of each manifest counts; empty: once
@@ -145,9 +151,11 @@ class CodecTraining:
     model: MiniCodecConfig = field(default_factory=MiniCodecConfig)
 
     def __post_init__(self):
-        counts = ("batch_size", "spread_steps", "save_steps", "threads")
-        limits = dict.fromkeys(counts, at_least(1)) | {"decoder_steps": at_least(0)}
-        limits |= {"labels": one_of(*SYMBOLS), "max_seconds": above(0)}
+        counts = ("batch_size", "spread_steps", "save_steps", "threads", "discriminator_channels")
+        limits = dict.fromkeys(counts, at_least(1)) | {"labels": one_of(*SYMBOLS)}
+        limits |= dict.fromkeys(("max_seconds", "discriminator_lr"), above(0))
+        limits |= dict.fromkeys(("adversarial_weight", "feature_weight"), at_least(0))
+        limits |= dict.fromkeys(("decoder_steps", "adversarial_from"), at_least(0))
         first = at_least(0 if self.decoder_steps else 1)
         check_fields(self, "codec training", steps=first, **limits)
         if self.crop_frames < 1:

@@ -57,8 +57,16 @@ class MelLoss(nn.Module):
         )
 
     def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        losses = [nn.functional.l1_loss(scale(output), scale(target)) for scale in self.scales]
-        return torch.stack(losses).mean()
+        return self.between(self.spectra(output), self.spectra(target))
+
+    def spectra(self, wave: torch.Tensor) -> list[torch.Tensor]:
+        """The log-mel spectrum (B, F, bands) of each scale."""
+        return [scale(wave) for scale in self.scales]
+
+    def between(self, output: list[torch.Tensor], target: list[torch.Tensor]) -> torch.Tensor:
+        """The loss of two waves' spectra."""
+        pairs = zip(output, target, strict=True)
+        return torch.stack([nn.functional.l1_loss(ours, theirs) for ours, theirs in pairs]).mean()
 
 
 def spread_loss(projected: torch.Tensor) -> torch.Tensor:
@@ -76,12 +84,16 @@ def spread_loss(projected: torch.Tensor) -> torch.Tensor:
 
 
 class StepLosses(NamedTuple):
-    """Losses of one step: mel, CTC per label, the weighted rest; and the codes (B, F)."""
+    """Losses of one step, mel, CTC per label, the weighted rest; the codes (B, F), and the spectra
+    that the mel loss compares.
+    """
 
     mel: torch.Tensor
     ctc: torch.Tensor
     side: torch.Tensor
     codes: torch.Tensor
+    decoded: list[torch.Tensor]
+    recorded: list[torch.Tensor]
 
 
 def step_losses(
@@ -121,18 +133,19 @@ def step_losses(
         torch.stack([row[c] for row, c in zip(x, crop, strict=True)]) for x in (pitch, voiced)
     )
     source = source_waves(pitch, voiced, hop, torch.Generator().manual_seed(step))
-    mel = mel_loss(model.synthesize(crops, source), target)
+    spectra = mel_loss.spectra(model.synthesize(crops, source)), mel_loss.spectra(target)
+    mel = mel_loss.between(*spectra)
     kept = [
         i for i, label in enumerate(labels) if label and _fewest_frames(label) <= int(frames[i])
     ]
     if not kept or not settings.ctc_weight or step >= settings.steps:
-        return StepLosses(mel, mel.new_zeros(()), side, codes)
+        return StepLosses(mel, mel.new_zeros(()), side, codes, *spectra)
     sizes = torch.tensor([len(labels[i]) for i in kept])
     flat = torch.tensor([symbol for i in kept for symbol in labels[i]])
     ctc = nn.functional.ctc_loss(
         head(latents[kept]), flat, frames[kept], sizes, reduction="sum", zero_infinity=True
     )
-    return StepLosses(mel, ctc / sizes.sum(), side, codes)
+    return StepLosses(mel, ctc / sizes.sum(), side, codes, *spectra)
 
 
 def _fewest_frames(label: list[int]) -> int:

@@ -20,8 +20,10 @@ import torch
 from torch import nn
 
 from llasa_core.codecs.mini import CODES_FROM, MiniCodec, MiniCodecModel
+from llasa_core.codecs.mini_adversarial import Adversary
 from llasa_core.codecs.mini_data import SYMBOLS, CodecTraining, WaveSet
 from llasa_core.codecs.mini_losses import (
+    MEL_SCALES,
     FramePredictor,
     LabelHead,
     MelLoss,
@@ -65,8 +67,9 @@ def train_codec(
     `output_dir/encoder` holds the codec as soon as its codes are final, before `decoder_steps`.
     `output_dir/resume.pt` lets a stopped run resume, and a finished one return at once, with the
     same settings only. `report` receives each log row: step, mel, ctc (nats per label), codes_used
-    (in the last 50 batches), seconds, and once codes_fingerprint. `base`: a codec to start from;
-    InputError where `resume.pt` is of another one, of other settings or recordings.
+    (in the last 50 batches), seconds, and once codes_fingerprint; with a discriminator also its
+    loss and `deception`, the decoder's. `base`: a codec to start from; InputError where `resume.pt`
+    is of another one, of other settings or recordings.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -97,9 +100,8 @@ def train_codec(
             settings,
             step,
         )
-        _learn(losses, parts["optimizer"], settings, step)
+        window.append(_learn(losses, parts, settings, step))
         used[losses.codes.reshape(-1).long()] = True
-        window.append([losses.mel.item(), losses.ctc.item()])
         done = step + 1
         codes_final = done == settings.steps and settings.decoder_steps > 0
         if done % 50 == 0 or done == last or codes_final:
@@ -129,7 +131,7 @@ def train_codec(
 
 
 def _parts(settings: CodecTraining, base: MiniCodec | None) -> dict:
-    """What learns and is kept in `resume.pt`: model, head, predictor, optimizer."""
+    """What learns and is kept in `resume.pt`: model, head, predictor, optimizer, adversary."""
     model = MiniCodecModel(settings.model)
     channels, width = settings.model.xcodec2().quantization_dim, settings.model.width
     head = LabelHead(channels, width, len(SYMBOLS[settings.labels]))
@@ -148,7 +150,10 @@ def _parts(settings: CodecTraining, base: MiniCodec | None) -> dict:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    return {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
+    parts = {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
+    if settings.adversarial_weight:
+        parts["adversary"] = Adversary(settings, len(MEL_SCALES))
+    return parts
 
 
 def _publish(model: MiniCodecModel, folder: Path) -> str:
@@ -158,19 +163,32 @@ def _publish(model: MiniCodecModel, folder: Path) -> str:
     return codec.codes_fingerprint
 
 
-def _learn(
-    losses: StepLosses, optimizer: torch.optim.Optimizer, settings: CodecTraining, step: int
-) -> None:
-    """One step of the optimizer on the weighted sum of the losses."""
+def _learn(losses: StepLosses, parts: dict, settings: CodecTraining, step: int) -> list[float]:
+    """One step of the optimizer on the weighted sum of the losses, and then of the discriminator.
+
+    Returns the losses mel, ctc, deception, discriminator; the last two 0 where there is none.
+    """
     loss = losses.mel + settings.ctc_weight * losses.ctc + losses.side
+    rate, seen = learning_rate(settings, step), [losses.mel.item(), losses.ctc.item(), 0.0, 0.0]
+    adversary = parts.get("adversary")
+    if step < settings.steps + settings.adversarial_from:
+        adversary = None
+    if adversary:
+        added, deception = adversary.decoder_loss(losses.decoded, losses.recorded)
+        loss, seen[2] = loss + added, deception.item()
     if not torch.isfinite(loss):
         raise DivergedError(f"codec training diverged at step {step}: loss {loss.item()}", step + 1)
+    optimizer = parts["optimizer"]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(settings, step)
+        group["lr"] = rate
         nn.utils.clip_grad_norm_(group["params"], settings.clip)
     optimizer.step()
+    if adversary:
+        share = rate / settings.decoder_peak_lr
+        seen[3] = adversary.learn(losses.decoded, share * settings.discriminator_lr)
+    return seen
 
 
 def _told(settings: CodecTraining, base: MiniCodec | None) -> str:
@@ -205,12 +223,15 @@ def _log_row(
     seconds: float,
 ) -> dict:
     """Means over the steps since the last row."""
-    mels, ctcs = zip(*window, strict=True)
-    return {
+    mel, ctc, deception, discriminator = np.mean(window, axis=0).round(5).tolist()
+    row = {
         "step": step + 1,
-        "mel": round(float(np.mean(mels)), 5),
-        "ctc": round(float(np.mean(ctcs)), 5),
+        "mel": mel,
+        "ctc": ctc,
         "codes_used": int(used.sum()),
         "lr": learning_rate(settings, step),
         "seconds": round(seconds, 1),
     }
+    if settings.adversarial_weight:
+        row |= {"deception": deception, "discriminator": discriminator}
+    return row

@@ -92,7 +92,7 @@ def test_training_teaches_the_codec_the_pitch():
     )
     predictor = FramePredictor(len(SMALL.levels), SMALL.width)
     for step in range(12):
-        mel, _, side, _ = step_losses(model, head, predictor, mel_loss, batch, settings, step)
+        mel, _, side, *_ = step_losses(model, head, predictor, mel_loss, batch, settings, step)
         optimizer.zero_grad()
         (mel + side).backward()
         optimizer.step()
