@@ -4,8 +4,8 @@ Importing this package does no work and needs no model. What a notebook needs ca
 here; its module is loaded when a name is first used:
 
 * corpora and codes: read_corpus, prepare, build_synthetic_corpus, build_open_corpus,
-  read_manifest, write_manifest, select, load_audio, load_codec, resynthesize, encode_manifest,
-  read_codes, nested_subset, join_pairs
+  read_manifest, write_manifest, select, load_audio, load_codec, resynthesize, Adaptation,
+  adapt_codec, encode_manifest, read_codes, nested_subset, join_pairs
 * vocabulary and prompt: build_mini_tokenizer, merge_tokenizer, load_tokenizer, Prompt
 * training: TrainConfig, launch, publish_checkpoint, held_out_rows, held_out_summary
 * synthesis: Synthesizer, Request, Sampling, synthesize_manifest
@@ -34,6 +34,8 @@ MODULES = {
     "load_audio": "audio",
     "load_codec": "codecs",
     "resynthesize": "codecs.roundtrip",
+    "Adaptation": "codecs.adapt",
+    "adapt_codec": "codecs.adapt",
     "encode_manifest": "data.encode",
     "read_codes": "data.dataset",
     "nested_subset": "data.subsets",

@@ -16,6 +16,7 @@ from llasa_core.experiments.config import INJECTED, load_experiment, notebook_pa
 WRITTEN = {  # notebook: the parameters that name what it writes
     "notebooks/10_prepare_data.ipynb": ("corpus_dir",),
     "notebooks/15_train_codec.ipynb": ("publish",),
+    "notebooks/17_adapt_codec.ipynb": ("publish",),
     "notebooks/20_train.ipynb": ("codes_dir", "publish"),
     "notebooks/30_synthesize.ipynb": ("speech_dir",),
 }
