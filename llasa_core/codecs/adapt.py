@@ -127,8 +127,9 @@ def _divided(settings: Adaptation) -> tuple[list[Utterance], list[Utterance]]:
     found, long_enough = sum(lengths.values()), [u for u in utterances if lengths[u.id] >= 1.0]
     if found < settings.min_seconds or len(utterances) < 2 or not long_enough:
         raise InputError(
-            f"{settings.manifest}: {len(utterances)} recordings of together {found:.1f} s, expected"
-            f" at least 2, one of them of a second or more, of together {settings.min_seconds:g} s"
+            f"{settings.manifest}: too little speech to adapt to: {len(utterances)} recordings of"
+            f" together {found:.1f} s, expected at least 2, one of them of a second or more, of"
+            f" together {settings.min_seconds:g} s"
         )
     most = max(1, min(settings.held_out, len(utterances) // 10))
     kept = sorted(long_enough, key=lambda each: place_of_id(each.id))[:most]
