@@ -32,7 +32,8 @@ MARKS = {  # mark -> what the path of a test, its name included, begins with
     "notebook": ("tests/notebooks/test_notebooks.py::test_study_runs",),
     "slurm": ("tests/experiments/test_slurm.py",),
     "fuzz": ("tests/test_fuzz.py",),
-    "slow": (  # every test of these trains or runs a script
+    "slow": (  # every test of these trains, runs a script or a browser
+        "tests/app/test_browser.py",
         "tests/training/test_parallel.py",
         "tests/training/test_recipes.py",
         "tests/test_benchmarks.py",
