@@ -85,7 +85,10 @@ class CompareTab:
             verdicts = [gr.Button(verdict, min_width=120) for verdict in VERDICTS]
         self.counts = gr.HTML(elem_id="verdicts")
         with gr.Row():
-            self.details = [gr.HTML(min_width=240) for _ in PLACES]
+            self.details = []
+            for _ in PLACES:
+                with gr.Column(min_width=280):
+                    self.details.append(gr.HTML())
         self.pair = gr.State(None, time_to_live=desk.studio.limits.kept_seconds)
         self.tally = gr.State({})
         gr.on(

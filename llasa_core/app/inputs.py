@@ -93,7 +93,8 @@ def shared_inputs(desk: Desk) -> Inputs:
         recording = gr.Audio(
             sources=["upload", "microphone"],
             type="filepath",
-            label=f"Recording (3 to 10 s are enough, {limits.recording_seconds:g} s at most)",
+            label=f"Recording, at most {limits.recording_seconds:g} s",
+            buttons=["download"],  # none that shares it
             elem_id="recording",
         )
         words = gr.Textbox(
