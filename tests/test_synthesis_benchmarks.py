@@ -275,3 +275,26 @@ def test_load_on_a_server_is_compared_with_files(corpus, tmp_path):
     assert 1 < loaded["rows_per_step"] <= 4 and report["alone"]["rows_per_step"] == 1
     assert loaded["audio_seconds"] > report["alone"]["audio_seconds"] > 0
     assert report["command"].startswith("python benchmarks/serve.py --model")
+
+
+@pytest.mark.slow
+def test_speed_is_measured_alone_together_and_streamed(corpus, tmp_path):
+    out = tmp_path / "speed.json"
+    given = ["--model", str(corpus / "model"), "--codec", "fake", "--spoken", "3", "--slots", "2"]
+    given += ["--texts", str(corpus / "test.jsonl"), "--out", str(out)]
+    benchmark("speed").main(given)
+    report = json.loads(out.read_text())
+    alone, together, streamed = (
+        report[key] for key in ("one_at_a_time", "2_at_a_time", "streamed")
+    )
+    assert alone["x_real_time_low"] <= alone["x_real_time"] <= alone["x_real_time_high"]
+    assert alone["seconds_of_audio"] == pytest.approx(together["seconds_of_audio"])
+    assert together["x_real_time"] > 0 and report["threads"] == 1
+    assert 0 < streamed["first_audio_wall_seconds"] <= streamed["first_audio_wall_seconds_p95"]
+
+
+def test_real_time_is_audio_over_cpu_seconds_of_all_utterances():
+    rows = [{"audio": 3.0, "cpu": 1.0, "wall": 2.0}, {"audio": 5.0, "cpu": 1.0, "wall": 2.0}]
+    found = benchmark("speed").real_time(rows)
+    assert (found["x_real_time"], found["x_real_time_wall"]) == (4.0, 2.0)
+    assert found["seconds_of_audio"] == 8.0 and found["x_real_time_low"] == 3.0
