@@ -2,6 +2,7 @@
 that failed; and the checks of settings that raise them.
 """
 
+import contextlib
 import fnmatch
 import functools
 import math
@@ -10,7 +11,7 @@ import pkgutil
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -111,6 +112,17 @@ def registered(what: str, registry: Mapping[str, str], name: str, also: str = ""
         if fnmatch.fnmatchcase(name, pattern):
             return pkgutil.resolve_name(place)
     raise InputError(f"{what} {name!r} is unknown, expected {names_in(registry)}{also}")
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str, package: str) -> Iterator[None]:
+    """InputError where an import inside fails: `what` needs `package`, which `extra` installs."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{what} needs {package} ({error}), expected: pip install 'llasa-core[{extra}]'"
+        ) from None
 
 
 def names_in(registry: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llasa_core.codecs.interface import Codec
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 
 OPUS_RANGE = (6_000, 256_000)  # bits a second that libsndfile sets for one channel
 
@@ -93,12 +93,8 @@ class Codec2Codec(Codec):
             raise InputError(
                 f"Codec2 at {bits_per_second} bits a second, expected one of {CODEC2_MODES}"
             )
-        try:
+        with needs_extra("Codec2", "codecs", "pycodec2"):
             import pycodec2
-        except ImportError:
-            raise InputError(
-                "Codec2: the package pycodec2 is not installed (pip install 'llasa-core[codecs]')"
-            ) from None
         self.name = f"codec2-{bits_per_second}"
         self._new = lambda: pycodec2.Codec2(bits_per_second)
         self._delay = CODEC2_DELAY.get(bits_per_second, CODEC2_USUAL_DELAY)

@@ -218,6 +218,11 @@ class MiniCodec(Codec):
     @classmethod
     def load(cls, name: str, device: str | None = None) -> "MiniCodec":
         """The tracked codec "mini", or one in a folder."""
+        if name == "mini" and not MINI_CODEC.is_dir():
+            raise InputError(
+                "codec mini: its weights are in the repository (results/checkpoints/mini-codec),"
+                " not in the installed package; give that folder, or a model that brings its codec"
+            )
         return cls.from_folder(MINI_CODEC if name == "mini" else name, device)
 
     @classmethod

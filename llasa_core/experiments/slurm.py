@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.experiments.config import Experiment
 from llasa_core.experiments.runner import RunState, follow, run_arguments
 from llasa_core.experiments.slurm_job import NodeCommand, log_path
@@ -63,13 +63,9 @@ class Submission:
 
 def submit(name: str, tasks: Sequence[Task], settings: SlurmSettings) -> Submission:
     """Submit tasks not in the queue as one job array. InputError if Slurm refuses or is absent."""
-    try:
+    with needs_extra("--slurm", "slurm", "submitit"):
         import submitit
         from submitit.helpers import clean_env
-    except ImportError as error:
-        raise InputError(
-            "--slurm needs the package submitit: pip install 'llasa-core[slurm]'"
-        ) from error
     for program in ("sbatch", "srun", "squeue"):
         if shutil.which(program) is None:
             raise InputError(

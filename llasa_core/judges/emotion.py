@@ -7,7 +7,7 @@ emotion2vec has no packaged weights: funasr (optional) loads it from a folder or
 import numpy as np
 
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.identity import tensors_fingerprint
 from llasa_core.judges.interface import at_16_khz, distribution_version
 
@@ -23,12 +23,8 @@ class Emotion2VecEmbedder:
     """
 
     def __init__(self, name: str = "emotion2vec_plus_large", device: str | None = None):
-        try:
+        with needs_extra("emotion2vec", "protocols", "funasr"):
             from funasr import AutoModel
-        except ImportError as error:
-            raise InputError(
-                f"emotion2vec needs funasr ({error}), expected: pip install funasr"
-            ) from None
         device = choose_device(device)
         model = MODEL_ID if name == "emotion2vec_plus_large" else name
         try:

@@ -7,7 +7,7 @@ moonshine-voice 0.0.73, which is never imported (importing it starts a microphon
 
 import numpy as np
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.identity import sums_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
@@ -44,12 +44,8 @@ class MoonshineTranscriber:
 
     def __init__(self, name: str = "moonshine-tiny.en", threads: int | None = None):
         self.name = name
-        try:
+        with needs_extra("moonshine", "judges", "onnxruntime"):
             import onnxruntime
-        except ImportError as error:
-            raise InputError(
-                f"moonshine needs onnxruntime ({error}), expected: pip install onnxruntime"
-            ) from None
         folder = package_folder("moonshine_voice", REQUIREMENT) / "assets" / "tiny-en"
         contents = {}
         for file, digest in SHA256.items():

@@ -18,7 +18,7 @@ import torch
 
 from llasa_core.checkpoint import load_strictly
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.ecapa import Ecapa
 from llasa_core.judges.identity import tensors_fingerprint
 from llasa_core.judges.interface import SAMPLE_RATE, at_16_khz, distribution_version
@@ -132,12 +132,8 @@ class ParaformerTranscriber:
     """
 
     def __init__(self, name: str = "paraformer-zh", device: str | None = None):
-        try:
+        with needs_extra("paraformer-zh", "protocols", "funasr"):
             from funasr import AutoModel
-        except ImportError as error:
-            raise InputError(
-                f"paraformer-zh needs funasr ({error}), expected: pip install funasr"
-            ) from None
         try:
             self._model = AutoModel(
                 model=name, device=choose_device(device), disable_update=True, disable_pbar=True

@@ -15,7 +15,7 @@ import types
 import numpy as np
 
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.identity import sums_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
@@ -119,13 +119,8 @@ def pesq_narrowband(reference: np.ndarray, degraded: np.ndarray, sample_rate: in
 
 
 def _pesq(reference: np.ndarray, degraded: np.ndarray, sample_rate: int, band: str) -> float:
-    try:
+    with needs_extra("PESQ", "judges", "pesq, which a C compiler builds"):
         import pesq
-    except ImportError as error:
-        raise InputError(
-            f"PESQ needs the package pesq ({error}), expected: pip install pesq, which needs a C"
-            " compiler"
-        ) from None
     reference, degraded = _aligned(reference, degraded, sample_rate)
     if not (reference.any() and degraded.any()):
         raise TooLittleSpeechError(
@@ -152,12 +147,8 @@ def stoi(reference: np.ndarray, degraded: np.ndarray, sample_rate: int) -> float
     Raises InputError when the lengths differ by more than one codec frame, TooLittleSpeechError
     when the original has less than 0.4 s of speech.
     """
-    try:
+    with needs_extra("STOI", "judges", "pystoi"):
         import pystoi
-    except ImportError as error:
-        raise InputError(
-            f"STOI needs the package pystoi ({error}), expected: pip install pystoi"
-        ) from None
     import warnings
 
     reference, degraded = _aligned(reference, degraded, sample_rate)

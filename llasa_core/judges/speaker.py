@@ -13,7 +13,7 @@ import numpy as np
 
 from llasa_core.checkpoint import load_strictly
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.identity import sums_fingerprint, tensors_fingerprint
 from llasa_core.judges.interface import (
     SAMPLE_RATE,
@@ -50,12 +50,8 @@ class WeSpeakerEmbedder:
 
     def __init__(self, name: str = "wespeaker", threads: int | None = None):
         self.name = name
-        try:
+        with needs_extra("wespeaker", "judges", "onnxruntime"):
             import onnxruntime
-        except ImportError as error:
-            raise InputError(
-                f"wespeaker needs onnxruntime ({error}), expected: pip install onnxruntime"
-            ) from None
         library = package_folder("moonshine_voice", WESPEAKER_REQUIREMENT) / "libmoonshine.so"
         if not library.is_file():
             raise InputError(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.device import choose_device
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.judges.identity import files_fingerprint, sums_fingerprint
 from llasa_core.judges.interface import (
     at_16_khz,
@@ -70,13 +70,9 @@ class WhisperTranscriber:
     def __init__(
         self, name: str = "whisper-tiny.en", device: str | None = None, threads: int | None = None
     ):
-        try:
+        with needs_extra("Whisper", "judges", "faster-whisper"):
             import ctranslate2
             from faster_whisper import WhisperModel
-        except ImportError as error:
-            raise InputError(
-                f"Whisper needs faster-whisper ({error}), expected: pip install faster-whisper"
-            ) from None
         kind, _, number = choose_device(device).partition(":")
         if device is None and not ctranslate2.get_cuda_device_count():
             # Its build may know no GPU where torch does

