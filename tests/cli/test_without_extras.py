@@ -178,7 +178,7 @@ def works(bare):
     seed_tts(bare / "seed")
     yield "protocol seed-tts-en seed protocol", 0
     write_wav(bare / "a.wav", 0.3 * np.sin(np.arange(800) * 0.1))
-    sentence = {"id": "a", "text": "Hello there.", "category": "questions", "language": "en"}
+    sentence = {"id": "a", "text": "Hello there.", "category": "Questions", "language": "en"}
     sentence["expected"] = "A voice that rises."
     (bare / "sentences.jsonl").write_text(json.dumps(sentence) + "\n")
     (bare / "said.jsonl").write_text(json.dumps(sentence | {"audio": "a.wav"}) + "\n")
