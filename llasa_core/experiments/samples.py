@@ -1,5 +1,5 @@
-"""Held-out texts spoken while a training runs: wavs below output_dir/samples, and audio and
-spectrograms in TensorBoard, W&B or trackio.
+"""Held-out texts spoken while a training runs: wavs below output_dir/samples, audio in TensorBoard,
+W&B or trackio, and spectrograms in TensorBoard.
 
 Training calls it through the seam `listener` of `training.train`, and knows nothing of synthesis.
 The trap avoided: a draw from torch's global generator would change the training that it listens to.
@@ -98,7 +98,10 @@ def _wandb(callback: Any, step: int, waves: Sequence[np.ndarray], rate: int) -> 
 def _trackio(callback: Any, step: int, waves: Sequence[np.ndarray], rate: int) -> None:
     trackio = callback._trackio
     trackio.log(
-        {f"samples/{number}": trackio.Audio(wave, rate) for number, wave in enumerate(waves)}
+        {
+            f"samples/{number}": trackio.Audio(wave, sample_rate=rate)
+            for number, wave in enumerate(waves)
+        }
     )
 
 
