@@ -165,7 +165,7 @@ class CodecTraining:
         count = len(self.manifests)
         for name, kind in (("hours", float), ("repeats", int)):
             each = getattr(self, name)
-            listed = isinstance(each, list | tuple) and each != ()
+            listed = isinstance(each, list | tuple) and (len(each) > 0 or name == "hours")
             if listed and (len(each) != count or not all(fits(x, kind) and x > 0 for x in each)):
                 raise InputError(
                     f"codec training: `{name}` is {each!r}, expected a number above 0 for each of"

@@ -59,6 +59,13 @@ def test_several_manifests_are_read_together_and_only_english_is_labelled(folder
     assert data.hours == pytest.approx(5 * 0.5 / 3600)
 
 
+@pytest.mark.parametrize("none", [[], ()])
+def test_no_repeats_mean_once_each(folder, none):
+    assert len(WaveSet(settings(folder, repeats=none)).by_length) == len(
+        WaveSet(settings(folder, repeats=[1, 1])).by_length
+    )
+
+
 def test_hours_and_repeats_are_of_each_manifest(folder):
     data = WaveSet(settings(folder, hours=[0.6 / 3600, 1.0], repeats=[1, 3]))
     assert sorted(data.labels) == [[], [], [3, 4], [3, 4]]
