@@ -29,6 +29,7 @@ class Desk:
         self.studio, self.folder, self.live = studio, folder, LiveSpeeches()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        threading.Thread(target=self._sweep_on, daemon=True).start()
 
     def perform(
         self, visitor: str, name: str, order: Order, live: LiveSpeech | None = None
@@ -36,7 +37,6 @@ class Desk:
         """Sentences while an order is worked on, its Take at last. With `live` the waves go there
         as they are made. Raises what `Job` raises.
         """
-        self.sweep()
         job = self.studio.job(
             lambda job: self.studio.perform(name, order, job, live=live is not None)
         )
@@ -94,9 +94,14 @@ class Desk:
         write_wav(path, wave, rate)
         return str(path)
 
-    def sweep(self) -> None:
-        """Delete the speech that is older than `kept_seconds`."""
-        oldest = time.time() - self.studio.limits.kept_seconds
+    def _sweep_on(self) -> None:
+        """Delete the speech that is older than `kept_seconds`, whether or not anyone comes."""
+        kept = self.studio.limits.kept_seconds
+        while True:
+            time.sleep(max(1, min(60, kept // 2)))
+            self._sweep(time.time() - kept)
+
+    def _sweep(self, oldest: float) -> None:
         for folder in self.folder.glob("*"):
             with suppress(FileNotFoundError):
                 if folder.stat().st_mtime < oldest:

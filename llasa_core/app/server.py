@@ -38,7 +38,7 @@ def serving(
 ) -> Iterator[str]:
     """The address of the running app; at the end it is closed and what was uploaded is gone.
 
-    port: None for a free one. InputError where the extra is not installed or the port is taken.
+    port: None for a free one. InputError where it is taken.
     """
     with (
         tempfile.TemporaryDirectory(prefix="llasa-app-") as folder,
@@ -89,10 +89,6 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _page(studio: Studio, results: Path, folder: Path):
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise InputError("the app needs gradio: pip install 'llasa-core[app]'") from None
     from llasa_core.app.desk import Desk
     from llasa_core.app.page import build
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llasa_core.cli.common import Commands, add_command, count, require
 from llasa_core.cli.search import wanted_voices
-from llasa_core.errors import InputError
+from llasa_core.errors import InputError, needs_extra
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -61,6 +61,8 @@ def add_app(commands: Commands) -> None:
 
 def app(options: Namespace) -> None:
     """Serve the page until Ctrl-C."""
+    with needs_extra("llasa app", "app", "gradio"):
+        import gradio  # noqa: F401
     from llasa_core.app.server import serve
     from llasa_core.app.studio import Limits, Studio, named, tracked_checkpoints
     from llasa_core.experiments.config import repository_root

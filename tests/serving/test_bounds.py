@@ -78,7 +78,7 @@ def gated(synthesizer, gate, sampling=SAMPLING, **limits):
         row = (synthesizer.speech_answers, sampling, service.limits.slots, synthesizer.context)
         return GatedLoop(synthesizer.model, *row)
 
-    service.loop = SharedLoop(make, 0.01, generating(synthesizer.model))
+    service.loop = SharedLoop(make, service.limits.window, generating(synthesizer.model))
     return service
 
 
@@ -172,7 +172,7 @@ def test_client_that_left_while_it_waited_frees_its_place(synthesizer, gate):
 
 
 def test_failure_of_the_loop_ends_its_requests_and_no_later_one(synthesizer, gate, caplog):
-    service = gated(synthesizer, gate, slots=2)
+    service = gated(synthesizer, gate, slots=2, window=3.0)  # both requests join the first step
     with live(service) as url, ThreadPoolExecutor(2) as pool, gate:
         caught = [pool.submit(spoken, url, TEXTS[n]) for n in range(2)]
         wait_for(lambda: service.loop.live == 2)
