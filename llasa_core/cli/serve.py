@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llasa_core.cli.common import Commands, add_command, count, positive, require, whole
-from llasa_core.errors import InputError
+from llasa_core.errors import needs_extra
 
 KEY = "LLASA_API_KEY"  # environment: what clients send as bearer token
 
@@ -94,13 +94,9 @@ def _add_speaking(add: argparse.ArgumentParser) -> None:
 
 def serve(options: Namespace) -> None:
     """Load the model and answer until a signal."""
-    try:
+    with needs_extra("llasa serve", "serve", "a web server"):
         from llasa_core.serving.server import address, bound_socket, run
         from llasa_core.serving.web import Web
-    except ImportError as error:
-        raise InputError(
-            f"llasa serve needs {error.name}: pip install 'llasa-core[serve]'"
-        ) from None
     from llasa_core.serving.service import Limits, SpeechService
     from llasa_core.serving.voices import voices_of
 

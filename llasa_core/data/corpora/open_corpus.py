@@ -5,7 +5,6 @@ the named voices and pseudo-speakers, or Kokoro's voices. Held out are texts, wo
 As in `synthetic`, every draw comes from sha256 of the seed and the row.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from llasa_core.data.corpora.voices import (
     HELD_OUT,
     NAMED,
     Voice,
+    draws,
     kokoro_voices,
     pseudo_speakers,
 )
@@ -108,7 +108,7 @@ def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
         "definitions": _passes("definitions", seed),
     }
     for index in itertools.count():
-        what, who, which = _draws(f"row {seed} {index}", 3)
+        what, who, which = draws(f"row {seed} {index}", 3)
         kind = "definitions"
         if speakers.named and what % 100 < _GRAMMAR:
             kind = "grammar"
@@ -125,11 +125,6 @@ def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
 def _passes(kind: str, seed: int) -> Iterator[str]:
     for number in itertools.count():
         yield from sentences.shuffled(kind, "train", seed + number)
-
-
-def _draws(text: str, count: int) -> list[int]:
-    digest = hashlib.sha256(text.encode()).digest()
-    return [int.from_bytes(digest[4 * i : 4 * i + 4], "big") for i in range(count)]
 
 
 def build(

@@ -111,7 +111,7 @@ def pseudo_speakers(count: int, seed: int = 0) -> tuple[Voice, ...]:
     for draw in range(100 * count):
         if len(found) == count:
             break
-        shares = _shares(f"speaker {seed} {draw}", 4)
+        shares = [number / 2**32 for number in draws(f"speaker {seed} {draw}", 4)]
         pitch = math.exp(_between(-0.16, 0.10, shares[0]))
         voice = Voice(
             f"p{len(found):03d}",
@@ -133,10 +133,10 @@ def _near(one: Voice, other: Voice) -> bool:
     return max(map(abs, distances)) < _NEAR
 
 
-def _shares(text: str, count: int) -> list[float]:
-    """`count` numbers in [0, 1) by sha256 of the text."""
+def draws(text: str, count: int) -> list[int]:
+    """`count` numbers below 2^32 by sha256 of the text, at most eight."""
     digest = hashlib.sha256(text.encode()).digest()
-    return [int.from_bytes(digest[4 * i : 4 * i + 4], "big") / 2**32 for i in range(count)]
+    return [int.from_bytes(digest[4 * i : 4 * i + 4], "big") for i in range(count)]
 
 
 def _between(low: float, high: float, share: float) -> float:
