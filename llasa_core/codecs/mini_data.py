@@ -121,8 +121,8 @@ class CodecTraining:
     max_seconds: float = 4.0  # longer utterances are cropped for the encoder and carry no CTC loss
     # Steps of the decoder alone, after `steps`: codes do not change, nor language models on them.
     decoder_steps: int = 0
-    peak_lr: float = 1e-3
-    decoder_peak_lr: float = 5e-4
+    peak_lr: float = 2e-3
+    decoder_peak_lr: float = 1e-3
     final_lr_ratio: float = 0.05
     warmup_steps: int = 200
     weight_decay: float = 0.01

@@ -32,6 +32,7 @@ from llasa_core.codecs.mini_losses import (
 )
 from llasa_core.errors import DivergedError, InputError
 from llasa_core.files import publish, sha256
+from llasa_core.muon import Muon, is_matrix
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
@@ -143,12 +144,15 @@ def _parts(settings: CodecTraining, base: MiniCodec | None) -> dict:
                 f" {settings.model} of the settings"
             )
         model.load_state_dict(base.model.state_dict())
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *head.parameters(), *predictor.parameters()],
+    learnt = [*model.parameters(), *head.parameters(), *predictor.parameters()]
+    optimizer = Muon(
+        [
+            {"params": [weight for weight in learnt if is_matrix(weight)], "orthogonal": True},
+            {"params": [weight for weight in learnt if not is_matrix(weight)], "orthogonal": False},
+        ],
         settings.peak_lr,
         betas=(0.8, 0.95),
         weight_decay=settings.weight_decay,
-        fused=True,
     )
     parts = {"model": model, "head": head, "predictor": predictor, "optimizer": optimizer}
     if settings.adversarial_weight:

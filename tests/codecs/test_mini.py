@@ -393,7 +393,7 @@ def test_decoder_steps_leave_the_codes_and_the_encoder_as_they_were(settings, tm
 
 def test_decoder_steps_have_a_learning_rate_of_their_own():
     settings = CodecTraining(
-        "m", "o", steps=100, decoder_steps=100, warmup_steps=10, decoder_peak_lr=4e-4
+        "m", "o", 100, decoder_steps=100, warmup_steps=10, peak_lr=1e-3, decoder_peak_lr=4e-4
     )
     assert learning_rate(settings, 99) < 1e-4 and learning_rate(settings, 100) == pytest.approx(
         4e-4
