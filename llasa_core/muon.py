@@ -1,8 +1,8 @@
 """Muon for weight matrices, AdamW for everything else, as one optimizer.
 
 Muon (Jordan et al. 2024) replaces the averaged gradient of a matrix by the nearest orthogonal one:
-every direction learns at the same pace. Its steps are scaled to those of AdamW (Liu et al. 2025), so
-one learning rate serves both.
+every direction learns at the same pace. Its steps are scaled to those of AdamW (Liu et al. 2025),
+so one learning rate serves both.
 """
 
 from collections.abc import Iterable

@@ -112,7 +112,7 @@ KEYS = {"name", "description", "notebook", "base", "grid", "runs", "smoke"}
 class Run:
     """One execution of a notebook. Paths are relative to the repository root."""
 
-    id: str  # varied values + 8 hex digits of sha256 over all parameters and the notebook's path
+    id: str  # varied values + 8 hex digits of `parameter_hash`
     params: dict[str, Any]  # every parameter, defaults included
     run_dir: str  # small results
     artifacts_dir: str  # large results, git-ignored
@@ -226,6 +226,9 @@ def load_experiment(path: str | Path, smoke: bool = False) -> Experiment:
             )
         return checked_value(f"{path}: {key}: `{name}`", value, defaults[name])
 
+    # A parameter that came later does not rename the runs that were before it, with this value
+    before = read_object(root / notebook)["metadata"].get("added_parameters", {})
+
     base = {
         name: checked("base", name, value)
         for name, value in section("base", settings.get("base", {})).items()
@@ -263,13 +266,13 @@ def load_experiment(path: str | Path, smoke: bool = False) -> Experiment:
         params |= base | fixed | varied | overrides
         spoken = [label] if label else []
         spoken += [short_value(name, params[name]) for name in varied if name not in overrides]
-        run_id = "-".join(
-            [slug("-".join(spoken))[:48].strip("-") or "run", parameter_hash(notebook, params)]
-        )
+        hashed = {n: value for n, value in params.items() if n not in before or value != before[n]}
+        digest = parameter_hash(notebook, hashed)
+        run_id = "-".join([slug("-".join(spoken))[:48].strip("-") or "run", digest])
         run_dir = (
             f"artifacts/smoke/{path.stem}/{run_id}" if smoke else f"results/{path.stem}/{run_id}"
         )
-        runs[parameter_hash(notebook, params)] = Run(
+        runs[digest] = Run(
             id=run_id,
             params=params,
             run_dir=run_dir,
@@ -281,7 +284,11 @@ def load_experiment(path: str | Path, smoke: bool = False) -> Experiment:
 
 
 def parameter_hash(notebook: str, params: dict[str, Any]) -> str:
-    """8 hex digits of sha256 over the canonical JSON of the notebook's path and all parameters."""
+    """8 hex digits of sha256 over the canonical JSON of the notebook's path and the parameters.
+
+    `load_experiment` leaves out one that the notebook got later, where it has the value that stands
+    for the time before: `{name: value}`, the notebook's metadata `added_parameters`.
+    """
     text = json.dumps(
         {"notebook": notebook, "params": params},
         sort_keys=True,

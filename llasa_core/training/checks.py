@@ -15,7 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from llasa_core.errors import InputError
 from llasa_core.model import SIZES, model_config
-from llasa_core.training.config import TrainConfig
+from llasa_core.training.config import MUON, TrainConfig
 from llasa_core.training.lora import lora_settings
 from llasa_core.training.loss import LOSSES
 
@@ -43,7 +43,7 @@ def check_settings(config: TrainConfig) -> None:
     """InputError for an `optim`, a `report_to` or a `lora` that cannot be had here."""
     if config.loss not in LOSSES:
         raise InputError(f"config: `loss` is {config.loss!r}, expected {' or '.join(LOSSES)}")
-    names = sorted(OptimizerNames)
+    names = sorted([*OptimizerNames, MUON])
     if config.optim not in names:
         raise InputError(f"config: `optim` is {config.optim!r}, expected one of {', '.join(names)}")
     package = next((package for part, package in PACKAGES.items() if part in config.optim), None)
@@ -51,6 +51,11 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(
             f"config: `optim` is {config.optim!r}, which needs the package {package}, not installed"
             " here"
+        )
+    if config.optim == MUON and (config.fsdp or config.deepspeed is not None):
+        raise InputError(
+            f"config: `optim` is {MUON!r}, which needs whole matrices, and `fsdp` and `deepspeed`"
+            " shard them; expected one of Hugging Face's optimizers"
         )
     known = ["none", "all", *INTEGRATION_TO_CALLBACK]
     if config.report_to not in known:

@@ -17,6 +17,8 @@ from llasa_core.files import read_object
 from llasa_core.tokenizer import DEFAULT_DATE
 from llasa_core.training.lora import lora_settings
 
+MUON = "muon"  # an `optim` beside those of Hugging Face (llasa_core.muon)
+
 RENAMED = {
     "llm_model_name_or_path": "model",
     "tokenizer_name_or_path": "tokenizer",
@@ -99,7 +101,7 @@ class TrainConfig:
     average: str = "tokens"
     beta2: float = 0.95
     clip: float = 1.0
-    # Hugging Face's name; "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes)
+    # Hugging Face's name, "adamw_bnb_8bit" keeps 8-bit states (needs bitsandbytes); or "muon"
     optim: str = "adamw_torch_fused"
     bf16: bool = True  # autocast; master weights stay fp32
     pure_bf16: bool = False  # DeepSpeed's bf16 without autocast, as in public; masters stay fp32

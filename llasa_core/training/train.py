@@ -37,7 +37,7 @@ from llasa_core.model import (
     use_packed_attention,
 )
 from llasa_core.training.checks import check_settings
-from llasa_core.training.config import TrainConfig
+from llasa_core.training.config import MUON, TrainConfig
 from llasa_core.training.data import TrainingData, open_data
 from llasa_core.training.lora import add_lora
 from llasa_core.training.loss import use_head_loss
@@ -201,7 +201,8 @@ def _arguments(
             weight_decay=config.weight_decay,
             adam_beta2=config.beta2,
             max_grad_norm=config.clip,
-            optim=config.optim,
+            # PackedTrainer makes Muon itself
+            optim="adamw_torch" if config.optim == MUON else config.optim,
             seed=config.seed,
             use_cpu=on_cpu,
             ddp_backend="gloo" if on_cpu and world > 1 else None,

@@ -9,7 +9,7 @@ weights_only, and no pickled settings are kept.
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from transformers import Trainer
 
 from llasa_core.data.packing import PackedRows, code_noise, collate
 from llasa_core.errors import DivergedError
+from llasa_core.muon import Muon, is_matrix
 from llasa_core.training import resume
-from llasa_core.training.config import TrainConfig
+from llasa_core.training.config import MUON, TrainConfig
 from llasa_core.training.loss import LOSSES
 from llasa_core.training.parallel import check_wrapper, compute_in_bf16, shard_on_cpu
 
@@ -49,6 +50,25 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
     return (
         config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
     )
+
+
+def muon_groups(
+    model: torch.nn.Module, decaying: Collection[str], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of the parameters that learn: matrices of the layers for Muon; for AdamW the rows of
+    the vocabulary, and the rest. The names in `decaying` have weight decay.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = {id(layer.weight) for layer in ends}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            orthogonal = id(parameter) not in rows and is_matrix(parameter)
+            groups.setdefault((orthogonal, name in decaying), []).append(parameter)
+    return [
+        {"params": members, "orthogonal": orthogonal, "weight_decay": weight_decay * decays}
+        for (orthogonal, decays), members in groups.items()
+    ]
 
 
 class StepBatches(IterableDataset):
@@ -131,6 +151,18 @@ class PackedTrainer(Trainer):
         # Rows that stay as they are must not shrink (lora.add_lora).
         held = {name for name, one in model.named_parameters() if hasattr(one, "trained_from")}
         return [name for name in names if name not in held]
+
+    def create_optimizer(self, model=None):
+        config = self.batches.config
+        if config.optim != MUON:
+            return super().create_optimizer(model)
+        learner = self.model if model is None else model
+        self.optimizer = Muon(
+            muon_groups(learner, self.get_decay_parameter_names(learner), config.weight_decay),
+            config.peak_lr,
+            betas=(self.args.adam_beta1, config.beta2),
+        )
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         config = self.batches.config

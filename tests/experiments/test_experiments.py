@@ -88,6 +88,18 @@ def test_hash_covers_defaults_and_notebook_but_not_the_spelling_of_a_number(stud
     )
 
 
+def test_parameter_that_came_later_leaves_the_runs_before_it_their_ids(study, tmp_path):
+    before = load_experiment(study()).runs[0].id
+    path = tmp_path / "notebooks" / "study.ipynb"
+    write_notebook(path, f"{PARAMETERS}\noptim = 'old'", WORK, FINISH)
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["added_parameters"] = {"optim": "old"}
+    path.write_text(json.dumps(notebook))
+    assert load_experiment(study()).runs[0].id == before
+    assert load_experiment(study()).runs[0].params["optim"] == "old"
+    assert load_experiment(study("base: {optim: new}\n")).runs[0].id != before
+
+
 def test_named_runs_multiply_with_the_grid(study):
     experiment = load_experiment(
         study("runs: {originals: {mode: a}, spoken: {mode: b}}\ngrid: {seed: [0, 1]}\n")

@@ -24,6 +24,7 @@ from llasa_core.training.launch import launch
 from llasa_core.training.loss import LOSSES
 from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
+from llasa_core.training.trainer import muon_groups
 
 
 @pytest.mark.slow
@@ -78,15 +79,17 @@ def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path):
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "muon"])
+def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path, optim):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(settings(workshop, whole, save_steps=3, code_noise=0.1, speaker_tags=0.5))
+    changes = {"save_steps": 3, "code_noise": 0.1, "speaker_tags": 0.5, "optim": optim}
+    train(settings(workshop, whole, **changes))
     shutil.copytree(whole, killed)
     for path in [*killed.glob("*.safetensors"), killed / "llasa.json"]:
         path.unlink()
     shutil.rmtree(killed / "checkpoint-6")
     (killed / "checkpoint-5").mkdir()  # a checkpoint that was being written
-    train(settings(workshop, killed, save_steps=3, code_noise=0.1, speaker_tags=0.5, resume=True))
+    train(settings(workshop, killed, **changes, resume=True))
     assert losses(whole) == losses(killed)
     first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -483,6 +486,25 @@ def test_bad_settings_name_the_key(workshop, tmp_path, change, message):
 def test_an_optimizer_that_does_not_exist_is_refused(workshop, tmp_path):
     with pytest.raises(InputError, match=r"`optim` is 'adam', expected one of .*adamw_torch_fused"):
         train(settings(workshop, tmp_path, optim="adam"))
+
+
+def test_muon_refuses_engines_that_shard_its_matrices(workshop, tmp_path):
+    with pytest.raises(InputError, match="`optim` is 'muon', which needs whole matrices"):
+        train(settings(workshop, tmp_path, optim="muon", fsdp=True))
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_leaves_embeddings_and_norms_to_adamw():
+    model = build_model("nano", 300)
+    decaying = {name for name, one in model.named_parameters() if one.ndim > 1}
+    names = {id(one): name for name, one in model.named_parameters()}
+    groups = {
+        (group["orthogonal"], group["weight_decay"]): {names[id(one)] for one in group["params"]}
+        for group in muon_groups(model, decaying, 0.1)
+    }
+    assert set(groups) == {(True, 0.1), (False, 0.1), (False, 0.0)}
+    assert groups[True, 0.1] == {name for name in names.values() if "proj" in name}
+    assert groups[False, 0.1] <= {"model.embed_tokens.weight", "lm_head.weight"}
+    assert all("norm" in name for name in groups[False, 0.0])
 
 
 def test_public_settings_are_translated_with_a_note(tmp_path):
