@@ -75,7 +75,7 @@ def with_bars(
 
 
 def codec_training(log: pd.DataFrame) -> Figure:
-    """Codec losses by `step`: `mel` (mean |log mel| difference, nats), `ctc` (nats a character)."""
+    """Codec losses by `step`: `mel` (mean |log mel| difference, nats), `ctc` (nats a label)."""
     with matplotlib.rc_context(STYLE):
         figure, (left, right) = new_axes(2)
         left.plot(log["step"], log["mel"], color=COLOURS[0])
@@ -83,8 +83,8 @@ def codec_training(log: pd.DataFrame) -> Figure:
         right.plot(log["step"], log["ctc"], color=COLOURS[1], linestyle=LINES[1])
         right.set(
             xlabel="step",
-            ylabel="CTC loss (nats per character)",
-            title="characters read from the codes",
+            ylabel="CTC loss (nats per label)",
+            title="text read from the codes",
         )
         return figure
 

@@ -41,6 +41,30 @@ def add_slurm_option(parser: argparse.ArgumentParser, summary: str) -> None:
     parser.add_argument("--slurm", nargs="?", const="", metavar="SETTINGS.yaml", help=summary)
 
 
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How codes are drawn, as whatever speaks with a language model offers it."""
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
+    parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=positive,
+        default=1.0,
+        help="above 1: codes that were there are less likely (default 1; public LoRA example 1.2)",
+    )
+    parser.add_argument(
+        "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
+    )
+    parser.add_argument(
+        "--context",
+        type=count,
+        metavar="TOKENS",
+        help="prompt and speech together (default: that of the training; 2048 for released models)",
+    )
+
+
 def whole(text: str) -> int:
     """An integer of at least 0, for argparse."""
     if not text.isdigit():

@@ -6,7 +6,15 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from llasa_core.cli.common import Commands, add_command, count, positive, require, whole
+from llasa_core.cli.common import (
+    Commands,
+    add_command,
+    add_sampling_options,
+    count,
+    positive,
+    require,
+    whole,
+)
 from llasa_core.errors import needs_extra
 
 KEY = "LLASA_API_KEY"  # environment: what clients send as bearer token
@@ -65,17 +73,7 @@ def _add_limits(add: argparse.ArgumentParser) -> None:
 
 
 def _add_speaking(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
-    add.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
-    add.add_argument(
-        "--top-p", type=float, default=1.0, help="smallest set of that mass (default 1)"
-    )
-    add.add_argument(
-        "--repetition-penalty", type=positive, default=1.0, help="of all requests (default 1)"
-    )
-    add.add_argument(
-        "--max-seconds", type=float, default=40.0, help="of speech at once (default 40)"
-    )
+    add_sampling_options(add)
     add.add_argument(
         "--attempts", type=whole, default=5, help="samples until one passes the guards (default 5)"
     )
@@ -85,9 +83,6 @@ def _add_speaking(add: argparse.ArgumentParser) -> None:
         type=count,
         default=200,
         help="longer texts are spoken in sentences (default 200)",
-    )
-    add.add_argument(
-        "--context", type=count, metavar="TOKENS", help="prompt and speech (default: as trained)"
     )
     add.add_argument("--engine", choices=("torch", "vllm"), default="torch", help="default torch")
 

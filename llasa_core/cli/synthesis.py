@@ -13,8 +13,7 @@ from pathlib import Path
 from llasa_core.cli.common import (
     Commands,
     add_command,
-    count,
-    positive,
+    add_sampling_options,
     progress_bar,
     require,
     whole,
@@ -56,26 +55,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
         help="of TEXT, and of lines that name none (default: by the script; en for Latin letters)",
     )
     parser.add_argument("--seed", type=whole, default=0, help="same seed, same speech (default 0)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default 0.8)")
-    parser.add_argument("--top-k", type=whole, default=50, help="0 takes all codes (default 50)")
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, help="smallest set of that probability (default 1)"
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=positive,
-        default=1.0,
-        help="above 1: codes that were there are less likely (default 1; public LoRA example 1.2)",
-    )
-    parser.add_argument(
-        "--max-seconds", type=float, default=40.0, help="no utterance is longer (default 40)"
-    )
-    parser.add_argument(
-        "--context",
-        type=count,
-        metavar="TOKENS",
-        help="prompt and speech together (default: that of the training; 2048 for released models)",
-    )
+    add_sampling_options(parser)
     parser.add_argument("--device", help="cpu or cuda (default: the GPU where there is one)")
 
 
