@@ -128,6 +128,21 @@ def best_slots(model):
     return f"{max(ratios):.1f} x"
 
 
+def cells_of_peers():
+    """Of the table beside other libraries: body-heavy and head-heavy, ours against each of them."""
+    trained = benchmark("peers_training")["shapes"]
+    shapes = ("body-heavy", "head-heavy")
+    cells = [
+        [repeats(trained[shape]["ratios"][peer]) for shape in shapes]
+        for peer in ("trl", "flattening")
+    ]
+    for peer in ("trl", "flattening"):
+        memory = [trained[shape]["memory"][peer] for shape in shapes]
+        in_percent = [{key: 100 * value for key, value in ratio.items()} for ratio in memory]
+        cells.append([repeats(ratio, "{:.0f}", "%") for ratio in in_percent])
+    return cells
+
+
 def test_page_of_the_benchmarks_says_what_their_files_say():
     text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     cells = [
@@ -159,7 +174,7 @@ def test_page_of_the_benchmarks_says_what_their_files_say():
         expected.append([f"{equal['ours']:.1%}, {equal['loop']:.1%}"])
     copied = benchmark("memmap")["share_of_copy_rate"]
     expected += [[f"{copied[way]['wall']:.0%}"] for way in ("export", "import")]
-    assert cells == expected
+    assert cells == expected + cells_of_peers()
 
 
 def test_page_of_reliability_shows_the_recorded_tables():
