@@ -145,10 +145,13 @@ def _parts(settings: CodecTraining, base: MiniCodec | None) -> dict:
             )
         model.load_state_dict(base.model.state_dict())
     learnt = [*model.parameters(), *head.parameters(), *predictor.parameters()]
+    ends = {id(model.embed.weight), id(model.decoder.head.linear.weight)}  # AdamW finds their scale
+    matrices = [weight for weight in learnt if is_matrix(weight) and id(weight) not in ends]
+    inside = {id(weight) for weight in matrices}
     optimizer = Muon(
         [
-            {"params": [weight for weight in learnt if is_matrix(weight)], "orthogonal": True},
-            {"params": [weight for weight in learnt if not is_matrix(weight)], "orthogonal": False},
+            {"params": matrices, "orthogonal": True},
+            {"params": [each for each in learnt if id(each) not in inside], "orthogonal": False},
         ],
         settings.peak_lr,
         betas=(0.8, 0.95),
