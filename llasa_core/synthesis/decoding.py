@@ -21,6 +21,7 @@ import torch
 
 from llasa_core.errors import InputError, fits
 from llasa_core.synthesis.cache import SlotCache
+from llasa_core.synthesis.packed import packed_layers, product
 from llasa_core.synthesis.sampling import (
     Sampling,
     draw,
@@ -101,7 +102,7 @@ def decode(
     check_rows(model, prompts, limits, seeds, answers, hidden)
     if not prompts:
         return
-    with generating(model):
+    with generating(model), packed_layers(model.get_decoder(), min(slots, len(prompts))):
         yield from Loop(model, prompts, limits, seeds, sampling, answers, slots, hidden).run()
 
 
@@ -188,6 +189,7 @@ class Loop:
         # A prefill for each single free slot would cost more than it gains
         self.refill_at = max(1, self.slots // 4)
         self.weight = model.get_output_embeddings().weight[answers.head]  # (V, H)
+        self.head = product(self.weight, min(slots, len(self.prompts)))
         self.device = self.weight.device
         self.end = answers.end - answers.head.start
         allowed = torch.zeros(self.weight.shape[0], dtype=torch.bool, device=self.device)
@@ -335,7 +337,7 @@ class Loop:
         """Logits float32 (B, V) of states (B, H), -inf for what may not be answered after `steps`
         (B,) tokens.
         """
-        logits = torch.nn.functional.linear(state, self.weight).float()
+        logits = self.head(state).float()
         logits.index_fill_(1, self.forbidden, -torch.inf)
         early = steps < self.sampling.min_codes
         if early.any():
