@@ -23,10 +23,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from measuring import Clock, head
-from train_step import CONTEXT, SHAPES, TEXT, high_water, seconds_of
+from train_step import CONTEXT, SHAPES, TEXT, high_water, llama_config, seconds_of
 from transformers import (
     DataCollatorWithFlattening,
-    LlamaConfig,
     LlamaForCausalLM,
     PrinterCallback,
     Trainer,
@@ -172,26 +171,12 @@ def write_checkpoint(folder: Path, shape: str) -> None:
     """Random weights of a shape of train_step, with the tokenizer of its vocabulary: Llama 3's and
     65,536 codes, or the small one of the tracked model where ids are folded there.
     """
-    hidden, layers, heads, feed_forward, folded = SHAPES[shape]
-    if folded is None:
+    if SHAPES[shape][-1] is None:
         tokenizer = merge_tokenizer(build_llama3_tokenizer(locate_llama3_vocabulary()), 65_536)
     else:
         tokenizer = load_tokenizer(SMALL_TOKENIZER)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            intermediate_size=feed_forward,
-            tie_word_embeddings=True,
-            max_position_embeddings=CONTEXT,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
+    model = LlamaForCausalLM(llama_config(shape, len(tokenizer)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

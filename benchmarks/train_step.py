@@ -238,11 +238,11 @@ def measured(step, model) -> dict:
     return {**entry, "losses": losses}
 
 
-def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """Two equal models: transformers' attention with recomputed activations, and ours."""
-    hidden, layers, heads, feed_forward, folded = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=folded or 193_800,
+def llama_config(shape: str, vocabulary_size: int) -> LlamaConfig:
+    """The configuration of one of SHAPES."""
+    hidden, layers, heads, feed_forward, _ = SHAPES[shape]
+    return LlamaConfig(
+        vocab_size=vocabulary_size,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -253,6 +253,11 @@ def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
         bos_token_id=None,
         eos_token_id=None,
     )
+
+
+def build(shape: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
+    """Two equal models: transformers' attention with recomputed activations, and ours."""
+    config = llama_config(shape, SHAPES[shape][-1] or 193_800)
     torch.manual_seed(0)
     public = LlamaForCausalLM(
         copy.deepcopy(config)

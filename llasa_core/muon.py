@@ -29,6 +29,17 @@ def is_matrix(weight: torch.Tensor) -> bool:
     return weight.ndim >= 2 and weight.shape[1] > 1 and min(_flat(weight).shape) >= SMALLEST
 
 
+def muon_groups(
+    weights: Iterable[torch.nn.Parameter], spared: Iterable[torch.nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Groups for `Muon`: matrices, and what AdamW takes, the matrices in `spared` with it."""
+    kept = {id(weight) for weight in spared}
+    kinds: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for weight in weights:
+        kinds[id(weight) not in kept and is_matrix(weight)].append(weight)
+    return [{"params": found, "orthogonal": kind} for kind, found in kinds.items() if found]
+
+
 class Muon(torch.optim.Optimizer):
     """`groups`: parameter groups, each with `orthogonal`: true for Muon, false for AdamW.
 

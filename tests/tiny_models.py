@@ -3,10 +3,20 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llasa_core.codecs.mini import MiniCodecConfig
 from llasa_core.synthesis.decoding import Answers
 
 TEXT, CODES = 40, 100  # ids 0..39 are text, 40..47 markers, 48..147 codes; END is 45
 ANSWERS = Answers(first=48, stop=148, end=45)
+TINY_CODEC = MiniCodecConfig(
+    width=64,
+    encoder_layers=1,
+    decoder_layers=1,
+    heads=2,
+    encoder_expansion=1,
+    decoder_expansion=1,
+    bottleneck_extra=32,
+)
 TEXTS = (
     "Call the office.",
     "Red lamp.",

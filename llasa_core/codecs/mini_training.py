@@ -32,7 +32,7 @@ from llasa_core.codecs.mini_losses import (
 )
 from llasa_core.errors import DivergedError, InputError
 from llasa_core.files import publish, sha256
-from llasa_core.muon import Muon, is_matrix
+from llasa_core.muon import Muon, muon_groups
 
 
 def learning_rate(settings: CodecTraining, step: int) -> float:
@@ -145,14 +145,9 @@ def _parts(settings: CodecTraining, base: MiniCodec | None) -> dict:
             )
         model.load_state_dict(base.model.state_dict())
     learnt = [*model.parameters(), *head.parameters(), *predictor.parameters()]
-    ends = {id(model.embed.weight), id(model.decoder.head.linear.weight)}  # AdamW finds their scale
-    matrices = [weight for weight in learnt if is_matrix(weight) and id(weight) not in ends]
-    inside = {id(weight) for weight in matrices}
+    ends = (model.embed.weight, model.decoder.head.linear.weight)  # AdamW finds their scale
     optimizer = Muon(
-        [
-            {"params": matrices, "orthogonal": True},
-            {"params": [each for each in learnt if id(each) not in inside], "orthogonal": False},
-        ],
+        muon_groups(learnt, ends),
         settings.peak_lr,
         betas=(0.8, 0.95),
         weight_decay=settings.weight_decay,

@@ -96,7 +96,8 @@ class SpeechService:
         make = partial(OpenLoop, model, *row, slots, synthesizer.context)
         if engine is not None:
             make = partial(EngineRows, engine, *row, slots)
-        self.loop = SharedLoop(make, self.limits.window, generating(model))
+        drawn = slots if engine is None else 1  # rows a step of the model here
+        self.loop = SharedLoop(make, self.limits.window, generating(model, drawn))
 
     def start(self) -> None:
         """Begin to draw rows."""

@@ -21,7 +21,7 @@ import torch
 
 from llasa_core.errors import InputError, fits
 from llasa_core.synthesis.cache import SlotCache
-from llasa_core.synthesis.packed import packed_layers, product
+from llasa_core.synthesis.packed import as_they_lie, packed_layers, product
 from llasa_core.synthesis.sampling import (
     Sampling,
     draw,
@@ -102,20 +102,23 @@ def decode(
     check_rows(model, prompts, limits, seeds, answers, hidden)
     if not prompts:
         return
-    with generating(model), packed_layers(model.get_decoder(), min(slots, len(prompts))):
+    with generating(model, rows=min(slots, len(prompts))):
         yield from Loop(model, prompts, limits, seeds, sampling, answers, slots, hidden).run()
 
 
 @contextmanager
-def generating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in the state that a `Loop` needs, and afterwards as it was."""
+def generating(model: torch.nn.Module, rows: int = 1) -> Iterator[None]:
+    """The model in the state that a `Loop` of about so many rows a step needs, and afterwards as it
+    was.
+    """
     implementation, training = model.config._attn_implementation, model.training
     if implementation != "sdpa":
         # Other implementations read a 4-D boolean mask differently, or not at all.
         model.set_attn_implementation("sdpa")
     model.eval()
     try:
-        yield
+        with packed_layers(model.get_decoder(), rows):
+            yield
     finally:
         model.train(training)
         if implementation != "sdpa":
@@ -189,7 +192,7 @@ class Loop:
         # A prefill for each single free slot would cost more than it gains
         self.refill_at = max(1, self.slots // 4)
         self.weight = model.get_output_embeddings().weight[answers.head]  # (V, H)
-        self.head = product(self.weight, min(slots, len(self.prompts)))
+        self.head = product(self.weight, slots)
         self.device = self.weight.device
         self.end = answers.end - answers.head.start
         allowed = torch.zeros(self.weight.shape[0], dtype=torch.bool, device=self.device)
@@ -304,7 +307,7 @@ class Loop:
             use_cache=True,
             **{self.cache_argument: self.cache},
         ).last_hidden_state[:, 0]
-        logits = self._allowed(state, self.steps[:live])  # (B, V)
+        logits = self._allowed(self.head(state), self.steps[:live])  # (B, V)
         now = torch.from_numpy(self.steps[:live]).to(self.device)
         uniform = self.uniform[rows, now]
         drawn_from = self._penalised(logits, self.repeated[:live])
@@ -333,11 +336,9 @@ class Loop:
     def _sampling(self, slot: int) -> Sampling:
         return self.sampling
 
-    def _allowed(self, state: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
-        """Logits float32 (B, V) of states (B, H), -inf for what may not be answered after `steps`
-        (B,) tokens.
-        """
-        logits = self.head(state).float()
+    def _allowed(self, logits: torch.Tensor, steps: np.ndarray) -> torch.Tensor:
+        """Logits (B, V) in float32, -inf for what may not be answered after `steps` (B,) tokens."""
+        logits = logits.float()
         logits.index_fill_(1, self.forbidden, -torch.inf)
         early = steps < self.sampling.min_codes
         if early.any():
@@ -358,11 +359,13 @@ class Loop:
         mask = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
         mask[:, [position for position in self.hidden[index] if position < len(prompt) - 1]] = False
         mask |= torch.eye(length, dtype=torch.bool, device=self.device)
-        state = self.body(
-            input_ids=ids[None], attention_mask=mask[None, None], use_cache=False
-        ).last_hidden_state[:, -1]
+        with as_they_lie(self.body):  # whatever the batch: packed weights round differently
+            state = self.body(
+                input_ids=ids[None], attention_mask=mask[None, None], use_cache=False
+            ).last_hidden_state[:, -1]
         self.recomputed += 1
-        logits = self._allowed(state, self.steps[slot : slot + 1])
+        logits = torch.nn.functional.linear(state, self.weight)
+        logits = self._allowed(logits, self.steps[slot : slot + 1])
         logits = self._penalised(logits, self.repeated[slot : slot + 1])
         return draw(logits, uniform, self._sampling(slot))
 

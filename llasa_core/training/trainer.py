@@ -20,7 +20,7 @@ from transformers import Trainer
 
 from llasa_core.data.packing import PackedRows, code_noise, collate
 from llasa_core.errors import DivergedError
-from llasa_core.muon import Muon, is_matrix
+from llasa_core.muon import Muon, muon_groups
 from llasa_core.training import resume
 from llasa_core.training.config import MUON, TrainConfig
 from llasa_core.training.loss import LOSSES
@@ -52,22 +52,18 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
     )
 
 
-def muon_groups(
+def groups_of(
     model: torch.nn.Module, decaying: Collection[str], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups of the parameters that learn: matrices of the layers for Muon; for AdamW the rows of
+    """Groups for Muon of the parameters that learn: matrices of the layers; for AdamW the rows of
     the vocabulary, and the rest. The names in `decaying` have weight decay.
     """
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    rows = {id(layer.weight) for layer in ends}
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            orthogonal = id(parameter) not in rows and is_matrix(parameter)
-            groups.setdefault((orthogonal, name in decaying), []).append(parameter)
+    ends = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    learnt = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     return [
-        {"params": members, "orthogonal": orthogonal, "weight_decay": weight_decay * decays}
-        for (orthogonal, decays), members in groups.items()
+        {**group, "weight_decay": weight_decay * decays}
+        for decays in (True, False)
+        for group in muon_groups([one for n, one in learnt if (n in decaying) == decays], ends)
     ]
 
 
@@ -158,7 +154,7 @@ class PackedTrainer(Trainer):
             return super().create_optimizer(model)
         learner = self.model if model is None else model
         self.optimizer = Muon(
-            muon_groups(learner, self.get_decay_parameter_names(learner), config.weight_decay),
+            groups_of(learner, self.get_decay_parameter_names(learner), config.weight_decay),
             config.peak_lr,
             betas=(self.args.adam_beta1, config.beta2),
         )

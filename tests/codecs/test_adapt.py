@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import TINY_CODEC
 from training_data import settings as of_training
 
 from llasa_core import cli
@@ -16,7 +17,7 @@ from llasa_core.audio import write_wav
 from llasa_core.checkpoint import refuse_another_codec
 from llasa_core.codecs import load_codec, mini_training
 from llasa_core.codecs.adapt import Adaptation, adapt_codec
-from llasa_core.codecs.mini import ADAPTATION, MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.codecs.mini import ADAPTATION, MiniCodec, MiniCodecModel
 from llasa_core.data.dataset import read_codes
 from llasa_core.data.encode import encode_manifest
 from llasa_core.data.subsets import join_pairs
@@ -26,16 +27,6 @@ from llasa_core.synthesis.batch import synthesize_manifest
 from llasa_core.synthesis.sampling import Sampling
 from llasa_core.synthesis.synthesizer import Synthesizer
 from llasa_core.training.train import train
-
-SHAPE = MiniCodecConfig(
-    width=64,
-    encoder_layers=1,
-    decoder_layers=1,
-    heads=2,
-    encoder_expansion=1,
-    decoder_expansion=1,
-    bottleneck_extra=32,
-)
 
 
 def tone(place, seconds=1.5):
@@ -51,7 +42,7 @@ def corpus(tmp_path_factory):
     """A base codec, twenty clips of a toy voice and the base adapted to them, in one folder."""
     folder = tmp_path_factory.mktemp("adapt")
     torch.manual_seed(0)
-    MiniCodec(MiniCodecModel(SHAPE), "cpu").save(folder / "base")
+    MiniCodec(MiniCodecModel(TINY_CODEC), "cpu").save(folder / "base")
     for place in range(20):
         write_wav(folder / f"{place}.wav", tone(place))
     write_manifest(
@@ -145,7 +136,7 @@ def test_language_model_of_the_base_accepts_the_adapted_codec_and_no_other(corpu
     }
     refuse_another_codec(tmp_path, card, adapted)
     torch.manual_seed(1)
-    other = MiniCodec(MiniCodecModel(SHAPE), "cpu")
+    other = MiniCodec(MiniCodecModel(TINY_CODEC), "cpu")
     for codec in (other, load_codec("mini")):
         with pytest.raises(InputError, match="give that of the folder"):
             refuse_another_codec(tmp_path, card, codec)
@@ -235,7 +226,7 @@ def test_dataset_begun_with_the_base_and_ended_with_the_adapted_codec_has_the_co
     joined = json.loads((corpus / "pairs" / "meta.json").read_text())
     assert joined["codes_fingerprint"] == base.codes_fingerprint
     torch.manual_seed(1)
-    other = MiniCodec(MiniCodecModel(SHAPE), "cpu")
+    other = MiniCodec(MiniCodecModel(TINY_CODEC), "cpu")
     expected = f"weights of codec mini: {base.codes_fingerprint}, not {other.codes_fingerprint};"
     for name in ("base", "both"):
         with pytest.raises(InputError, match=expected):
@@ -264,7 +255,7 @@ def test_model_of_joined_codes_speaks_through_either_decoder_and_no_other_encode
     # Without a codec: the one that llasa.json names.
     assert Synthesizer.from_folder(corpus / "model").codec.fingerprint == base.fingerprint
     torch.manual_seed(1)
-    MiniCodec(MiniCodecModel(SHAPE), "cpu").save(tmp_path / "other")
+    MiniCodec(MiniCodecModel(TINY_CODEC), "cpu").save(tmp_path / "other")
     argv = ["synthesize", "--model", str(corpus / "model"), "--codec", str(tmp_path / "other")]
     assert cli.main([*argv, "Ah.", "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import TINY_CODEC
 from transformers.models.xcodec2.modeling_xcodec2 import Xcodec2Decoder, Xcodec2Quantizer
 
 from llasa_core.audio import write_wav
@@ -27,21 +28,11 @@ from llasa_core.codecs.mini_training import learning_rate, train_codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
 
-TINY = MiniCodecConfig(
-    width=64,
-    encoder_layers=1,
-    decoder_layers=1,
-    heads=2,
-    encoder_expansion=1,
-    decoder_expansion=1,
-    bottleneck_extra=32,
-)
-
 
 @pytest.fixture(scope="module")
 def codec():
     torch.manual_seed(0)
-    return MiniCodec(MiniCodecModel(TINY))
+    return MiniCodec(MiniCodecModel(TINY_CODEC))
 
 
 def speechlike(samples, seed=0):
@@ -58,7 +49,7 @@ def speechlike(samples, seed=0):
 @pytest.mark.parametrize("hop, dimensions", [(160, 3), (640, 8)])
 def test_a_codec_of_another_rate_and_codebook_keeps_both_when_saved(tmp_path, hop, dimensions):
     torch.manual_seed(0)
-    config = replace(TINY, hop=hop, levels=(4,) * dimensions)
+    config = replace(TINY_CODEC, hop=hop, levels=(4,) * dimensions)
     MiniCodec(MiniCodecModel(config)).save(tmp_path)
     codec = load_codec(tmp_path)
     codes = codec.encode([speechlike(3300)])[0]
@@ -122,7 +113,7 @@ def test_checkpoint_is_half_precision_safetensors_and_loads_to_the_same_codes(co
     )  # and nothing else
 
     loaded = load_codec(tmp_path / "a")
-    assert isinstance(loaded, MiniCodec) and loaded.model.config == TINY
+    assert isinstance(loaded, MiniCodec) and loaded.model.config == TINY_CODEC
     for name, tensor in codec.model.state_dict().items():
         torch.testing.assert_close(
             loaded.model.state_dict()[name], tensor.half().float(), atol=0, rtol=0
@@ -284,7 +275,7 @@ def settings(tmp_path_factory):
         save_steps=3,
         warmup_steps=2,
         threads=1,
-        model=TINY,
+        model=TINY_CODEC,
     )
 
 
@@ -331,14 +322,14 @@ def plain(waves, frames, labels):
 def losses(settings, labels, frames=8):
     """Losses of one batch and the head, whose outputs are all alike at first."""
     torch.manual_seed(0)
-    model, head = MiniCodecModel(TINY), LabelHead(96, 64, 28)
+    model, head = MiniCodecModel(TINY_CODEC), LabelHead(96, 64, 28)
     torch.nn.init.zeros_(head.out.weight)
     torch.nn.init.zeros_(head.out.bias)
     waves = torch.from_numpy(
         np.stack([speechlike(frames * 320, seed) for seed in range(len(labels))])
     )
     batch = plain(waves, torch.full((len(labels),), frames), labels)
-    predictor = FramePredictor(len(TINY.levels), TINY.width)
+    predictor = FramePredictor(len(TINY_CODEC.levels), TINY_CODEC.width)
     return model, head, lambda: step_losses(model, head, predictor, MelLoss(), batch, settings, 0)
 
 
@@ -494,16 +485,16 @@ def test_trained_folder_is_a_codec(settings, tmp_path):
 
 
 def test_base_of_another_shape_is_refused(settings, tmp_path, codec):
-    other = replace(settings, output_dir=str(tmp_path), model=replace(TINY, hop=640))
+    other = replace(settings, output_dir=str(tmp_path), model=replace(TINY_CODEC, hop=640))
     with pytest.raises(InputError, match=r"start from has .*hop=320.*, expected .*hop=640"):
         train_codec(other, base=codec)
 
 
 def test_crops_last_as_long_at_every_rate_and_ctc_takes_what_fits(settings):
     assert [
-        replace(settings, model=replace(TINY, hop=hop)).crop_frames for hop in (160, 320, 640)
+        replace(settings, model=replace(TINY_CODEC, hop=hop)).crop_frames for hop in (160, 320, 640)
     ] == [16, 8, 4]
-    model = replace(TINY, hop=640, levels=(4,) * 3)
+    model = replace(TINY_CODEC, hop=640, levels=(4,) * 3)
     slow = replace(settings, model=model)
     torch.manual_seed(0)
     parts = (

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import TINY_CODEC
 
 from llasa_core.audio import write_wav
 from llasa_core.codecs import load_codec, mini_training
-from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
+from llasa_core.codecs.mini import MiniCodec, MiniCodecModel
 from llasa_core.codecs.mini_adversarial import (
     Adversary,
     Discriminator,
@@ -23,16 +24,6 @@ from llasa_core.codecs.mini_data import CodecTraining
 from llasa_core.codecs.mini_training import train_codec
 from llasa_core.errors import InputError
 from llasa_core.manifest import Utterance, write_manifest
-
-TINY = MiniCodecConfig(
-    width=64,
-    encoder_layers=1,
-    decoder_layers=1,
-    heads=2,
-    encoder_expansion=1,
-    decoder_expansion=1,
-    bottleneck_extra=32,
-)
 
 SETTINGS = CodecTraining("m", "o", adversarial_weight=0.5, discriminator_channels=4)
 
@@ -103,7 +94,7 @@ def base(tmp_path_factory):
         folder / "train.jsonl", [Utterance(str(n), folder / f"{n}.wav", "a") for n in range(4)]
     )
     torch.manual_seed(0)
-    codec = MiniCodec(MiniCodecModel(TINY), "cpu")
+    codec = MiniCodec(MiniCodecModel(TINY_CODEC), "cpu")
     settings = replace(
         SETTINGS,
         manifest=folder / "train.jsonl",
@@ -114,7 +105,7 @@ def base(tmp_path_factory):
         crop_seconds=0.16,
         save_steps=3,
         threads=1,
-        model=TINY,
+        model=TINY_CODEC,
     )
     return codec, settings, folder
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llasa_core.synthesis.packed import FEWEST, packed_layers, product
+from llasa_core.synthesis.packed import FEWEST, as_they_lie, packed_layers, product
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -37,3 +37,26 @@ def test_few_rows_and_other_dtypes_are_multiplied_as_they_lie():
     assert torch.equal(
         product(weight.double(), 16)(states.double()), states.double() @ weight.double().T
     )
+
+
+def test_a_loop_beside_another_leaves_the_layers_of_the_first_and_both_end_in_any_order():
+    layers = torch.nn.Sequential(torch.nn.Linear(48, 96))
+    first, second = packed_layers(layers, 16), packed_layers(layers, 16)
+    first.__enter__()
+    packed = layers[0].forward
+    second.__enter__()
+    assert layers[0].forward is packed
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert "forward" not in vars(layers[0])
+
+
+def test_layers_as_they_lie_inside_give_every_bit_of_those_without_packing():
+    layers, states = torch.nn.Sequential(torch.nn.Linear(48, 96)), torch.randn(5, 48)
+    with torch.inference_mode():
+        plain = layers(states)
+        with packed_layers(layers, rows=16):
+            packed = layers[0].forward
+            with as_they_lie(layers):
+                assert torch.equal(layers(states), plain)
+            assert layers[0].forward is packed

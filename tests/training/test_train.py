@@ -24,7 +24,7 @@ from llasa_core.training.launch import launch
 from llasa_core.training.loss import LOSSES
 from llasa_core.training.published import generation_settings
 from llasa_core.training.train import train
-from llasa_core.training.trainer import muon_groups
+from llasa_core.training.trainer import groups_of
 
 
 @pytest.mark.slow
@@ -499,7 +499,7 @@ def test_muon_takes_the_matrices_of_the_layers_and_leaves_embeddings_and_norms_t
     names = {id(one): name for name, one in model.named_parameters()}
     groups = {
         (group["orthogonal"], group["weight_decay"]): {names[id(one)] for one in group["params"]}
-        for group in muon_groups(model, decaying, 0.1)
+        for group in groups_of(model, decaying, 0.1)
     }
     assert set(groups) == {(True, 0.1), (False, 0.1), (False, 0.0)}
     assert groups[True, 0.1] == {name for name in names.values() if "proj" in name}
