@@ -137,8 +137,9 @@ class HarmonicNoiseHead(nn.Module):
     """Two filters a half frame, one on pulses and one on noise: hidden states (B, F, C) -> wave (B,
     1, F * hop).
 
-    The filters are gains of the short-time spectrum of `self.source` (B, 2, F * hop), which is set
-    before each call.
+    The filters apply to the short-time spectrum of `self.source` (B, 2, F * hop), which is set
+    before each call. That of the pulses has minimum phase, as a vocal tract has: with none, pulses
+    are symmetrical and sound of a buzzer.
     """
 
     source: torch.Tensor
@@ -158,12 +159,13 @@ class HarmonicNoiseHead(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         rows, frames, _ = hidden_states.shape
         gains = self.linear(hidden_states).float().view(rows, frames * self.parts, 2, self.knots)
-        gains = gains @ self.basis + self.start
+        gains = (gains @ self.basis + self.start).clamp(max=5.0)
+        filters = torch.stack([minimum_phase(gains[:, :, 0]), gains[:, :, 1].exp() + 0j], 2)
         side = (self.n_fft - self.hop) // 2
         # (B, 2, P * F, n_fft)
         padded = nn.functional.pad(self.source, (side, side)).unfold(2, self.n_fft, self.hop)
         spectra = torch.fft.rfft(padded * self.window).transpose(1, 2)
-        spectrum = (spectra * gains.clamp(max=5.0).exp()).sum(2)  # (B, P * F, bins)
+        spectrum = (spectra * filters).sum(2)  # (B, P * F, bins)
         windowed = (torch.fft.irfft(spectrum, self.n_fft) * self.window).transpose(1, 2)
         envelope = self.window.square()[None, :, None].expand(1, -1, windowed.shape[2])
         return (self._overlap(windowed) / self._overlap(envelope).clamp(min=1e-11)).unsqueeze(1)
@@ -173,6 +175,17 @@ class HarmonicNoiseHead(nn.Module):
         whole = nn.functional.fold(windowed, size, (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]
         side = (self.n_fft - self.hop) // 2
         return whole[:, side:-side]
+
+
+def minimum_phase(log_gains: torch.Tensor) -> torch.Tensor:
+    """Natural-log gains (..., bins) of 0 .. SAMPLE_RATE / 2 -> the causal filter that has them, by
+    its folded cepstrum (Oppenheim and Schafer 1989), complex of the same shape.
+    """
+    size = 2 * (log_gains.shape[-1] - 1)
+    fold = torch.full((size,), 2.0, device=log_gains.device)
+    fold[[0, size // 2]] = 1.0
+    fold[size // 2 + 1 :] = 0.0
+    return torch.fft.rfft(torch.fft.irfft(log_gains + 0j) * fold).exp()
 
 
 def _between_knots(knots: int, bins: int) -> torch.Tensor:

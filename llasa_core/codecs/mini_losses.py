@@ -11,8 +11,8 @@ from llasa_core.codecs.harmonic import source_waves, track_pitch
 from llasa_core.codecs.mini import LogMel, MiniCodecModel
 from llasa_core.codecs.mini_data import Batch, CodecTraining
 
-# window, hop, mel bands
-MEL_SCALES = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))
+# window, hop, mel bands; the last two tell harmonics from noise between them
+MEL_SCALES = ((256, 64, 40), (512, 128, 80), (1024, 256, 200), (2048, 512, 320))
 
 MEL_FLOOR = 1e-4  # -80 dB of the loudest: below it is silence and does not count
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from llasa_core.codecs.harmonic import HarmonicNoiseHead, smooth_path, source_waves, track_pitch
+from llasa_core.codecs.harmonic import (
+    HarmonicNoiseHead,
+    minimum_phase,
+    smooth_path,
+    source_waves,
+    track_pitch,
+)
 from llasa_core.codecs.mini import MiniCodec, MiniCodecConfig, MiniCodecModel
 from llasa_core.codecs.mini_data import Batch, CodecTraining
 from llasa_core.codecs.mini_losses import FramePredictor, LabelHead, MelLoss, step_losses
@@ -98,3 +104,13 @@ def test_training_teaches_the_codec_the_pitch():
         optimizer.step()
         sides.append(side.item())
     assert sides[-1] < 0.7 * sides[0]
+
+
+def test_minimum_phase_keeps_the_gains_and_puts_the_energy_first():
+    bins = torch.linspace(0, 1, 321)
+    log_gains = -4 * bins + (20 * bins).sin()
+    response = torch.fft.irfft(minimum_phase(log_gains))
+    assert torch.allclose(torch.fft.rfft(response).abs().log(), log_gains, atol=1e-3)
+    half = len(response) // 2
+    assert response[half:].square().sum() < 1e-3 * response.square().sum()
+    assert response[0] > 0.99 * log_gains.mean().exp()  # all that a causal filter can start with
