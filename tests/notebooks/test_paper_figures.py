@@ -14,6 +14,7 @@ import pytest
 from finished_runs import write_run
 from notebook_functions import notebook_functions
 
+from llasa_core.errors import InputError
 from llasa_core.evaluation.scaling_law import fit_surface
 from llasa_core.experiments import results, tables
 from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
@@ -53,10 +54,12 @@ def write_main_study(folder):
     training = {"training_train_hours": 4.0, "training_steps": 100, "training_seconds": 90.0}
     log = [{"step": step, "mel": 1.0, "ctc": 2.0} for step in (50, 100)]
     rows = {"utterances": heard(CODEC), "originals": heard(CODEC), "train_log": log}
-    write_run(folder, "mini_codec", "run-0badc0de", training, **rows)
-    params = {"originals": "artifacts/builtin/test.jsonl", "asr": "whisper-tiny.en"}
+    write_run(folder, "mini_codec", "encoder-0badc0de", training, **rows)
+    params = {"originals": "artifacts/open/test_open.jsonl", "asr": "whisper-tiny.en"}
     params["speaker"] = "wespeaker"
-    write_run(folder, "evaluation", "builtin-1", {}, params, utterances=heard(SPOKEN))
+    spoken = {"originals": heard(CODEC), "utterances": heard(SPOKEN)}
+    write_run(folder, "evaluation", "open-1", {}, params, codec=heard(CODEC), **spoken)
+    write_run(folder, "evaluation", "grammar-1", {}, params, **spoken)
     human = {"before": SPOKEN, "utterances": CODEC, "originals": CODEC, "codec": CODEC}
     human = {name: heard(rows) for name, rows in human.items()}
     write_run(folder, "evaluation", "human-2", {}, **human)
@@ -138,7 +141,7 @@ def write_search(folder):
 
 
 def write_study(folder):
-    """Every part but the codecs on a real voice, their resynthesis, and fine-tuning by minutes."""
+    """Every part but the codecs on a real voice and fine-tuning by minutes."""
     shutil.copytree(ROOT / "results/published", folder / "published")
     for write in (write_main_study, write_scaling, write_asr, write_search):
         write(folder)
@@ -164,6 +167,8 @@ def executed(tmp_path_factory):
     path.parent.mkdir()
     text = (ROOT / "experiments/paper_figures.yaml").read_text()
     path.write_text(text.replace("README.md}", "README.md, n_boot: 9}"))
+    marks = "\n".join(notebook.MARKS)
+    (root / "README.md").write_text(f"# A page\n\n{marks}\n\nThe end.\n")
     (state,) = run_experiment(load_experiment(path))
     assert state.state == "done", state.line
     result = results.read_result(root / state.run.run_dir / "result.json")
@@ -184,18 +189,18 @@ def beside(folder):
 @pytest.mark.slow
 def test_scores_are_recomputed_from_the_utterances(made):
     scores = notebook.system_scores(read(made), {}).set_index(["corpus", "system"])
-    assert scores.loc[("builtin", "mini codec"), "corpus_wer"] == pytest.approx(1 / 10)
-    assert scores.loc[("builtin", "mini Llasa"), "corpus_wer"] == pytest.approx(3 / 10)
-    assert scores.loc[("builtin", "mini Llasa"), "nearest_speaker_share"] == 0.5
+    assert scores.loc[("open", "mini codec"), "corpus_wer"] == pytest.approx(1 / 10)
+    assert scores.loc[("open", "mini Llasa"), "corpus_wer"] == pytest.approx(3 / 10)
+    assert scores.loc[("open", "mini Llasa"), "nearest_speaker_share"] == 0.5
     before = ("human", "before, a voice of its own")
     assert scores.loc[before, "speaker_similarity"] == pytest.approx(0.65)
-    assert "resynthesis" not in scores.index.get_level_values("corpus")
+    assert ("open", "mini Llasa, guarded") not in scores.index
 
 
 @pytest.mark.slow
 def test_share_of_utterances_sampled_again_is_that_which_the_run_of_the_speech_counted(made):
     for path, params in (
-        ("evaluation/builtin-1", {"systems": {"said": "speech/a/manifest.jsonl"}}),
+        ("evaluation/open-1", {"systems": {"said": "speech/a/manifest.jsonl"}}),
         ("evaluation/human-2", {"systems": {"before": "speech/b/manifest.jsonl"}}),
     ):
         place = made / path / "result.json"
@@ -208,9 +213,9 @@ def test_share_of_utterances_sampled_again_is_that_which_the_run_of_the_speech_c
         write_run(made, "synthesis", f"{name}-1", counted, params)
     speech = results.speech_folders(results.read_results(made))
     scores = notebook.system_scores(read(made), speech)
-    builtin, human = (notebook.score_table(scores, corpus) for corpus in ("builtin", "human"))
+    opened, human = (notebook.score_table(scores, corpus) for corpus in ("open", "human"))
     heading = "sampled again by the guards, % of utterances"
-    assert builtin.loc[heading].tolist() == ["", "", "39.6 [30.1, 49.8]"]  # Wilson's, by hand
+    assert opened.loc[heading].tolist() == ["", "", "39.6 [30.1, 49.8]"]  # Wilson's, by hand
     assert heading not in human.index
 
 
@@ -225,7 +230,7 @@ def test_searched_speech_is_summarised_over_texts(made):
     arms = {name: rows for name in ("plain", "partial-prm")}
     write_run(made, "inference_time_scaling", "open-7", {}, **arms)
     scores = notebook.system_scores(read(made), {}).set_index(["corpus", "system"])
-    thrice, once = scores.loc[("search", "plain sampling")], scores.loc[("builtin", "mini Llasa")]
+    thrice, once = scores.loc[("search", "plain sampling")], scores.loc[("open", "mini Llasa")]
     assert (thrice["corpus_wer"], thrice["corpus_wer_n"]) == (pytest.approx(3 / 10), 6)
     for end in ("_low", "_high"):  # three equal seeds are no more evidence than one
         assert thrice[f"corpus_wer{end}"] == pytest.approx(once[f"corpus_wer{end}"])
@@ -234,17 +239,17 @@ def test_searched_speech_is_summarised_over_texts(made):
 @pytest.mark.slow
 def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(made):
     table = beside(made).query("ours != ''").set_index(["our_system", "metric"])
-    spoken = table.loc[("builtin, mini Llasa", "WER, %")]
+    spoken = table.loc[("open, mini Llasa", "WER, %")]
     # mean of 1/4 and 2/6, as Seed-TTS-Eval's number is a mean over utterances
     assert (spoken["published"], spoken["n"]) == (3.22, 2) and spoken["ours"].startswith("29.17 [")
     assert spoken["differs"] == (
-        "artifacts/builtin/test.jsonl, not Seed-TTS-Eval; "
+        "artifacts/open/test_open.jsonl, not Seed-TTS-Eval; "
         "whisper-tiny.en, not whisper-large-v3; Whisper's normaliser, not Seed-TTS-Eval's"
     )
     clean = table.loc[("asr, recognises", "WER clean, %")]
     assert clean["ours"].startswith("20.00 [")
     assert clean["differs"] == "here, not LibriSpeech test-clean and test-other"
-    for name in ("evaluation", "asr", "inference_time_scaling"):
+    for name in ("mini_codec", "evaluation", "asr", "inference_time_scaling"):
         shutil.rmtree(made / name)
     nothing = beside(made)
     assert (nothing["ours"] == "").all() and nothing["n"].isna().all()
@@ -256,7 +261,8 @@ def test_our_numbers_stand_beside_the_published_ones_and_say_why_they_differ(mad
 def test_same_test_set_and_judge_are_comparable(made):
     rows = [row | {"similarity_to_original": 0.8} for row in heard(CODEC)]
     params = {"originals": "LibriSpeech test-clean", "speaker": "wavlm_large_finetune", "asr": "x"}
-    write_run(made, "codec_resynthesis", "run-6", {}, params, utterances=rows, originals=rows)
+    shutil.rmtree(made / "mini_codec")
+    write_run(made, "mini_codec", "encoder-6", {}, params, utterances=rows, originals=rows)
     table = beside(made).query("system == 'X-codec2'").set_index("metric")
     assert table.loc["similarity to the original", "ours"].startswith("0.800 [")
     assert table.loc["similarity to the original", "differs"] == ""
@@ -363,10 +369,26 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
     assert "| recognises | 20.0 [" in page and "| speaks | – | " in page
     assert "| partial PRM by voice, then words | -20.0 [" in page
     assert "[asr](../experiments/asr.yaml) | 1 | < 0.01 |" in page
-    missing = ("codec_resynthesis/run", "codec_table/human", "finetuning_scores/test")
+    missing = ("codec_table/human", "finetuning_scores/test")
     assert f"Without a finished run: {', '.join(f'`{name}`' for name in missing)}." in page
     assert "How much do the codecs lose on a real voice?" not in page
     assert " nan " not in page and "[nan" not in page
+
+
+@pytest.mark.notebook
+def test_front_page_gets_its_table_between_the_marks_and_nothing_else(executed):
+    root, _, _ = executed
+    text = (root / "README.md").read_text()
+    assert text.startswith(f"# A page\n\n{notebook.MARKS[0]}\n\n| Held-out sentences |")
+    assert text.endswith(f"{notebook.MARKS[1]}\n\nThe end.\n")
+    link = "[2](results/evaluation/open-1/utterances.jsonl)"
+    assert (
+        f"| mini Llasa, any English | 30.0 [25.0, 33.3] | 0.650 [0.600, 0.700] | {link} |" in text
+    )
+    assert "Training knew neither judge" in text and "Without a finished run" not in text
+    assert notebook.with_table(text, "new") != text
+    with pytest.raises(InputError, match="a mark is missing"):
+        notebook.with_table("no mark", "new")
 
 
 @pytest.mark.notebook
@@ -388,7 +410,7 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
 def test_notebook_draws_every_figure_and_links_it(executed):
     root, result, page = executed
     counted = [result.metrics[name] for name in ("figures", "parts", "parts_missing")]
-    assert counted == [12, 10, 3]
+    assert counted == [12, 11, 2]
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((root / "results/figures").iterdir())
     assert len(pictures) == 24 and max(picture.stat().st_size for picture in pictures) < 200_000
@@ -404,4 +426,9 @@ def test_figures_were_drawn_from_the_results_that_are_there():
     }
     assert digests == {item["path"]: item["sha256"] for item in run.artifacts.values()}
     inputs = {name for name in run.artifacts if name.startswith("input_")}
-    assert inputs == {f"input_{role}" for role in run.params["runs"]}
+    finished = {
+        role
+        for role, place in run.params["runs"].items()
+        if results.find_run(ROOT / "results", place)
+    }
+    assert inputs == {f"input_{role}" for role in finished}
