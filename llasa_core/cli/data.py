@@ -21,7 +21,8 @@ from llasa_core.codecs import codec_names
 from llasa_core.data.corpora.readers import LAYOUTS
 from llasa_core.errors import InputError
 
-BUILTIN = ("builtin", "builtin-open", "builtin-kokoro")  # corpora that are spoken on the spot
+# Corpora that are spoken on the spot
+BUILTIN = ("builtin", "builtin-open", "builtin-short", "builtin-kokoro")
 
 HELD_OUT = 20  # utterances of dev and of test, below which a score says little
 
@@ -89,8 +90,8 @@ def add_prepare(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         help="corpus folder, manifest, hub dataset, or a built-in corpus: builtin (a grammar of 500"
-        " words, eight voices), builtin-open (any English, 409 voices), builtin-kokoro (the same in"
-        " Kokoro's voices)",
+        " words, eight voices), builtin-open (any English, 409 voices), builtin-short (one to three"
+        " words beside these, 809 voices), builtin-kokoro (any English in Kokoro's voices)",
     )
     add.add_argument(
         "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"

@@ -74,6 +74,18 @@ def test_a_longer_plan_begins_with_the_shorter_one(plan):
     assert shorter != open_corpus.plan(10, open_corpus.speakers_of("builtin-open"), seed=1)
 
 
+def test_half_of_the_short_corpus_is_one_to_three_words_that_are_not_held_out(plan):
+    short = open_corpus.plan(6, open_corpus.speakers_of("builtin-short"))
+    train = rows_of(short, "train")
+    brief = [row["text"] for row in train if len(row["text"].split()) < 3]
+    assert 0.4 < len(brief) / len(train) < 0.5
+    assert not any(sentences.part_of(text) == "words" for text in brief)
+    assert len({row["voice"].name for row in train}) > 700
+    tests = [row["text"] for row in short if row["split"] == "test"]
+    assert tests == [row["text"] for row in plan if row["split"] == "test"]
+    assert not {row["id"] for row in train} & {row["id"] for row in rows_of(plan, "train")}
+
+
 def test_a_built_corpus_has_a_manifest_for_each_test_and_grows(tmp_path):
     pytest.importorskip("hibari")
     report = open_corpus.build(tmp_path, hours=0.02, test_utterances=2)
@@ -96,7 +108,7 @@ def test_what_kokoro_lacks_is_told_in_one_line(monkeypatch, tmp_path):
     (tmp_path / "af_odd.bin").write_bytes(b"\0" * 12)
     with pytest.raises(InputError, match="3 numbers, expected vectors of 256"):
         kokoro._styles("af_odd")
-    with pytest.raises(InputError, match="expected builtin-open or builtin-kokoro"):
+    with pytest.raises(InputError, match="expected builtin-open, builtin-short or"):
         open_corpus.speakers_of("builtin")
 
 

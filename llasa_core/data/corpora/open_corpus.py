@@ -2,7 +2,9 @@
 
 Its texts are WordNet's examples and definitions and some of the grammar's sentences; its speakers
 the named voices and pseudo-speakers, or Kokoro's voices. Held out are texts, words and speakers.
-As in `synthetic`, every draw comes from sha256 of the seed and the row.
+A corpus of short texts has twice as many speakers, and half of its texts are one to three words:
+what a caller or a test types, and no WordNet text is. As in `synthetic`, every draw comes from
+sha256 of the seed and the row.
 """
 
 import itertools
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llasa_core.data.corpora import sentences, synthetic
-from llasa_core.data.corpora.grammar import distinct_sentences
+from llasa_core.data.corpora.grammar import distinct_sentences, words_of
 from llasa_core.data.corpora.voices import (
     HELD_OUT,
     NAMED,
@@ -25,6 +27,10 @@ from llasa_core.manifest import split_of, write_manifest
 
 # Of a hundred training texts; the rest are definitions.
 _GRAMMAR, _EXAMPLES = 20, 45
+
+# Of a hundred training texts of a corpus of short texts; the rest is as above. Their words, and how
+# many of a hundred have so many.
+_SHORT, _WORDS = 50, {1: 50, 2: 30, 3: 20}
 
 # Of a hundred, those that named voices say: of the grammar's and of the other texts.
 _NAMED_GRAMMAR, _NAMED_OPEN = 70, 35
@@ -42,20 +48,25 @@ _PROMPT_LETTERS = range(50, 90)  # about 3 to 5 s
 
 @dataclass(frozen=True)
 class Speakers:
-    """Who speaks: `named` much, `others` a little each, `held_out` in tests alone."""
+    """Who speaks: `named` much, `others` a little each, `held_out` in tests alone. short: half of
+    what they say in training is one to three words."""
 
     named: tuple[Voice, ...]
     others: tuple[Voice, ...]
     held_out: tuple[Voice, ...]
+    short: bool = False
 
 
 def speakers_of(source: str, count: int = 400, seed: int = 0) -> Speakers:
-    """The speakers of "builtin-open" (`count` pseudo-speakers) or of "builtin-kokoro"."""
+    """The speakers of "builtin-open" (`count` pseudo-speakers), "builtin-short" (twice as many, the
+    same first) or "builtin-kokoro"."""
     if source == "builtin-open":
         return Speakers(NAMED, pseudo_speakers(count, seed), HELD_OUT)
+    if source == "builtin-short":
+        return Speakers(NAMED, pseudo_speakers(2 * count, seed), HELD_OUT, short=True)
     if source == "builtin-kokoro":
         return Speakers((), kokoro_voices(), kokoro_voices(held_out=True))
-    raise InputError(f"corpus {source!r}, expected builtin-open or builtin-kokoro")
+    raise InputError(f"corpus {source!r}, expected builtin-open, builtin-short or builtin-kokoro")
 
 
 def plan(hours: float, speakers: Speakers, seed: int = 0, test_utterances: int = 240) -> list[dict]:
@@ -102,22 +113,26 @@ def _test_rows(speakers: Speakers, seed: int, count: int) -> list[dict]:
 
 def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
     """Endless rows; a text comes again, in another voice, when all of its kind have come."""
+    start = seed + 1000 if speakers.short else seed  # other pairs of text and voice
     streams = {
-        "grammar": distinct_sentences(f"{seed} open", False),
-        "examples": _passes("examples", seed),
-        "definitions": _passes("definitions", seed),
+        "grammar": distinct_sentences(f"{start} open", False),
+        "examples": _passes("examples", start),
+        "definitions": _passes("definitions", start),
+        "short": _short_texts(start),
     }
     for index in itertools.count():
-        what, who, which = draws(f"row {seed} {index}", 3)
+        what, who, which, brief = draws(f"row {start} {index}", 4)
         kind = "definitions"
-        if speakers.named and what % 100 < _GRAMMAR:
+        if speakers.short and brief % 100 < _SHORT:
+            kind = "short"
+        elif speakers.named and what % 100 < _GRAMMAR:
             kind = "grammar"
         elif what % 100 < _GRAMMAR + _EXAMPLES:
             kind = "examples"
         share = _NAMED_GRAMMAR if kind == "grammar" else _NAMED_OPEN
         voices = speakers.named if speakers.named and who % 100 < share else speakers.others
         voice = voices[which % len(voices)]
-        identity = f"{voice.name}-{index:06d}"
+        identity = f"{voice.name}-{'s' if speakers.short else ''}{index:06d}"
         split = split_of(identity, (0.99, 0.01, 0))
         yield {"id": identity, "text": next(streams[kind]), "voice": voice, "split": split}
 
@@ -125,6 +140,22 @@ def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
 def _passes(kind: str, seed: int) -> Iterator[str]:
     for number in itertools.count():
         yield from sentences.shuffled(kind, "train", seed + number)
+
+
+def _short_texts(seed: int) -> Iterator[str]:
+    """Words, each as often as any other, and two or three words in a row of an example; every other
+    one as a sentence: "grey", "Down the."."""
+    sizes = [size for size, share in _WORDS.items() for _ in range(share)]
+    train = sentences.shuffled("examples", "train", seed)
+    vocabulary = sorted({word for text in train for word in words_of(text) if word.isalpha()})
+    for index, text in enumerate(_passes("examples", seed)):
+        size, place, written = draws(f"short {seed} {index}", 3)
+        size = sizes[size % 100]
+        words = vocabulary if size == 1 else text.split()
+        first = place % max(1, len(words) - size + 1)
+        short = " ".join(words[first : first + size]).strip(" ,.?!'-").lower()
+        if short:
+            yield short.capitalize() + "." if written % 2 else short
 
 
 def build(
