@@ -3,7 +3,7 @@
 Importing this package does no work and needs no model. What a notebook needs can be imported from
 here; its module is loaded when a name is first used:
 
-* corpora and codes: read_corpus, prepare, build_synthetic_corpus, build_open_corpus,
+* corpora and codes: read_corpus, prepare, build_synthetic_corpus, build_open_corpus, at_speed,
   read_manifest, write_manifest, select, load_audio, load_codec, resynthesize, Adaptation,
   adapt_codec, encode_manifest, read_codes, nested_subset, join_pairs
 * vocabulary and prompt: build_mini_tokenizer, merge_tokenizer, load_tokenizer, Prompt
@@ -28,6 +28,7 @@ MODULES = {
     "prepare": "data.corpora.prepare",
     "build_open_corpus": "data.corpora.open_corpus:build",
     "build_synthetic_corpus": "data.corpora.synthetic:build",
+    "at_speed": "data.corpora.speeds",
     "read_manifest": "manifest",
     "write_manifest": "manifest",
     "select": "codecs.roundtrip",
