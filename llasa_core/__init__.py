@@ -8,7 +8,7 @@ here; its module is loaded when a name is first used:
   adapt_codec, encode_manifest, read_codes, nested_subset, join_pairs
 * vocabulary and prompt: build_mini_tokenizer, merge_tokenizer, load_tokenizer, Prompt
 * training: TrainConfig, launch, publish_checkpoint, held_out_rows, held_out_summary
-* synthesis: Synthesizer, Request, Sampling, synthesize_manifest
+* synthesis: Synthesizer, Request, Sampling, synthesize_manifest, speak_long, spoken_form
 * search: Strategy, WordsVerifier, VoiceVerifier, search_manifest
 * evaluation: load_judges, load_transcriber, load_speaker_embedder, embed_references,
   evaluate_manifest, summarise, compare_systems, listening_page
@@ -54,6 +54,8 @@ MODULES = {
     "Request": "manifest",
     "Sampling": "synthesis.sampling",
     "synthesize_manifest": "synthesis.batch",
+    "speak_long": "synthesis.long_text",
+    "spoken_form": "synthesis.spoken_form",
     "Strategy": "search.strategy",
     "WordsVerifier": "search.verifiers",
     "VoiceVerifier": "search.verifiers",
