@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--codec", default=None)
     options.add_argument("--guards", help="JSON in place of the checkpoint's")
     options.add_argument(
-        "--corpus", default="artifacts/builtin", help="its test and dev sentences are spoken"
+        "--corpus", default="artifacts/open", help="its test and dev sentences are spoken"
     )
     options.add_argument(
-        "--codes", default="artifacts/codes/builtin/dev", help="real codes, for false alarms"
+        "--codes", default="artifacts/codes/open/dev", help="real codes, for false alarms"
     )
     options.add_argument("--out", default="results/benchmarks/guards.json")
     options = options.parse_args(arguments)
@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
     texts = read_manifest(Path(options.corpus, "test.jsonl")) + read_manifest(
         Path(options.corpus, "dev.jsonl")
     )
+    known = synthesizer.speakers  # a corpus holds speakers for tests alone, who have no tag
+    texts = [item for item in texts if known is None or item.speaker in known]
     transcriber = (
         judges.load_transcriber("moonshine-tiny.en", threads=1) if options.judged else None
     )
