@@ -86,7 +86,11 @@ def main(arguments: list[str] | None = None) -> None:
     ]  # sentences that come again
     prompts = [item for item in reversed(texts) if 2.0 <= (item.seconds or 0) <= 4.0]
     voices = {item.speaker: synthesizer.voice(item.audio, item.text) for item in prompts}
-    prompted = [replace(one, voice=voices[one.speaker]) for one in requests]
+    names = sorted(voices)  # a speaker without a recording of that length lends another one's
+    prompted = [
+        replace(one, voice=voices.get(one.speaker) or voices[names[n % len(names)]])
+        for n, one in enumerate(requests)
+    ]
     conditions = [(f"speaker tag, temperature {t:g}", requests, t) for t in options.temperatures]
     conditions += [
         (f"voice prompt, temperature {t:g}", prompted, t) for t in options.voice_temperatures
