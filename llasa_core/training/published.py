@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from llasa_core.checkpoint import RECOMMENDED_SAMPLING, weights_sha256
+from llasa_core.codecs import weights_of
 from llasa_core.files import publish, read_object, sync
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig, read_entry
@@ -80,6 +81,16 @@ def _with_card(folder: Path, name: Path, settings: dict[str, Any]) -> dict[str, 
     return {**settings, "card": hashlib.sha256(text).hexdigest()}
 
 
+def _with_known_codec(settings: dict[str, Any]) -> dict[str, Any]:
+    """llasa.json that names a codec by its name alone where that makes the same codes: strangers
+    have no folder of it.
+    """
+    known, codes = weights_of(settings.get("codec") or ""), settings.get("codes_fingerprint")
+    if not codes or known.get("codes_fingerprint") != codes:
+        return settings
+    return {key: value for key, value in settings.items() if key != "codec_folder"} | known
+
+
 def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str, Path]:
     """Copy a finished checkpoint of `train` into `folder` (empty: leave it where it is).
 
@@ -98,7 +109,7 @@ def publish_checkpoint(output: str | Path, folder: str | Path = "") -> dict[str,
         # llasa.json last: it marks the checkpoint as complete.
         for name in [*files, "chat_template.jinja"]:
             shutil.copyfile(output / name, folder / name)
-        settings = read_object(output / "llasa.json")
+        settings = _with_known_codec(read_object(output / "llasa.json"))
         if "card" in settings:  # not in a checkpoint from before there were cards
             settings = _with_card(folder, folder, settings)
         publish(folder / "llasa.json", json.dumps(settings, indent=2, sort_keys=True).encode())

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from hub_stand_in import environment_of, hub_stand_in
 
+from llasa_core.checkpoint import weights_sha256
 from llasa_core.cli import main
 from llasa_core.codecs import load_codec
 from llasa_core.errors import InputError
@@ -97,7 +98,7 @@ def test_the_codec_on_the_hub_is_the_one_that_is_given(checkpoint, tmp_path):
     found = contents(checkpoint, "user/mini", codec=str(tmp_path / "codec"))
     assert found["codec/model.safetensors"] == tmp_path / "codec" / "model.safetensors"
     assert json.loads(found["llasa.json"])["codec_fingerprint"] == codec.fingerprint != trained
-    changed(checkpoint, codec_fingerprint="0123456789abcdef")
+    changed(checkpoint, codes_fingerprint="0123456789abcdef")
     with pytest.raises(InputError, match="the model was trained on codec mini of weights 0123"):
         contents(checkpoint, "user/mini", codec=str(tmp_path / "codec"))
 
@@ -154,9 +155,11 @@ def test_what_cannot_be_shared_is_one_line(checkpoint, capsys, spoil, repo, told
 
 def test_a_second_push_removes_what_the_first_left(checkpoint, hub):
     shutil.copy(checkpoint / "model.safetensors", checkpoint / "model-00001-of-00002.safetensors")
+    changed(checkpoint, weights=weights_sha256(checkpoint))
     assert push(contents(checkpoint, "user/mini"), "user/mini", private=True).endswith("user/mini")
     hub.files["user/mini"]["samples.md"] = b"somebody's own"
     (checkpoint / "model-00001-of-00002.safetensors").unlink()
+    changed(checkpoint, weights=weights_sha256(checkpoint))
     push(contents(checkpoint, "user/mini"), "user/mini")
     assert set(hub.files["user/mini"]) == TRAVEL | {"samples.md"}
     assert (hub.commits["user/mini"], hub.visibility["user/mini"]) == (2, "private")
@@ -179,7 +182,7 @@ def test_a_stranger_hears_speech_with_the_lines_of_the_card(checkpoint, tmp_path
     codec = load_codec("mini", "cpu")
     codec.model.embed.weight.data.mul_(1.01)
     codec.save(tmp_path / "codec")
-    changed(checkpoint, codec_folder=str(tmp_path / "codec"), codec_fingerprint=codec.fingerprint)
+    changed(checkpoint, codec_folder=str(tmp_path / "codec"), **codec.weights)
 
     def run(home, *arguments):
         own = {**environment_of(hub, tmp_path / home), "PYTHONPATH": str(ROOT)}

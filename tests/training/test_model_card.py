@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import soundfile
 import torch
 from transformers import AutoTokenizer
 
+from llasa_core.codecs import weights_of
 from llasa_core.prompts import Prompt
 from llasa_core.training.model_card import base_of, model_card
+from llasa_core.training.published import publish_checkpoint
 
 TRACKED = Path(__file__).parents[2] / "results" / "checkpoints" / "mini-llasa"
 SETTINGS = json.loads((TRACKED / "llasa.json").read_text())
+SPEAKER = SETTINGS["speakers"][0]  # whom the card lets speak
 
 
 def python_of(card):
@@ -37,9 +41,9 @@ def test_card_says_what_the_training_recorded():
         "| data `lj/train` | 12,000 examples, 23.1 h of speech, task tts |",
         "| data `talk.jsonl` | 80 examples, task chat, 0.5 passes an epoch |",
         "| speech in all | 23.1 h |",
-        "| steps, tokens | 6,500 steps, 26,348,779 tokens |",
-        "| held-out loss | 1.8787 nats a token, 138.3 bits a second of speech |",
-        "| speaker tags | ava, ben, cleo, dan, eva, finn, gwen, hugo |",
+        "| steps, tokens | 2,500 steps, 10,159,001 tokens |",
+        "| held-out loss | 1.9145 nats a token, 141.7 bits a second of speech |",
+        "| speaker tags | af_alloy, af_aoede, af_bella, af_heart, ",
     ):
         assert row in card.text
 
@@ -60,7 +64,7 @@ def test_the_lines_for_transformers_speak_as_they_stand(tmp_path, monkeypatch):
     wave, rate = soundfile.read("speech.wav")
     assert rate == 16_000 and len(wave) == 320 * len(ran["codes"]) > 8_000
     assert np.sqrt(np.mean(wave**2)) > 0.01
-    prompt = Prompt(AutoTokenizer.from_pretrained(TRACKED)).tts_prompt(ran["text"], "ava")
+    prompt = Prompt(AutoTokenizer.from_pretrained(TRACKED)).tts_prompt(ran["text"], SPEAKER)
     assert ran["prompt"]["input_ids"][0].tolist() == prompt.tolist()
     assert ran["ids"][0, -1] == ran["end"]
 
@@ -75,7 +79,7 @@ def test_the_lines_hide_what_the_training_hid(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ours = Synthesizer.from_folder(TRACKED, "mini", "cpu")
     ours.mask_eot = True
-    request = Request("u", "Call Anna at nine.", "ava", None, 0)
+    request = Request("u", "Call Anna at nine.", SPEAKER, None, 0)
     (spoken,) = ours.speak([request], Sampling(0.0))
     lines = python_of(model_card({**SETTINGS, "mask_eot": True}, str(TRACKED)))[0]
     greedy = lines.replace("do_sample=True, temperature=0.8, top_k=50", "do_sample=False")
@@ -110,3 +114,20 @@ def test_the_lines_decode_with_xcodec2_of_transformers(tmp_path, monkeypatch, mi
     assert loaded == ["HKUSTAudio/xcodec2-hf"]
     expected = Xcodec2Codec(codec).decode([ran["codes"].numpy()])[0]
     np.testing.assert_allclose(ran["wave"], expected, atol=1e-5)
+
+
+def test_a_published_checkpoint_names_the_tracked_codec_where_that_makes_its_codes(tmp_path):
+    known = weights_of("mini")
+    folder = tmp_path / "trained"
+    shutil.copytree(TRACKED, folder)
+    for codes, named in ((known["codes_fingerprint"], None), ("0123456789abcdef", "codecs/own")):
+        own = {"codec_folder": "codecs/own", "codec_fingerprint": "f" * 16}
+        (folder / "llasa.json").write_text(
+            json.dumps({**SETTINGS, **own, "codes_fingerprint": codes})
+        )
+        publish_checkpoint(folder, tmp_path / "published")
+        told = json.loads((tmp_path / "published" / "llasa.json").read_text())
+        card = (tmp_path / "published" / "README.md").read_text()
+        assert told.get("codec_folder") == named
+        assert (told["codec_fingerprint"] == known["codec_fingerprint"]) == (named is None)
+        assert f'load_codec("{named or "mini"}")' in card
