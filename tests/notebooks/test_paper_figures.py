@@ -54,7 +54,7 @@ def write_main_study(folder):
     training = {"training_train_hours": 4.0, "training_steps": 100, "training_seconds": 90.0}
     log = [{"step": step, "mel": 1.0, "ctc": 2.0} for step in (50, 100)]
     rows = {"utterances": heard(CODEC), "originals": heard(CODEC), "train_log": log}
-    write_run(folder, "mini_codec", "encoder-0badc0de", training, **rows)
+    write_run(folder, "mini_codec", "decoder-0badc0de", training, **rows)
     params = {"originals": "artifacts/open/test_open.jsonl", "asr": "whisper-tiny.en"}
     params["speaker"] = "wespeaker"
     spoken = {"originals": heard(CODEC), "utterances": heard(SPOKEN)}
@@ -268,7 +268,7 @@ def test_same_test_set_and_judge_are_comparable(made):
     rows = [row | {"similarity_to_original": 0.8} for row in heard(CODEC)]
     params = {"originals": "LibriSpeech test-clean", "speaker": "wavlm_large_finetune", "asr": "x"}
     shutil.rmtree(made / "mini_codec")
-    write_run(made, "mini_codec", "encoder-6", {}, params, utterances=rows, originals=rows)
+    write_run(made, "mini_codec", "decoder-6", {}, params, utterances=rows, originals=rows)
     table = beside(made).query("system == 'X-codec2'").set_index("metric")
     assert table.loc["similarity to the original", "ours"].startswith("0.800 [")
     assert table.loc["similarity to the original", "differs"] == ""
@@ -369,7 +369,7 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
     assert "| corpus WER, % | 10.0 [0.0, 16.7] | 10.0 [0.0, 16.7] | 30.0 [25.0, 33.3] |" in page
     assert "| mini Llasa - recordings | 20.0 [" in page
     assert "| fine-tuned - before | -20.0 [-25.0, -16.7] | 0.200 " in page
-    assert "| mini codec | 4.0 | – | 100 | – | – | – | 2 |" in page
+    assert "| mini codec, decoder | 4.0 | – | 100 | – | – | – | 2 |" in page
     assert "| mini | 600 | 20.0 [" in page and "| recordings | – | 0.0 [0.0, 0.0] |" in page
     assert "Could not run here: xcodec2." in page
     assert "| recognises | 20.0 [" in page and "| speaks | – | " in page
