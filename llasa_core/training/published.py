@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from llasa_core.checkpoint import RECOMMENDED_SAMPLING, weights_sha256
 from llasa_core.codecs import weights_of
+from llasa_core.codecs.mini import ADAPTATION
 from llasa_core.files import publish, read_object, sync
 from llasa_core.tokenizer import vocabulary_of
 from llasa_core.training.config import TrainConfig, read_entry
@@ -83,10 +84,11 @@ def _with_card(folder: Path, name: Path, settings: dict[str, Any]) -> dict[str, 
 
 def _with_known_codec(settings: dict[str, Any]) -> dict[str, Any]:
     """llasa.json that names a codec by its name alone where that makes the same codes: strangers
-    have no folder of it.
+    have no folder of it. A decoder that was adapted to a voice is meant, and stays named.
     """
     known, codes = weights_of(settings.get("codec") or ""), settings.get("codes_fingerprint")
-    if not codes or known.get("codes_fingerprint") != codes:
+    adapted = Path(settings.get("codec_folder") or "", ADAPTATION).is_file()
+    if adapted or not codes or known.get("codes_fingerprint") != codes:
         return settings
     return {key: value for key, value in settings.items() if key != "codec_folder"} | known
 

@@ -43,7 +43,7 @@ def test_card_says_what_the_training_recorded():
         "| speech in all | 23.1 h |",
         "| steps, tokens | 2,500 steps, 10,159,001 tokens |",
         "| held-out loss | 1.9145 nats a token, 141.7 bits a second of speech |",
-        "| speaker tags | af_alloy, af_aoede, af_bella, af_heart, ",
+        f"| speaker tags | {', '.join(SETTINGS['speakers'])} |",
     ):
         assert row in card.text
 
@@ -120,8 +120,15 @@ def test_a_published_checkpoint_names_the_tracked_codec_where_that_makes_its_cod
     known = weights_of("mini")
     folder = tmp_path / "trained"
     shutil.copytree(TRACKED, folder)
-    for codes, named in ((known["codes_fingerprint"], None), ("0123456789abcdef", "codecs/own")):
-        own = {"codec_folder": "codecs/own", "codec_fingerprint": "f" * 16}
+    adapted = tmp_path / "adapted"
+    adapted.mkdir()
+    (adapted / "adaptation.json").write_text("{}")
+    for codes, own_folder, named in (
+        (known["codes_fingerprint"], "codecs/own", None),
+        (known["codes_fingerprint"], str(adapted), str(adapted)),
+        ("0123456789abcdef", "codecs/own", "codecs/own"),
+    ):
+        own = {"codec_folder": own_folder, "codec_fingerprint": "f" * 16}
         (folder / "llasa.json").write_text(
             json.dumps({**SETTINGS, **own, "codes_fingerprint": codes})
         )
