@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,15 @@ def carried_codec(checkpoint: str | Path) -> str | None:
     """The folder of the codec that travels with a checkpoint folder or hub id; None without one."""
     found = [checkpoint_file(checkpoint, f"{CODEC_FOLDER}/{name}") for name in CODEC_FILES]
     return None if found[0] is None else str(found[0].parent)
+
+
+def codec_place(checkpoint: str | Path, settings: Mapping[str, Any]) -> str | None:
+    """The folder or name of a checkpoint's codec: the folder that travels with it; else the one that
+    llasa.json (`settings`) tells, where that is there; else the name. None where nothing is told.
+    """
+    told = settings.get("codec_folder")
+    at_hand = told if told and Path(told, CODEC_FILES[0]).is_file() else None
+    return carried_codec(checkpoint) or at_hand or settings.get("codec")
 
 
 def read_settings(path: Path) -> dict:

@@ -34,10 +34,10 @@ def check(options: Namespace) -> int:
     Status 1 if there is one.
     """
     from llasa_core.checkpoint import (
-        carried_codec,
         changed_weights,
         check_config,
         checkpoint_file,
+        codec_place,
         read_settings,
     )
     from llasa_core.codecs import other_codes, weights_of
@@ -48,8 +48,7 @@ def check(options: Namespace) -> int:
     config = None if config_file is None else check_config(config_file.parent)
     differences = check_layout(tokenizer, config) + changed_weights(options.checkpoint)
     settings = read_settings(Path(options.checkpoint) / "llasa.json")
-    carried = carried_codec(options.checkpoint)
-    codec = carried or settings.get("codec_folder") or settings.get("codec")
+    codec = codec_place(options.checkpoint, settings)
     if settings.get("codec_fingerprint") or settings.get("codes_fingerprint"):
         found = weights_of(codec)
         if not found:

@@ -17,6 +17,7 @@ from llasa_core.checkpoint import (
     SETTINGS,
     changed_weights,
     check_config,
+    codec_place,
     read_settings,
     refuse_another_codec,
 )
@@ -148,9 +149,7 @@ def _codec_files(folder: Path, given: str | None) -> tuple[Contents, dict[str, s
     everywhere.
     """
     settings = read_settings(folder / SETTINGS)
-    carried = folder / CODEC_FOLDER
-    place = given or (str(carried) if carried.is_dir() else None)
-    place = place or settings.get("codec_folder") or settings.get("codec")
+    place = given or codec_place(folder, settings)
     if place is None:
         raise InputError(f"{folder / SETTINGS}: names no codec, expected --codec")
     if not issubclass(codec_class(place), MiniCodec):

@@ -20,8 +20,8 @@ import torch
 
 from llasa_core.checkpoint import (
     SETTINGS,
-    carried_codec,
     checkpoint_file,
+    codec_place,
     read_settings,
     refuse_another_codec,
 )
@@ -132,9 +132,7 @@ class Synthesizer:
         told = ("codec", "codec_fingerprint", "codes_fingerprint", "codec_folder")
         trained = {key: settings.pop(key, None) for key in told}
         if codec is None:
-            named = carried_codec(model_dir) or trained["codec_folder"]
-            there = named and Path(named, "config.json").is_file()
-            codec = named if there else trained["codec"]
+            codec = codec_place(model_dir, trained)
         if codec is None:
             raise InputError(
                 f"{model_dir}: no {SETTINGS} says which codec it was trained on; name the codec"

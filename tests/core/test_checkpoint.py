@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from llasa_core import cli
-from llasa_core.checkpoint import changed_weights, load_strictly, weights_sha256
+from llasa_core.checkpoint import changed_weights, codec_place, load_strictly, weights_sha256
 from llasa_core.errors import InputError
 from llasa_core.experiments.config import repository_root
 from llasa_core.judges.speaker import WavLMEmbedder
@@ -231,3 +231,15 @@ def test_check_tells_a_codec_of_other_weights_than_the_model_was_trained_on(
     (checkpoint / "llasa.json").write_text(json.dumps(card))
     assert cli.main(["check", str(checkpoint)]) == 1
     assert "the model knows 0123456789abcdef" in capsys.readouterr().out
+
+
+def test_codec_is_the_one_that_travels_then_the_folder_that_is_there_then_the_name(
+    checkpoint, tmp_path
+):
+    assert codec_place(checkpoint, {}) is None
+    told = {"codec": "mini", "codec_folder": str(tmp_path / "adapted")}
+    assert codec_place(checkpoint, told) == "mini"  # a folder of somebody else's machine
+    for folder in (tmp_path / "adapted", checkpoint / "codec"):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        assert codec_place(checkpoint, told) == str(folder)
