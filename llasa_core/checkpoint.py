@@ -294,8 +294,8 @@ def carried_codec(checkpoint: str | Path) -> str | None:
 
 
 def codec_place(checkpoint: str | Path, settings: Mapping[str, Any]) -> str | None:
-    """The folder or name of a checkpoint's codec: the folder that travels with it; else the one that
-    llasa.json (`settings`) tells, where that is there; else the name. None where nothing is told.
+    """The folder or name of a checkpoint's codec: the folder that travels with it; else the one
+    that llasa.json (`settings`) tells, where that is there; else the name. None without any.
     """
     told = settings.get("codec_folder")
     at_hand = told if told and Path(told, CODEC_FILES[0]).is_file() else None
