@@ -178,11 +178,17 @@ def finish(folder: Path, parts: int, settings: dict) -> dict:
     meta |= {"speakers": dict(sorted(speakers.items())), "dropped": dict(sorted(dropped.items()))}
     if compared:
         meta["bf16"] = {"compared": compared, "changed": changed}
-    if listed:
-        write_rows(folder / "dropped.jsonl", listed)
-    write_json(folder / "meta.json", meta)
-    for leftover in folder.glob("part-*.parquet.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    try:
+        if listed:
+            write_rows(folder / "dropped.jsonl", listed)
+        write_json(folder / "meta.json", meta)
+    except FileNotFoundError:
+        # Another worker has finished the dataset, with the same content, and cleaned up.
+        if not (folder / "meta.json").exists():
+            raise
+    for pattern in ("part-*.parquet.*.tmp", "dropped.jsonl.*.part", "meta.json.*.part"):
+        for leftover in folder.glob(pattern):  # of workers that were killed while they wrote
+            leftover.unlink(missing_ok=True)
     return meta
 
 

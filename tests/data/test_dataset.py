@@ -192,9 +192,9 @@ def test_stopped_extraction_goes_on_and_repeats_nothing(manifest, codes, tmp_pat
         match=r"meta\.json: not found, expected the meta.json of a finished codes dataset",
     ):
         read_codes(out)
-    (out / "part-00001.parquet.99.tmp").write_bytes(
-        b"half"
-    )  # what a kill in the middle of writing leaves
+    # what kills in the middle of writing leave
+    for name in ("part-00001.parquet.99.tmp", "meta.json.99-0a.part", "dropped.jsonl.99-0a.part"):
+        (out / name).write_bytes(b"half")
     codec, done = CountingCodec(), []
     encode_manifest(manifest, out, codec, rows_per_part=5, progress=done.append)
     assert sum(map(len, codec.batches)) == COUNT - 4 and sum(done) == COUNT + 1
