@@ -58,7 +58,7 @@ BOUNDS = {
     "sample_texts": at_least(1),
     "early_stopping": at_least(1),
     **dict.fromkeys(["warmup_ratio", "final_lr_ratio", "beta2"], between(0, 1)),
-    **dict.fromkeys(["code_noise", "speaker_tags"], between(0, 1)),
+    **dict.fromkeys(["code_noise", "final_code_noise", "speaker_tags"], between(0, 1)),
     **dict.fromkeys(["peak_lr", "clip", "epochs"], above(0)),
     "seed": between(0, 2**32 - 1),
     "overlong": one_of("drop", "truncate"),
@@ -112,6 +112,8 @@ class TrainConfig:
     speaker_tags: float | bool = False  # probability that an utterance carries its speaker's tag
     # Probability that an input code is replaced by a random one; labels stay (paper: 0)
     code_noise: float = 0.0
+    # What code_noise becomes by the last step, evenly step by step; default: it stays
+    final_code_noise: float | None = None
     save_steps: int = 0  # 0 = only the final model
     save_total_limit: int = 2
     eval_steps: int | None = None  # 0 = only at the end; default: ten times a run
@@ -207,6 +209,16 @@ class TrainConfig:
         if missing:
             raise InputError(f"config: `{missing[0]}` is missing")
         return cls(**settings, notes=tuple(notes))
+
+    def code_noise_at(self, step: int) -> float:
+        """The probability of a replaced input code in a step (0 is the first).
+
+        With final_code_noise it needs max_steps, which plan.settled derives from `epochs`.
+        """
+        if self.final_code_noise is None:
+            return self.code_noise
+        done = min(step / max(self.max_steps - 1, 1), 1.0)
+        return self.code_noise + done * (self.final_code_noise - self.code_noise)
 
     @property
     def autocast(self) -> bool:

@@ -95,10 +95,10 @@ class StepBatches(IterableDataset):
                     continue  # another worker's; the loader asks them in turn
                 numbers = range(first + part * per_device, first + (part + 1) * per_device)
                 examples = [example for number in numbers for example in self.rows.examples(number)]
-                distort = None
-                if self.config.code_noise:
+                distort, noise = None, self.config.code_noise_at(step)
+                if noise:
                     generator = np.random.default_rng([self.config.seed, 2, numbers[0]])
-                    distort = code_noise(self.vocabulary, self.config.code_noise, generator)
+                    distort = code_noise(self.vocabulary, noise, generator)
                 yield collate(examples, distort, self.config.mask_eot)
 
     def utterances(self, step: int) -> list[str]:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,7 +83,8 @@ def test_accumulated_passes_equal_one_pass(workshop, tmp_path):
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "muon"])
 def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path, optim):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    changes = {"save_steps": 3, "code_noise": 0.1, "speaker_tags": 0.5, "optim": optim}
+    changes = {"save_steps": 3, "code_noise": 0.7, "final_code_noise": 0.0}
+    changes |= {"speaker_tags": 0.5, "optim": optim}
     train(settings(workshop, whole, **changes))
     shutil.copytree(whole, killed)
     for path in [*killed.glob("*.safetensors"), killed / "llasa.json"]:
@@ -93,6 +95,14 @@ def test_a_killed_run_resumes_bit_for_bit(workshop, tmp_path, optim):
     assert losses(whole) == losses(killed)
     first, second = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_code_noise_falls_evenly_to_its_final_value(workshop, tmp_path):
+    constant = settings(workshop, tmp_path, max_steps=5, code_noise=0.3)
+    assert {constant.code_noise_at(step) for step in range(5)} == {0.3}
+    falling = replace(constant, code_noise=0.8, final_code_noise=0.0)
+    noise = [falling.code_noise_at(step) for step in range(7)]
+    assert noise == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0, 0.0, 0.0])
 
 
 @pytest.mark.slow
