@@ -275,55 +275,55 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
         tables.speech_by_training(tmp_path, scored, "speech", ["elsewhere"])
 
 
-def test_models_that_speak_are_those_of_the_grid_and_of_the_target():
-    root = repository_root(Path(__file__).parent)
-    loaded = {
-        name: load_experiment(root / "experiments" / f"{name}.yaml")
-        for name in ("scaling", "scaling_target")
-    }
-    trained = {
-        f"{run.artifacts_dir}/model": run.params["model"]
-        for one in loaded.values()
-        for run in one.runs
-    }
-    spoken = load_experiment(root / "experiments" / "scaling_speech.yaml").runs
-    assert [trained[run.params["model"]] for run in spoken] == [
-        "nano",
-        "micro",
-        "tiny",
-        *["mini"] * 4,
-        "small",
-    ]
-    amounts = {
-        f"{run.artifacts_dir}/model": run.params["hours"]
-        for one in loaded.values()
-        for run in one.runs
-    }
-    assert [amounts[run.params["model"]] for run in spoken] == [
-        8.0,
-        8.0,
-        8.0,
-        8.0,
-        1.0,
-        2.0,
-        4.0,
-        15.0,
-    ]
+ROOT = repository_root(Path(__file__).parent)
+SIZES = ("nano", "micro", "tiny")
+AMOUNTS = (6.0, 12.0, 24.0)
 
 
-def test_grid_has_four_sizes_four_amounts_and_three_seeds_and_the_prediction_is_of_the_target():
-    root = repository_root(Path(__file__).parent)
-    runs = load_experiment(root / "experiments" / "scaling.yaml").runs
-    counts = [len({run.params[name] for run in runs}) for name in ("model", "hours", "seed")]
-    assert counts == [4, 4, 3] and len(runs) == 48
-    (prediction,) = load_experiment(root / "experiments" / "scaling_prediction.yaml").runs
-    (target,) = load_experiment(root / "experiments" / "scaling_target.yaml").runs
-    assert (
-        prediction.params["target_hours"]
-        == target.params["hours"]
-        > max(run.params["hours"] for run in runs)
-    )
-    assert prediction.params["target_epochs"] == target.params["epochs"]
-    varied = ("model", "hours", "seed", "peak_lr")
-    for name in target.params.keys() - set(varied):
-        assert target.params[name] == runs[0].params[name], name
+def runs_of(name):
+    return load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
+
+
+def label(run):
+    return run.id.rsplit("-", 1)[0]
+
+
+def test_models_that_speak_are_those_of_the_grid_and_what_they_say_is_scored():
+    models = {label(run): f"{run.artifacts_dir}/model" for run in runs_of("scaling")}
+    spoken = {label(run): run.params for run in runs_of("scaling_speech")}
+    assert {name: params["model"] for name, params in spoken.items()} == models
+    scored = {}
+    for run in runs_of("scaling_scores"):
+        scored |= run.params["systems"]
+    assert scored == {
+        name: f"{params['speech_dir']}/manifest.jsonl" for name, params in spoken.items()
+    }
+
+
+def test_grid_has_three_sizes_three_amounts_and_three_seeds_at_its_corners_and_centre():
+    runs = runs_of("scaling")
+    seeds = {}
+    for run in runs:
+        size, hours, seed = (run.params[name] for name in ("model", "hours", "seed"))
+        assert label(run) == f"{size}-{hours:g}h-seed{seed}"
+        seeds.setdefault((size, hours), []).append(seed)
+    assert set(seeds) == {(size, hours) for size in SIZES for hours in AMOUNTS}
+    for (size, hours), found in seeds.items():
+        corner = size != "micro" and hours != 12.0
+        centre = size == "micro" and hours == 12.0
+        assert found == ([0, 1, 2] if corner or centre else [0])
+
+
+def test_grid_trains_with_the_rates_of_the_lowest_loss_on_other_speech():
+    tried = {}
+    for run in runs_of("scaling_rates"):
+        found = read_result(ROOT / "results" / "scaling_rates" / run.id / "result.json")
+        loss = found.metrics["held_out_bits_per_second"]
+        tried.setdefault(run.params["model"], []).append((loss, run.params["peak_lr"]))
+    rates = {size: min(found)[1] for size, found in tried.items()}
+    for size, found in tried.items():
+        assert min(rate for _, rate in found) < rates[size] < max(rate for _, rate in found)
+    used = {(run.params["model"], run.params["peak_lr"]) for run in runs_of("scaling")}
+    assert used == {(size, rates[size]) for size in SIZES}
+    corpora = {run.params["corpus_dir"] for run in runs_of("scaling")}
+    assert corpora.isdisjoint(run.params["corpus_dir"] for run in runs_of("scaling_rates"))
