@@ -331,6 +331,7 @@ def test_guided_searches_are_paired_with_the_best_of_n_of_another_run(results):
         "partial PRM by voice + ORM, 4 beams",
         "1 s",
     ]
+    assert search_sizes.largest_search(results, "search_guided") == "both-16"
     with pytest.raises(InputError, match="expected 'both-4'"):
         search_sizes.guided_table(results, "search_guided", "both-4")
 
