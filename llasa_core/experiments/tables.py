@@ -134,6 +134,15 @@ def codecs_not_run(result: Result) -> list[str]:
     return [name for name in names if result.metrics.get(f"{name}_not_run")]
 
 
+def seeds_of(results_dir: str | Path, result: Result) -> dict[int, Result]:
+    """{seed: finished run} of the runs with the parameters of `result` but for the seed."""
+    runs = {}
+    for run in finished_runs(results_dir, result.experiment):
+        if run.params | {"seed": 0} == result.params | {"seed": 0}:
+            runs[run.params.get("seed", 0)] = run
+    return dict(sorted(runs.items()))
+
+
 def recognition_scores(result: Result) -> pd.DataFrame:
     """A row a model of a study of recognition: system, and where it has that direction
 

@@ -16,7 +16,7 @@ from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scaling_law import fit_surface
-from llasa_core.experiments import results, tables
+from llasa_core.experiments import claims, results, tables
 from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
 from llasa_core.experiments.runner import run_experiment
 from llasa_core.search import nested
@@ -60,6 +60,9 @@ def write_main_study(folder):
     spoken = {"originals": heard(CODEC), "utterances": heard(SPOKEN)}
     write_run(folder, "evaluation", "open-1", {}, params, codec=heard(CODEC), **spoken)
     write_run(folder, "evaluation", "grammar-1", {}, params, **spoken)
+    write_run(folder, "evaluation", "zero-shot-1", {}, params, utterances=heard(SPOKEN))
+    said = {"raters": 0, "systems": 1, "sentences": 42}
+    write_run(folder, "text_understanding", "run-8", said)
     human = {
         "before": SPOKEN,
         "utterances": CODEC,
@@ -112,8 +115,8 @@ def write_codecs(folder, corpus):
     for name, rate in (("mini", 600.0), ("opus-6k", 6100.0)):
         metrics |= {f"{name}_bits_per_second{end}": rate for end in ("", "_low", "_high")}
         metrics |= {f"{name}_bits_per_second_n": 6}
-    rows = {"recordings": scored(errors=0), "mini": scored(errors=2, stoi=0.9)}
-    rows["opus-6k"] = scored(errors=1, stoi=0.8)
+    rows = {"recordings": scored(errors=0), "mini": scored(errors=2, stoi=0.9, bits=1200.0)}
+    rows["opus-6k"] = scored(errors=1, stoi=0.8, bits=12200.0)
     path = write_run(folder, "codec_table", f"{corpus}-5", metrics, params, **rows) / "result.json"
     result = json.loads(path.read_text())  # notebook 16 records rows under NAME_utterances
     result["artifacts"] = {f"{name}_utterances": item for name, item in result["artifacts"].items()}
@@ -382,6 +385,30 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
 
 
 @pytest.mark.notebook
+def test_page_opens_with_the_papers_claims_and_the_rule_of_their_verdicts(executed):
+    _, result, page = executed
+    title = "## What of the paper's claims shows here?"
+    assert page.index(title) == page.index("## ")  # the first section
+    section = page[page.index(title) :].split("\n\n## ")[0]
+    assert f"The rule: {claims.RULE.removeprefix('The rule: ')}" in section
+    verdicts = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:3]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    }
+    partial = "Partial PRM by voice, then ORM by words, beats plain sampling in both"
+    verdict, number = verdicts[f"{partial} (Table 2, right)"]
+    assert verdict == claims.SHOWN and number.startswith("-20.0 [")
+    verdict, number = verdicts["The sides swapped, the same model recognises speech (Table 3)"]
+    assert (verdict, number.split(" [")[0]) == (claims.SHOWN, "20.0")
+    rate = "One codebook keeps words and voice better than codecs at its rate: a real voice"
+    assert verdicts[f"{rate} (Table 1)"] == [claims.NOT_RUN, "–"]
+    counted = [result.metrics[f"claims_{v.replace(' ', '_')}"] for v in claims.VERDICTS]
+    assert sum(counted) == len(verdicts) - 2  # without the head of the table
+    assert f"{counted[0]} {claims.SHOWN}" in section
+
+
+@pytest.mark.notebook
 def test_front_page_gets_its_table_between_the_marks_and_nothing_else(executed):
     root, _, _ = executed
     text = (root / "README.md").read_text()
@@ -416,7 +443,7 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
 def test_notebook_draws_every_figure_and_links_it(executed):
     root, result, page = executed
     counted = [result.metrics[name] for name in ("figures", "parts", "parts_missing")]
-    assert counted == [12, 11, 2]
+    assert counted == [12, 13, 2]
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((root / "results/figures").iterdir())
     assert len(pictures) == 24 and max(picture.stat().st_size for picture in pictures) < 200_000
