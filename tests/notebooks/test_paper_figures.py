@@ -60,7 +60,9 @@ def write_main_study(folder):
     spoken = {"originals": heard(CODEC), "utterances": heard(SPOKEN)}
     write_run(folder, "evaluation", "open-1", {}, params, codec=heard(CODEC), **spoken)
     write_run(folder, "evaluation", "grammar-1", {}, params, **spoken)
-    write_run(folder, "evaluation", "zero-shot-1", {}, params, utterances=heard(SPOKEN))
+    prompted = [row | {"similarity_to_prompt": 0.4} for row in heard(SPOKEN)]
+    rows = {"utterances": prompted, "originals": heard(CODEC)}
+    write_run(folder, "evaluation", "zero-shot-1", {}, params, **rows)
     said = {"raters": 0, "systems": 1, "sentences": 42}
     write_run(folder, "text_understanding", "run-8", said)
     human = {
@@ -409,6 +411,17 @@ def test_page_opens_with_the_papers_claims_and_the_rule_of_their_verdicts(execut
 
 
 @pytest.mark.notebook
+def test_page_gives_prompted_voices_by_speaker_and_the_similarity_to_the_prompt(executed):
+    _, _, page = executed
+    section = page.split("## Does it speak in a voice that it never heard?")[1].split("\n## ")[0]
+    assert "of 2 speakers: 50.0 [0.0, 100.0] % nearest to the prompt's speaker" in section
+    assert "| similarity to the prompt, cosine | – | 0.400 [0.400, 0.400] |" in section
+    # by hand: 1 of 4 words, cosine 0.4, one utterance that is nearest to its own speaker
+    assert "| x | 25.0 [25.0, 25.0] | 0.400 [0.400, 0.400] | 100.0 [20.7, 100.0] | 1 |" in section
+    assert "| seed-tts-en, similarity | 0.572 (llasa 1b 250k, search: none) | 0.400 [" in page
+
+
+@pytest.mark.notebook
 def test_front_page_gets_its_table_between_the_marks_and_nothing_else(executed):
     root, _, _ = executed
     text = (root / "README.md").read_text()
@@ -443,10 +456,10 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
 def test_notebook_draws_every_figure_and_links_it(executed):
     root, result, page = executed
     counted = [result.metrics[name] for name in ("figures", "parts", "parts_missing")]
-    assert counted == [12, 13, 2]
+    assert counted == [13, 13, 2]
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((root / "results/figures").iterdir())
-    assert len(pictures) == 24 and max(picture.stat().st_size for picture in pictures) < 200_000
+    assert len(pictures) == 26 and max(picture.stat().st_size for picture in pictures) < 200_000
     for picture in pictures:
         assert picture.suffix == ".svg" or f"](figures/{picture.name})" in page
 
