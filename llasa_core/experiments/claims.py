@@ -324,7 +324,7 @@ def codecs_at_the_rate(result: Result, mine: str = "mini", most: float = 2.0) ->
 def codec(study: Mapping[str, Result]) -> list[Claim]:
     """The mini codec against those of others at about its rate, in words and in voice."""
     found = []
-    for role, speech in (("codecs_builtin", "unheard voices"), ("codecs_human", "a real voice")):
+    for role, speech in (("codecs_open", "unheard voices"), ("codecs_human", "a real voice")):
         text = f"One codebook keeps words and voice better than codecs at its rate: {speech}"
         claim, result = partial(Claim, text, "Table 1"), study.get(role)
         others = codecs_at_the_rate(result) if result else []
@@ -341,15 +341,13 @@ def codec(study: Mapping[str, Result]) -> list[Claim]:
     return found
 
 
-def recognition(results_dir: str | Path, study: Mapping[str, Result]) -> Claim:
+def recognition(study: Mapping[str, Result]) -> Claim:
     """Shown where the interval of the WER lies below one half: more words right than wrong."""
     claim = partial(Claim, "The sides swapped, the same model recognises speech", "Table 3")
     if "asr" not in study:
         return claim(NOT_RUN)
-    runs = tables.seeds_of(results_dir, study["asr"])
-    found = over_seeds(
-        summarise, "corpus_wer", {seed: run.rows("recognition") for seed, run in runs.items()}
-    )
+    runs = tables.seeds_of(study["asr"])
+    found = tables.heard_over_seeds(runs, "recognition")
     heard = measured(found, "corpus_wer", -1, "% WER, against 50 %", 0.5, 100)
     return claim(heard.verdict, heard.text, tuple(place(run) for run in runs.values()))
 
@@ -414,7 +412,7 @@ def claims(results_dir: str | Path, study: Mapping[str, Result], n_boot: int = 5
         power_law(results_dir, study, n_boot),
         *inference_time(study),
         *codec(study),
-        recognition(results_dir, study),
+        recognition(study),
         zero_shot(study),
         *out_of_reach(study),
     ]

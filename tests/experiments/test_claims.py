@@ -164,9 +164,9 @@ def test_codec_is_held_against_those_of_others_at_its_rate(tmp_path):
         name: [row | {"bits": 2.0 * rate} for row in scored(2 if name == "mini" else 4, 0.5)]
         for name, rate in rates.items()
     }
-    write_run(tmp_path, "codec_table", "builtin-1", {}, {"codecs": codecs}, **rows)
-    study = {"codecs_builtin": results.find_run(tmp_path, "codec_table/builtin")}
-    assert claims.codecs_at_the_rate(study["codecs_builtin"]) == ["near"]
+    write_run(tmp_path, "codec_table", "open-1", {}, {"codecs": codecs}, **rows)
+    study = {"codecs_open": results.find_run(tmp_path, "codec_table/open")}
+    assert claims.codecs_at_the_rate(study["codecs_open"]) == ["near"]
     unheard, real = claims.codec(study)
     assert (unheard.verdict, real.verdict) == (NOT_SHOWN, NOT_RUN)  # words better, voice the same
     assert "-20.0 [-20.0, -20.0] points of WER, near to mini (n = 8)" in unheard.number
@@ -178,7 +178,7 @@ def test_recognition_is_the_mean_of_its_seeds(tmp_path):
         write_run(tmp_path, "asr", f"seed{seed}-1", {}, params, recognition=scored(errors))
     other = {"seed": 0, "hours": 16.0}
     write_run(tmp_path, "asr", "more-2", {}, other, recognition=scored(9))
-    claim = claims.recognition(tmp_path, {"asr": results.find_run(tmp_path, "asr/seed0")})
+    claim = claims.recognition({"asr": results.find_run(tmp_path, "asr/seed0")})
     assert claim.verdict == NOT_SHOWN  # three trainings that scatter so might as well fail
     assert claim.number.startswith("25.0 [") and "(n = 8, 3 seeds)" in claim.number
     assert claim.runs == ("asr/seed0-1", "asr/seed1-1", "asr/seed2-1")

@@ -125,12 +125,13 @@ def write_codecs(folder, corpus):
     path.write_text(json.dumps(result))
 
 
-def write_asr(folder):
+def write_asr(folder, seed=0, worse=0):
     models = {"recognition": ["asr"], "speech": ["tts"], "both": ["tts", "asr"]}
     metrics = {f"{name}_{key}": 10 for name in models for key in ("steps", "tokens")}
-    rows = {"recognition": scored(errors=2), "both": scored(errors=1)}
+    rows = {"recognition": scored(errors=2 + worse), "both": scored(errors=1 + worse)}
     rows |= {"speech_held_out": held_out(300.0), "both_held_out": held_out(310.0)}
-    write_run(folder, "asr", "seed0-6", metrics, {"models": models, "corpus_dir": "here"}, **rows)
+    params = {"models": models, "corpus_dir": "here", "seed": seed}
+    write_run(folder, "asr", f"seed{seed}-6", metrics, params, **rows)
 
 
 def write_search(folder):
@@ -156,7 +157,7 @@ def write_study(folder):
     shutil.copytree(ROOT / "results/published", folder / "published")
     for write in (write_main_study, write_scaling, write_asr, write_search):
         write(folder)
-    write_codecs(folder, "builtin")
+    write_codecs(folder, "open")
 
 
 @pytest.fixture
@@ -332,25 +333,44 @@ def test_search_table_leaves_out_arms_that_were_not_run(made):
 
 @pytest.mark.slow
 def test_codecs_have_rate_and_scores_and_what_could_not_run_is_named(made):
-    table = tables.codec_scores(read(made)["codecs_builtin"]).set_index("system")
+    table = tables.codec_scores(read(made)["codecs_open"]).set_index("system")
     assert list(table.index) == ["recordings", "mini", "opus-6k"]
     assert table.loc["mini", "corpus_wer"] == pytest.approx(0.2)
     assert table.loc["mini", "bits_per_second"] == 600
     assert np.isnan(table.loc["recordings", "bits_per_second"])
-    assert tables.codecs_not_run(read(made)["codecs_builtin"]) == ["xcodec2"]
+    assert tables.codecs_not_run(read(made)["codecs_open"]) == ["xcodec2"]
 
 
 @pytest.mark.slow
 def test_recognition_compares_one_model_for_both_directions_with_two(made):
-    run = read(made)["asr"]
-    table = tables.recognition_scores(run).set_index("system")
+    runs = tables.seeds_of(read(made)["asr"])
+    table = tables.recognition_scores(runs).set_index("system")
     assert table.loc["recognition", "corpus_wer"] == pytest.approx(0.2)
     assert np.isnan(table.loc["speech", "corpus_wer"])
     bits = (4 * 300 + 6) / math.log(2) / 8
     assert table.loc["speech", "bits_per_second"] == pytest.approx(bits)
-    change = tables.joint_minus_single(run)
+    change = tables.joint_minus_single(runs)
     assert change["corpus_wer_difference"] == pytest.approx(-0.1)
     assert change["bits_per_second_difference"] == pytest.approx(4 * 10 / math.log(2) / 8)
+
+
+@pytest.mark.slow
+def test_recognition_of_several_seeds_is_their_mean_with_the_scatter_of_trainings(made):
+    alone = tables.recognition_scores(tables.seeds_of(read(made)["asr"])).set_index("system")
+    write_asr(made, seed=1, worse=2)
+    write_asr(made, seed=2, worse=4)
+    runs = tables.seeds_of(read(made)["asr"])
+    table = tables.recognition_scores(runs).set_index("system")
+    assert list(runs) == [0, 1, 2] and (table["seeds"] == 3).all()
+    wer = table.loc["recognition"]
+    assert wer["corpus_wer"] == pytest.approx(0.4)  # 0.2, 0.4 and 0.6
+    scatter = 4.3027 * 0.2 / math.sqrt(3)
+    assert wer["corpus_wer_high"] > 0.4 + scatter > alone.loc["recognition", "corpus_wer_high"]
+    change = tables.joint_minus_single(runs)
+    assert change["corpus_wer_difference"] == pytest.approx(-0.1)
+    assert (change["seeds"], change["corpus_wer_difference_n"]) == (3, 6)
+    scores = notebook.system_scores(read(made), {}).set_index(["corpus", "system"])
+    assert scores.loc[("asr", "recognises"), "corpus_wer"] == pytest.approx(0.4)
 
 
 def test_a_value_without_a_number_is_an_empty_cell():
