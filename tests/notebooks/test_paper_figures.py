@@ -63,6 +63,9 @@ def write_main_study(folder):
     prompted = [row | {"similarity_to_prompt": 0.4} for row in heard(SPOKEN)]
     rows = {"utterances": prompted, "originals": heard(CODEC)}
     write_run(folder, "evaluation", "zero-shot-1", {}, params, **rows)
+    taught = {name: heard(CODEC) for name in ("originals", "codec", "utterances")}
+    taught["before"] = heard(SPOKEN)
+    write_run(folder, "speakers_by_tag_scores", "two-9", {}, params, **taught)
     said = {"raters": 0, "systems": 1, "sentences": 42}
     write_run(folder, "text_understanding", "run-8", said)
     human = {
@@ -400,7 +403,7 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
     assert "| recognises | 20.0 [" in page and "| speaks | – | " in page
     assert "| partial PRM by voice, then words | -20.0 [" in page
     assert "[asr](../experiments/asr.yaml) | 1 | < 0.01 |" in page
-    missing = ("codec_table/human", "finetuning_scores/test")
+    missing = ("codec_table/human", "finetuning_scores/test", "speakers_by_tag_scores/eight")
     assert f"Without a finished run: {', '.join(f'`{name}`' for name in missing)}." in page
     assert "How much do the codecs lose on a real voice?" not in page
     assert " nan " not in page and "[nan" not in page
@@ -437,8 +440,19 @@ def test_page_gives_prompted_voices_by_speaker_and_the_similarity_to_the_prompt(
     assert "of 2 speakers: 50.0 [0.0, 100.0] % nearest to the prompt's speaker" in section
     assert "| similarity to the prompt, cosine | – | 0.400 [0.400, 0.400] |" in section
     # by hand: 1 of 4 words, cosine 0.4, one utterance that is nearest to its own speaker
-    assert "| x | 25.0 [25.0, 25.0] | 0.400 [0.400, 0.400] | 100.0 [20.7, 100.0] | 1 |" in section
+    similar = "0.700 [0.700, 0.700] | 0.400 [0.400, 0.400]"
+    assert f"| x | 25.0 [25.0, 25.0] | {similar} | 100.0 [20.7, 100.0] | 1 |" in section
     assert "| seed-tts-en, similarity | 0.572 (llasa 1b 250k, search: none) | 0.400 [" in page
+
+
+@pytest.mark.notebook
+def test_page_gives_speakers_taught_by_tag_between_ceiling_and_floor(executed):
+    _, _, page = executed
+    section = page.split("## Can it be taught two speakers by tag?")[1].split("\n## ")[0]
+    assert "100 [34, 100] % of the sentences are nearest to the speaker of their tag" in section
+    head = "| recordings (n = 2) | mini codec (n = 2) | before, a voice of its own (n = 2) | taught"
+    assert head in section and "| y | 16.7 [16.7, 16.7] | 0.800 [" in section
+    assert "taught eight speakers" not in page
 
 
 @pytest.mark.notebook
@@ -476,7 +490,7 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
 def test_notebook_draws_every_figure_and_links_it(executed):
     root, result, page = executed
     counted = [result.metrics[name] for name in ("figures", "parts", "parts_missing")]
-    assert counted == [13, 13, 2]
+    assert counted == [13, 14, 3]
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((root / "results/figures").iterdir())
     assert len(pictures) == 26 and max(picture.stat().st_size for picture in pictures) < 200_000
