@@ -17,6 +17,7 @@ import pandas as pd
 from llasa_core import metrics
 from llasa_core.errors import InputError
 from llasa_core.evaluation.recognition import compare_losses
+from llasa_core.evaluation.seeds import over_seeds
 from llasa_core.evaluation.summary import summarise
 from llasa_core.experiments.results import (
     Result,
@@ -134,41 +135,68 @@ def codecs_not_run(result: Result) -> list[str]:
     return [name for name in names if result.metrics.get(f"{name}_not_run")]
 
 
-def recognition_scores(result: Result) -> pd.DataFrame:
-    """A row a model of a study of recognition: system, and where it has that direction
+def seeds_of(result: Result) -> dict[int, Result]:
+    """{seed: finished run} of the runs with the parameters of `result` but for the seed."""
+    runs = {}
+    for run in finished_runs(result.folder.parents[1], result.experiment):
+        if run.params | {"seed": 0} == result.params | {"seed": 0}:
+            runs[run.params.get("seed", 0)] = run
+    return dict(sorted(runs.items()))
+
+
+def _seed_rows(runs: Mapping[int, Result], name: str) -> dict[int, list[dict]]:
+    return {seed: run.rows(name) for seed, run in runs.items()}
+
+
+def heard_over_seeds(runs: Mapping[int, Result], name: str) -> dict[str, float]:
+    """corpus_wer of what the model `name` recognised, over training seeds (`over_seeds`)."""
+    return over_seeds(summarise, "corpus_wer", _seed_rows(runs, name))
+
+
+def _spoken(rows: Sequence[Mapping]) -> dict[str, float]:
+    bits, (low, high) = metrics.bits_per_second(rows)
+    name = "bits_per_second"
+    return {name: bits, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(rows)}
+
+
+def recognition_scores(runs: Mapping[int, Result]) -> pd.DataFrame:
+    """A row a model of a study of recognition, over its training seeds (`seeds_of`): system, and
+    where it has that direction
 
     corpus_wer of what it heard, bits_per_second of held-out speech; each with _low, _high, _n. And
-    steps, tokens.
+    seeds, and steps and tokens on average.
     """
-    rows = []
-    for name, tasks in sorted(
-        result.params["models"].items(), key=lambda item: [*DIRECTIONS, item[0]].index(item[0])
-    ):
-        row = {
-            "system": name,
-            **{key: result.metrics[f"{name}_{key}"] for key in ("steps", "tokens")},
-        }
+    rows, models = [], next(iter(runs.values())).params["models"]
+    order = [*DIRECTIONS, *models]
+    for name, tasks in sorted(models.items(), key=lambda item: order.index(item[0])):
+        row: dict[str, Any] = {"system": name}
+        for key in ("steps", "tokens"):
+            row[key] = sum(run.metrics[f"{name}_{key}"] for run in runs.values()) / len(runs)
         if "asr" in tasks:
-            row |= summarise(result.rows(name))
+            row |= heard_over_seeds(runs, name)
         if "tts" in tasks:
-            spoken = result.rows(f"{name}_held_out")
-            bits, interval = metrics.bits_per_second(spoken)
-            row |= {"bits_per_second": bits, "bits_per_second_low": interval.low}
-            row |= {"bits_per_second_high": interval.high, "bits_per_second_n": len(spoken)}
+            row |= over_seeds(_spoken, "bits_per_second", _seed_rows(runs, f"{name}_held_out"))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def joint_minus_single(result: Result) -> dict[str, float]:
-    """The model of both directions minus those of one, paired, by utterance and by loss."""
-    models = result.params["models"]
+def joint_minus_single(runs: Mapping[int, Result]) -> dict[str, float]:
+    """The model of both directions minus those of one, paired by utterance, over training seeds:
+    corpus_wer_difference and bits_per_second_difference as of `over_seeds`.
+    """
+    first = next(iter(runs.values()))
+    models = first.params["models"]
     if not {"recognition", "speech", "both"} <= set(models):
         raise InputError(
-            f"{result.folder}: models {', '.join(models)}, expected recognition, speech and both"
+            f"{first.folder}: models {', '.join(models)}, expected recognition, speech and both"
         )
-    return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
-        result.rows("speech_held_out"), result.rows("both_held_out")
-    )
+    found: dict[str, float] = {}
+    for compare, metric, single, joint in (
+        (compare_systems, "corpus_wer_difference", "recognition", "both"),
+        (compare_losses, "bits_per_second_difference", "speech_held_out", "both_held_out"),
+    ):
+        found |= over_seeds(compare, metric, _seed_rows(runs, single), _seed_rows(runs, joint))
+    return found
 
 
 def training_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
