@@ -260,6 +260,8 @@ DECODERS = ("as tracked", "adapted")
 
 SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and "base model"
 
+FINETUNE_KEYS = ["voice", "kind", "decoder", "minutes"]
+
 _MEASURES = {"corpus_wer": ("errors", "words"), "speaker_similarity": ("similarity", None)}
 
 
@@ -276,6 +278,8 @@ def finetunes(
     `spoken` made, for a model that is neither trained there nor the base of what is, and for two
     amounts in one run.
     """
+    if not scored:
+        return pd.DataFrame(columns=[*FINETUNE_KEYS, "seed", "system", "rows"])
     training = {run.params["publish"]: run for run in finished_runs(results_dir, trained)}
     bases = {run.params["model"] for run in training.values()}
     codecs = {run.params["codec"] for run in training.values()}
@@ -313,7 +317,7 @@ def finetunes(
             )
         learnt = min(amounts, default=math.nan)
         found += [{"minutes": learnt, "seed": 0, **row} for row in rows]
-    return pd.DataFrame(found, columns=None if found else ["voice", "kind", "decoder", "minutes"])
+    return pd.DataFrame(found)
 
 
 def _finetuning(run: Result) -> dict[str, Any]:
@@ -329,11 +333,10 @@ def finetune_scores(systems: pd.DataFrame) -> pd.DataFrame:
     speaker_similarity with intervals over seeds and texts (`intervals.seeds_and_texts`).
     """
     found = []
-    keys = ["voice", "kind", "decoder", "minutes"]
-    for names, group in systems.groupby(keys, sort=True, dropna=False):
-        row = dict(zip(keys, names, strict=True)) | {"seeds": len(group)}
+    for names, group in systems.groupby(FINETUNE_KEYS, sort=True, dropna=False):
+        row = dict(zip(FINETUNE_KEYS, names, strict=True)) | {"seeds": len(group)}
         found.append(row | _seed_scores(group["rows"].tolist()))
-    return pd.DataFrame(found, columns=None if found else keys)
+    return pd.DataFrame(found, columns=None if found else FINETUNE_KEYS)
 
 
 def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
@@ -341,7 +344,7 @@ def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.D
     sides: a row where both are there, with the other keys, seeds and METRIC_difference, .._low,
     .._high, .._n. What has learnt nothing (NaN minutes) stands beside every amount.
     """
-    keys = [key for key in ("voice", "kind", "decoder", "minutes") if key != column]
+    keys = [key for key in FINETUNE_KEYS if key != column]
     found = []
     for names, group in systems[systems[column] == b].groupby(keys, sort=True, dropna=False):
         key = dict(zip(keys, names, strict=True))
