@@ -363,9 +363,9 @@ def _seed_scores(rows: list[list[dict]], minus: list[list[dict]] | None = None) 
     """METRIC with its interval over seeds and texts of rows (a list a seed); with `minus`, of these
     minus `rows`, METRIC_difference.
     """
-    ids = [row["id"] for row in rows[0]]
+    said = [(row["id"], row["words"]) for row in rows[0]]
     for other in (*rows, *(minus or ())):
-        if [row["id"] for row in other] != ids:
+        if [(row["id"], row["words"]) for row in other] != said:
             raise InputError("seeds or systems were scored on other sentences, expected the same")
     found, end = {}, "_difference" if minus else ""
     for metric, (key, weight) in _MEASURES.items():

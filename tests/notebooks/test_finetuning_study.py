@@ -83,6 +83,16 @@ def test_changes_are_paired_by_sentence_and_seed_and_levels_stand_beside_each_am
     assert set(fewer["seeds"]) == {1} and set(fewer["corpus_wer_difference_n"]) == {2}
 
 
+def test_seeds_of_other_sentences_are_refused(study):
+    systems = read(study)
+    rows = systems["rows"].tolist()
+    systems["rows"] = [
+        [row | {"words": 9} for row in rows[-1]] if one is rows[-1] else one for one in rows
+    ]
+    with pytest.raises(InputError, match="scored on other sentences"):
+        tables.finetune_scores(systems)
+
+
 def test_seeds_and_texts_are_both_resampled():
     apart, alike = [[0.0, 0.0], [1.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
     for values in (apart, alike):  # one of two trainings, or one of two texts, makes the mean
