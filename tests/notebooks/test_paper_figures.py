@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from finished_runs import write_run
+from finished_runs import write_minutes, write_run
 from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
@@ -156,11 +156,12 @@ def write_search(folder):
 
 
 def write_study(folder):
-    """Every part but the codecs on a real voice and fine-tuning by minutes."""
+    """Every part but the codecs on a real voice and half of fine-tuning by minutes."""
     shutil.copytree(ROOT / "results/published", folder / "published")
     for write in (write_main_study, write_scaling, write_asr, write_search):
         write(folder)
     write_codecs(folder, "open")
+    write_minutes(folder, "human")
 
 
 @pytest.fixture
@@ -403,8 +404,17 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
     assert "| recognises | 20.0 [" in page and "| speaks | – | " in page
     assert "| partial PRM by voice, then words | -20.0 [" in page
     assert "[asr](../experiments/asr.yaml) | 1 | < 0.01 |" in page
-    missing = ("codec_table/human", "finetuning_scores/test", "speakers_by_tag_scores/eight")
+    minutes = ("human-2min", *(f"synthetic{end}" for end in ("", "-0.5min", "-2min", "-11min")))
+    missing = (
+        "codec_table/human",
+        *(f"finetuning_scores/{name}" for name in minutes),
+        "speakers_by_tag_scores/eight",
+    )
     assert f"Without a finished run: {', '.join(f'`{name}`' for name in missing)}." in page
+    best = "a real voice, all weights, 11 min, decoder adapted"
+    assert f"Fewest words are misheard of {best}: 20 [" in page
+    assert "| a real voice, recordings | 0.850 [0.800, 0.900] | 5 [0, 10] | 2 |" in page
+    assert "| a real voice, 0.49 min, decoder adapted | 20.0 [20.0, 20.0] | 0.000 [" in page
     assert "How much do the codecs lose on a real voice?" not in page
     assert " nan " not in page and "[nan" not in page
 
@@ -490,7 +500,7 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
 def test_notebook_draws_every_figure_and_links_it(executed):
     root, result, page = executed
     counted = [result.metrics[name] for name in ("figures", "parts", "parts_missing")]
-    assert counted == [13, 14, 3]
+    assert counted == [13, 15, 7]
     assert result.metrics["learning_curve_exponent"] == pytest.approx(0.5, abs=0.02)
     pictures = sorted((root / "results/figures").iterdir())
     assert len(pictures) == 26 and max(picture.stat().st_size for picture in pictures) < 200_000

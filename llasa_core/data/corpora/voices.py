@@ -95,7 +95,6 @@ EIGHT_SPEAKERS = tuple(
 # Corpora of the grammar's sentences, and who speaks them.
 GRAMMAR_SPEAKERS = {
     "builtin": VOICES,
-    "builtin-new-voice": (NEW_VOICE,),
     "builtin-two-speakers": TWO_SPEAKERS,
     "builtin-eight-speakers": EIGHT_SPEAKERS,
 }
