@@ -219,8 +219,9 @@ def compare_systems(
     rows_b: Sequence[Mapping],
     seed: int = 0,
     names: tuple[str, str] = ("a", "b"),
+    compared: Mapping[str, tuple[str, str | None, bool]] = COMPARED,
 ) -> dict[str, float]:
-    """System b minus system a over the same utterance ids, for each metric of `COMPARED` that both
+    """System b minus system a over the same utterance ids, for each metric of `compared` that both
     have.
 
     METRIC_a, METRIC_b; METRIC_difference with _low and _high (95 %, paired bootstrap over texts,
@@ -239,7 +240,7 @@ def compare_systems(
             )
     pairs = [(by_id_a[id_], by_id_b[id_]) for id_ in by_id_a]
     result: dict[str, float] = {}
-    for metric, (key, weight, as_rate) in COMPARED.items():
+    for metric, (key, weight, as_rate) in compared.items():
         both = [(a, b) for a, b in pairs if a.get(key) is not None and b.get(key) is not None]
         if both:
             result |= _compared(metric, both, key, weight, as_rate, seed)

@@ -307,13 +307,15 @@ def search_frontier(
 
     table: one row an arm; columns `strategy`, `n` (candidates, written at the point), the cost,
     and for each METRIC of `panels` ({metric: (axis label, factor)}) METRIC, METRIC_low, METRIC_high
-    by held-out judges and, where there is one, verifier_METRIC by the models that searched: drawn
-    hollow, so that the gap is seen.
+    by held-out judges and, where there are, METRIC_n (utterances) and verifier_METRIC by the models
+    that searched: drawn hollow, so that the gap is seen.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(len(panels), width=4.6, height=3.6)
         for axis, (metric, (label, factor)) in zip(axes, panels.items(), strict=True):
             own = f"verifier_{metric.removeprefix('corpus_')}"
+            if counts := sorted({int(n) for n in table.get(f"{metric}_n", ())}):
+                label += f", n = {'/'.join(map(str, counts))}"
             for place, (name, rows) in enumerate(table.groupby("strategy", sort=False)):
                 style = {
                     "color": COLOURS[place % len(COLOURS)],

@@ -242,8 +242,14 @@ def finished_runs(results_dir: str | Path, experiment: str) -> list[Result]:
 
 
 def models_of(trainings: Iterable[Result]) -> dict[str, Result]:
-    """{folder of the model: the run of 20_train that made it}."""
-    return {f"artifacts/{run.experiment}/{run.run}/model": run for run in trainings}
+    """{folder of the model, and where it was published: the run of 20_train that made it}; of
+    several that were published to one folder, the last.
+    """
+    found = {}
+    for run in trainings:
+        found[f"artifacts/{run.experiment}/{run.run}/model"] = run
+        found |= {place: run for place in [run.params.get("publish")] if place}
+    return found
 
 
 def system_rows(scored: Result) -> dict[str, list[dict]]:

@@ -29,6 +29,7 @@ from llasa_core.experiments.results import (
     system_rows,
 )
 from llasa_core.intervals import compare_systems, seeds_and_texts, wilson_interval
+from llasa_core.search.gains import gains
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -68,6 +69,14 @@ GUIDED = {"partial-prm": "partial PRM by voice + ORM", "prm": "PRM by voice"}
 DIRECTIONS = {"recognition": "recognises", "speech": "speaks", "both": "both directions"}
 
 
+def guided_arms(params: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """{arm: (strategy, candidates)} of the searches over prefixes that a run of notebook 60 has."""
+    sizes = {"partial-prm": params.get("partial_candidates") or params["candidates"]}
+    sizes |= {"prm": math.prod(params["prm"][:2])}
+    run = {"partial-prm": params["partial"], "prm": params["prm"]}
+    return {name: (GUIDED[name], n) for name, n in sizes.items() if run[name]}
+
+
 def search_arms(result: Result) -> pd.DataFrame:
     """A row an arm of a study of search, by candidates: system, strategy, n (candidates), what the
     run recorded of it.
@@ -77,8 +86,7 @@ def search_arms(result: Result) -> pd.DataFrame:
     """
     params = result.params
     arms = {name: (arm["strategy"], arm["n"]) for name, arm in params["arms"].items()}
-    sizes = {"partial-prm": params["candidates"], "prm": params["prm"][0] * params["prm"][1]}
-    arms |= {name: (strategy, sizes[name]) for name, strategy in GUIDED.items()}
+    arms |= guided_arms(params)
     rows = []
     for name, (strategy, n) in arms.items():
         prefix = f"{name}_"
@@ -111,6 +119,15 @@ def paired_arms(
         for name in names
         if name in rows and base in rows and ids[name] == ids[base]
     }
+
+
+def gains_of_arms(result: Result, names: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """{arm: `gains` over plain sampling by condition}; {} of a run whose rows name no speaker."""
+    kept = [name for name in ("plain", *names) if (result.folder / f"{name}.jsonl").is_file()]
+    rows = {name: result.rows(name) for name in kept}
+    if "plain" not in rows or "nearest_speaker" not in rows["plain"][0]:
+        return {}
+    return {name: gains(rows["plain"], rows[name], rows["plain"]) for name in kept[1:]}
 
 
 def codec_scores(result: Result) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from llasa_core.files import read_rows, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges.identity import CHOSEN_BY
 from llasa_core.manifest import Request
+from llasa_core.prompts import Voice
 from llasa_core.search.cost import attended_keys, generation_flops
 from llasa_core.search.strategy import Rule
 from llasa_core.search.verifiers import VERIFIERS
@@ -31,11 +32,20 @@ from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
 
 
-def requests_of(utterances: Sequence, seeds: Sequence[int]) -> list[Request]:
-    """A request an utterance and seed, id ID.sSEED. `speaker` stays for the verifiers."""
+def requests_of(
+    utterances: Sequence, seeds: Sequence[int], voices: Mapping[str, Voice] | None = None
+) -> list[Request]:
+    """A request an utterance and seed, id ID.sSEED, with the voice prompt of its speaker where
+    there are `voices`. `speaker` stays for the verifiers.
+    """
     return [
         Request(
-            f"{item.id}.s{seed}", item.text, item.speaker or None, seed=seed, language=item.language
+            f"{item.id}.s{seed}",
+            item.text,
+            item.speaker or None,
+            voices[item.speaker] if voices else None,
+            seed,
+            item.language,
         )
         for seed in seeds
         for item in utterances
@@ -129,7 +139,19 @@ def speak_choices(
 def nested_rows(
     synthesizer: Synthesizer, arm: Mapping, lines: Sequence[Mapping], judged: Mapping[str, Mapping]
 ) -> list[dict]:
-    """Rows of one arm of a best-of-N search; judged: scored utterances of `speak_choices`, by id.
+    """Rows of one arm of a best-of-N search, with its `arm_cost`; judged: scored utterances of
+    `speak_choices`, by id.
+    """
+    rows = []
+    for line in lines:
+        index = nested_choice(line, arm["n"], arm["by"])
+        spent = arm_cost(synthesizer, arm, line)
+        rows.append(_row(line, index, judged[f"{line['id']}.c{index}"], spent))
+    return rows
+
+
+def arm_cost(synthesizer: Synthesizer, arm: Mapping, line: Mapping) -> dict[str, float]:
+    """tokens, flops and cpu_seconds of one arm of a line of a best-of-N search.
 
     Tokens and FLOPs are exact. CPU seconds are the line's own, generation shared out by tokens and
     verification by candidates; verifiers that are not the arm's are not counted. Lines written
@@ -137,23 +159,33 @@ def nested_rows(
     has no CPU seconds then.
     """
     flops = generation_flops(synthesizer.model.config, synthesizer.speech_answers)
-    rows = []
-    for line in lines:
-        index, tokens, cost = (
-            nested_choice(line, arm["n"], arm["by"]),
-            line["tokens"][: arm["n"]],
-            line["cost"],
-        )
-        prompt, share = cost["prompt_tokens"], sum(tokens) / sum(line["tokens"])
-        heard = arm["n"] / len(line["tokens"])
-        attended = sum(attended_keys(prompt, drawn) for drawn in tokens)
-        spent = {"tokens": sum(tokens), "flops": flops(prompt - 1, sum(tokens), attended)}
-        listening = _listening(cost, arm["by"], line["scores"])
-        if listening is not None:
-            drawing = cost["cpu_seconds"] - cost["verifier_cpu_seconds"]
-            spent["cpu_seconds"] = share * drawing + heard * listening
-        rows.append(_row(line, index, judged[f"{line['id']}.c{index}"], spent))
-    return rows
+    tokens, cost = line["tokens"][: arm["n"]], line["cost"]
+    attended = sum(attended_keys(cost["prompt_tokens"], drawn) for drawn in tokens)
+    spent = {
+        "tokens": sum(tokens),
+        "flops": flops(cost["prompt_tokens"] - 1, sum(tokens), attended),
+    }
+    listening = _listening(cost, arm["by"], line["scores"])
+    if listening is not None:
+        drawing = cost["cpu_seconds"] - cost["verifier_cpu_seconds"]
+        share, heard = sum(tokens) / sum(line["tokens"]), arm["n"] / len(line["tokens"])
+        spent["cpu_seconds"] = share * drawing + heard * listening
+    return spent
+
+
+def most_candidates(
+    synthesizer: Synthesizer, by: Sequence[str], lines: Sequence[Mapping], cpu_seconds: float
+) -> int:
+    """The largest N whose best, by the verifiers `by`, costs at most so many CPU seconds over all
+    lines together; 1 where none does.
+    """
+
+    def spent(n: int) -> float:
+        arm = {"n": n, "by": by}
+        return sum(arm_cost(synthesizer, arm, line)["cpu_seconds"] for line in lines)
+
+    drawn = min(len(line["tokens"]) for line in lines)
+    return max((n for n in range(1, drawn + 1) if spent(n) <= cpu_seconds), default=1)
 
 
 def _listening(cost: Mapping, by: Sequence[str], all_of_them: Iterable[str]) -> float | None:
@@ -184,7 +216,10 @@ def _row(line: Mapping, index: int, judged: Mapping, spent: Mapping[str, float])
     row = {"id": line["id"], CLUSTER: line["id"].rpartition(".s")[0], "candidate": index}
     row |= {
         key: judged[key]
-        for key in ("seconds", "errors", "words", "similarity", "ended")
+        for key in (
+            *("seconds", "errors", "words", "similarity", "ended"),
+            *("speaker", "nearest_speaker"),
+        )
         if key in judged
     }
     for name, verifier in VERIFIERS.items():

@@ -7,7 +7,11 @@ import torch
 
 from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
-from llasa_core.evaluation.scoring import embed_references, evaluate_manifest
+from llasa_core.evaluation.scoring import (
+    embed_references,
+    evaluate_manifest,
+    refuse_shared_recordings,
+)
 from llasa_core.judges import Judges, load_speaker_embedder
 from llasa_core.judges.fake import FakeTranscriber, fake_speech
 from llasa_core.judges.identity import (
@@ -17,6 +21,7 @@ from llasa_core.judges.identity import (
     tensors_fingerprint,
 )
 from llasa_core.manifest import Request
+from llasa_core.prompts import Voice
 from llasa_core.search.verifiers import VoiceVerifier, WantedVoices, WordsVerifier, chosen_by
 
 
@@ -145,6 +150,19 @@ def test_recordings_that_guided_the_search_are_no_references(tmp_path):
     assert set(first.ids) | set(second.ids) == {f"r{n}" for n in range(6)}
     assert not set(first.recordings) & set(second.recordings)
     evaluate_manifest(manifest, tmp_path / "out", judge, references=second)
+
+
+def test_voice_prompt_that_is_a_reference_of_the_judge_is_refused(tmp_path):
+    voices, embedder = recordings(tmp_path, 3), load_speaker_embedder("fake")
+    prompt = Voice("number 1", np.arange(4), tmp_path / "1.wav")
+    request = Request("a", "red lamp", speaker="ava", voice=prompt)
+    verifier = VoiceVerifier(embedder, WantedVoices({}))  # compares with the prompt
+    asked = [{"id": "a", **chosen_by({"voice": verifier}, request)}]
+    references = embed_references(voices, embedder)
+    with pytest.raises(InputError, match=r"likeness to the recording 'r1', which cannot"):
+        refuse_shared_recordings(voices, asked, references)
+    voices.write_text("".join(voices.read_text().splitlines(keepends=True)[::2]))  # without r1
+    refuse_shared_recordings(voices, asked, embed_references(voices, embedder))
 
 
 def test_a_recording_is_known_by_its_samples_in_any_file(tmp_path):

@@ -108,7 +108,8 @@ def test_codes_of_a_search_are_those_that_the_tracked_study_drew():
     assert codes(scale.PRM, 6.0) == 50 * 256 * 6
     run = find_run(ROOT / "results", "inference_time_scaling/open")
     beams, expansions, _, seconds = run.params["partial"]
-    search = scale.Search(run.params["candidates"], beams, expansions, seconds)
+    last = run.params.get("partial_candidates") or run.params["candidates"]
+    search = scale.Search(last, beams, expansions, seconds)
     rows = run.rows("partial-prm")
     drawn = np.mean([row["tokens"] for row in rows])
     assert np.mean([codes(search, row["seconds"]) for row in rows]) == pytest.approx(

@@ -139,7 +139,7 @@ def write_asr(folder, seed=0, worse=0):
 
 def write_search(folder):
     arms = {"plain": {"strategy": "plain sampling", "n": 1, "by": []}}
-    params = {"arms": arms, "candidates": 16, "prm": [4, 4, 25]}
+    params = {"arms": arms, "candidates": 16, "partial": [16, 2, 25, 1.0], "prm": [4, 4, 25]}
     spent = {"tokens": 120, "flops": 1.0, "cpu_seconds": 0.1}
     by_verifiers = {"verifier_errors": 0, "verifier_similarity": 0.9}
     rows = {

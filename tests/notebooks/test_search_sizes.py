@@ -241,6 +241,50 @@ def test_seconds_of_a_text_are_its_share_of_all_since_texts_run_side_by_side(res
     )
 
 
+def test_smaller_model_takes_the_largest_search_that_the_larger_ones_cost_pays_for(results):
+    keys = ["smaller", "larger", "larger_n", "larger_temperature"]
+    found = search_sizes.at_equal_cost(read(results), "flops").set_index(keys)
+
+    def taken(*key):
+        row = found.loc[key]
+        return row["n"], row["verdict"], row["flops_ratio"]
+
+    # nano: 4 and 8 GFLOP for 2 and 4; tiny: 10, 20 and 40 for 1, 2 and 4
+    assert taken("nano", "tiny", 1, 0.8) == (4, "smaller", pytest.approx(0.8))
+    assert taken("micro", "tiny", 1, 0.8) == (2, "larger", pytest.approx(0.8))
+    assert taken("micro", "tiny", 2, 0.8) == (4, "not told apart", pytest.approx(0.8))
+    assert found.loc[("nano", "tiny", 4, 0.8), "corpus_wer_difference"] == pytest.approx(0.05)
+    seconds = search_sizes.at_equal_cost(read(results), "cpu_seconds").set_index(keys)
+    dear = seconds.loc[("nano", "tiny", 1, 0.8)]  # the verifiers of two samples cost more than tiny
+    assert (dear["n"], dear["verdict"]) == (0, "no search is as cheap")
+    assert seconds.loc[("nano", "tiny", 2, 0.8), "n"] == 2
+    kept = search_sizes.budgets(found.reset_index())
+    assert sorted(set(kept.loc[kept["larger"] == "tiny", "larger_n"])) == [1, 4]
+
+
+def test_size_and_hours_of_a_model_are_of_all_trainings_behind_it(results):
+    """One may go on where another ended, and be published where that one was."""
+
+    def train(experiment, model, hours):
+        folder = results / experiment / "run-0000"
+        folder.mkdir(parents=True)
+        params = {"model": model, "publish": "some/mini"}
+        metrics = {"parameters": 5_000_000, "train_hours": hours}
+        (folder / "result.json").write_text(
+            json.dumps(
+                {"schema": 1, "experiment": experiment, "run": folder.name, "notebook": "n"}
+                | {"params": params, "metrics": metrics, "artifacts": {}, "provenance": {}}
+            )
+        )
+
+    train("first", "mini", 42.0)
+    train("second", "artifacts/first/run-0000/model", 10.0)
+    write_run(results, "search_sizes", "mini", "some/mini", NANO)
+    systems = search_sizes.read_systems(results, "search_sizes", (*TRAINED, "first", "second"))
+    last = systems[systems["model"] == "some/mini"].iloc[0]
+    assert last[["size", "parameters", "hours"]].tolist() == ["mini", 5_000_000, 52.0]
+
+
 def test_voice_that_is_searched_for_crosses_upwards(results):
     systems = read(results)
     for row in rows_of(systems, "nano", 0.8, "both-2"):
@@ -295,13 +339,17 @@ def test_metrics_are_finite_numbers_each_with_its_interval_and_count(results):
     systems = read(results)
     found = search_sizes.crossings(search_sizes.pairs_of(systems))
     guided = search_sizes.guided_table(results, "search_guided", "both-16")
-    flat = search_sizes.flat_metrics(search_sizes.with_scores(systems), found, guided)
+    equal = search_sizes.budgets(search_sizes.at_equal_cost(systems, "flops"))
+    flat = search_sizes.flat_metrics(search_sizes.with_scores(systems), found, guided, equal)
     scores = {name for name in flat if not name.endswith(("_low", "_high", "_n"))}
+    scores -= {name for name in scores if name.endswith("_candidates")}
     assert all({f"{name}_low", f"{name}_high", f"{name}_n"} <= flat.keys() for name in scores)
     assert flat["nano_t0.8_both-4_corpus_wer"] == pytest.approx(0.1)
     assert flat["nano_against_tiny_t0.8_corpus_wer_by_flops_ratio"] == pytest.approx(0.8)
     assert flat["nano_against_tiny_t0.15_corpus_wer_by_flops_least_n"] == 0
     assert "nano_against_tiny_t0.15_corpus_wer_by_flops_ratio" not in flat
+    assert flat["nano_at_the_flops_of_tiny_t0.8_n1_candidates"] == 4
+    assert flat["nano_at_the_flops_of_tiny_t0.8_n1_corpus_wer_difference"] == pytest.approx(-0.1)
     assert all(value == value for value in flat.values())
 
 
@@ -346,40 +394,48 @@ def test_made_up_runs_of_search_are_those_that_these_tests_write(tmp_path):
         ).read_text() == path.read_text(), path
 
 
-def test_models_that_are_searched_are_those_that_speak_in_the_study_of_train_time_scaling():
-    spoken, searched, guided = (
+def test_each_size_is_searched_and_speaks_once_at_the_temperature_of_a_single_sample():
+    searched, (guided, *_) = (
         load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
-        for name in ("scaling_speech", "search_sizes", "search_guided")
+        for name in ("search_sizes", "search_guided")
     )
-    most = [
-        run for run in spoken if "-mini-" not in run.params["speech_dir"]
-    ]  # without mini on fewer hours
-    models = [run.params["model"] for run in most]
-    assert [run.params["model"] for run in searched] == models * 2
-    assert [run.params["temperature"] for run in searched] == [0.8] * 5 + [0.15] * 5
-    assert {run.params["temperature"] for run in searched[5:]} == {
-        run.params["temperature"] for run in spoken
-    }
-    assert {run.params["candidates"] for run in searched[:5]} == {16} and len(guided) == 4
-    _, trained = (
-        load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
-        for name in ("scaling_target", "scaling")
-    )
-    assert {run.params["speaker_tags"] for run in trained} == {1.0} and {
-        run.params["tagged"] for run in searched
-    } == {True}
+    half = len(searched) // 2
+    hot, cool = searched[:half], searched[half:]
+    assert [run.params["model"] for run in hot] == [run.params["model"] for run in cool]
+    assert {run.params["temperature"] for run in hot} == {guided.params["temperature"]} == {0.8}
+    assert {run.params["temperature"] for run in cool} == {0.15}
+    assert all(run.params["candidates"] == 16 for run in hot)
+    for run in hot[:3]:  # of the grid of train-time scaling; the last one is tracked
+        size = run.id.partition("-")[0]
+        assert run.params["model"].startswith(f"artifacts/scaling/{size}-")
+    assert (ROOT / hot[3].params["model"] / "llasa.json").is_file()
 
 
-def test_texts_of_the_searches_are_of_all_eight_voices_alike():
-    """The manifest of the built-in corpus names its 240 test sentences by the eight voices in
-    turn.
+@pytest.mark.parametrize("name", ["inference_time_scaling", "search_guided", "search_sizes"])
+def test_texts_of_the_searches_are_of_all_voices_alike(name):
+    """The manifests of the open corpus name their 240 texts by their voices in turn: eight that
+    were held out, nine that were not.
     """
-    voices = [number % 8 for number in range(240)]
-    manifest = ROOT / "artifacts" / "builtin" / "test.jsonl"
-    if manifest.is_file():
-        speakers = [utterance.speaker for utterance in read_manifest(manifest)]
-        assert [speakers.index(speaker) for speaker in speakers] == voices
-    for name in ("search_sizes", "search_guided"):
+    for run in load_experiment(ROOT / "experiments" / f"{name}.yaml").runs:
+        number = 8 if run.params["prompts"] else 9
+        voices = [place % number for place in range(240)]
+        manifest = ROOT / run.params["manifest"]
+        if manifest.is_file():
+            speakers = [utterance.speaker for utterance in read_manifest(manifest)]
+            assert [speakers.index(speaker) for speaker in speakers] == voices
+        chosen = list(evenly(voices, run.params["limit"]))
+        least, *_, most = sorted(chosen.count(voice) for voice in range(number))
+        assert (least, most) == ((6, 6) if number == 8 else (5, 6))
+
+
+def test_voice_prompts_are_of_speakers_that_no_training_text_names_and_judged_by_other_recordings():
+    for name in ("inference_time_scaling", "search_guided"):
         for run in load_experiment(ROOT / "experiments" / f"{name}.yaml").runs:
-            chosen = list(evenly(voices, run.params["limit"]))
-            assert {chosen.count(voice) for voice in range(8)} == {run.params["limit"] // 8}
+            params = run.params
+            assert bool(params["prompts"]) != params["tagged"]
+            assert params["prompts"] != params["voices"]
+            paths = [ROOT / params[key] for key in ("prompts", "voices")]
+            if params["prompts"] and all(path.is_file() for path in paths):
+                prompts, voices = map(read_manifest, paths)
+                assert not {one.id for one in prompts} & {one.id for one in voices}
+                assert {one.speaker for one in prompts} == {one.speaker for one in voices}

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from tiny_models import TEXTS, speaking_llama
 
@@ -7,11 +8,13 @@ from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
 from llasa_core.files import read_rows
 from llasa_core.manifest import Request, Utterance
+from llasa_core.prompts import Voice
 from llasa_core.search.batch import search_manifest
 from llasa_core.search.cost import Cost
 from llasa_core.search.nested import (
     arm_scores,
     guided_rows,
+    most_candidates,
     nested_choice,
     nested_rows,
     requests_of,
@@ -92,6 +95,29 @@ def test_arm_of_all_candidates_is_what_the_search_itself_chose_and_costs_what_it
     )
 
 
+def test_requests_go_on_after_the_voice_prompt_of_their_speaker(synthesizer, tmp_path):
+    voices = {name: Voice("Red lamp.", np.arange(5) + n) for n, name in enumerate(("x", "y"))}
+    texts = [Utterance(f"u{n}", "u.wav", TEXTS[n], "xy"[n]) for n in range(2)]
+    requests = requests_of(texts, [0, 1], voices)
+    assert [(one.id, one.voice, one.speaker) for one in requests[:2]] == [
+        ("u0.s0", voices["x"], "x"),
+        ("u1.s0", voices["y"], "y"),
+    ]
+    prompts, _ = synthesizer.prepare(requests, SAMPLING)
+    codes = [prompt[-5:] - synthesizer.vocabulary.first_code for prompt in prompts[:2]]
+    assert [one.tolist() for one in codes] == [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
+    arm = {"n": 2, "by": ["words", "voice"]}
+    found = search_manifest(
+        synthesizer, requests, tmp_path / "n", Strategy(candidates=2), VERIFIERS, SAMPLING
+    )
+    lines = {line["id"]: line for line in read_rows(found)}
+    wanted = [(request, arm) for request in requests]
+    spoken = read_rows(speak_choices(synthesizer, wanted, lines, tmp_path / "c", SAMPLING))
+    for row, line in zip(spoken, lines.values(), strict=True):
+        first, second = tmp_path / "n" / line["audio"], tmp_path / "c" / row["audio"]
+        assert first.read_bytes() == second.read_bytes()
+
+
 def test_a_chosen_candidate_is_the_one_that_was_scored_not_another_of_its_seed(
     synthesizer, tmp_path, monkeypatch
 ):
@@ -136,6 +162,18 @@ def test_arm_is_charged_with_its_own_verifiers_where_the_search_kept_them_apart(
     assert before == {"plain": 1.0, "words": None, "voice": None, "half": None, "both": 20.0}
     apart = seconds(LINE | {"cost": cost | {"verifier_cpu_by": {"words": 8.0, "voice": 2.0}}})
     assert apart == {"plain": 1.0, "words": 18.0, "voice": 12.0, "half": 4.0, "both": 20.0}
+
+
+def test_candidates_that_a_budget_pays_for_are_counted_with_their_verifiers(synthesizer):
+    cost = {"prompt_tokens": 5, "cpu_seconds": 20.0, "verifier_cpu_seconds": 10.0}
+    cost |= {"verifier_cpu_by": {"words": 8.0, "voice": 2.0}}
+    lines = [LINE | {"cost": cost}] * 2  # drawn: 1, 3, 6, 10 s; both verifiers: 2.5 s a candidate
+
+    def paid(seconds, by=("words", "voice")):
+        return most_candidates(synthesizer, by, lines, seconds)
+
+    assert [paid(seconds) for seconds in (1.0, 7.0, 15.9, 16.0, 27.0, 90.0)] == [1, 1, 1, 2, 3, 4]
+    assert paid(7.9, ["voice"]) == 1 and paid(8.0, ["voice"]) == 2  # 2 * (3 + 2 * 0.5)
 
 
 def test_cost_that_was_written_without_verifiers_by_name_is_still_read_and_added():
@@ -186,8 +224,13 @@ def test_rows_of_a_guided_search_say_what_its_verifiers_heard_of_the_chosen_one(
     cost = {"generated_tokens": 300, "model_flops": 2e9, "cpu_seconds": 0.25}
     line = json.loads(json.dumps(LINE | {"chosen": 2, "cost": cost}))
     (row,) = guided_rows(
-        [line], {"a.s0": {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.3}}
+        [line],
+        {
+            "a.s0": {"seconds": 1.0, "errors": 1, "words": 4, "similarity": 0.3}
+            | {"speaker": "x", "nearest_speaker": "y"}
+        },
     )
+    assert (row["speaker"], row["nearest_speaker"]) == ("x", "y")
     assert (row["text_id"], row["verifier_errors"], row["verifier_similarity"], row["tokens"]) == (
         "a",
         0,
