@@ -121,7 +121,8 @@ def setting_scores(
         seeds = rng.integers(len(both), size=(max(1, len(both) - 1), n_boot))
         chosen = drawn[seeds, :, np.arange(n_boot)].sum(axis=0)  # (n_boot, 2)
         total, weights = both.sum(axis=(0, 2))
-        draws = chosen[:, 0] / chosen[:, 1]
+        draws = np.full(n_boot, total / weights)  # where only texts without the value were drawn
+        np.divide(chosen[:, 0], chosen[:, 1], out=draws, where=chosen[:, 1] > 0)
         scores[setting] = SettingScore(total / weights, draws, len(both), len(texts))
     return scores
 
