@@ -19,7 +19,7 @@ from llasa_core.evaluation.scaling_law import fit_surface
 from llasa_core.evaluation.seeds import over_seeds
 from llasa_core.evaluation.summary import summarise
 from llasa_core.experiments import tables
-from llasa_core.experiments.results import Result, read_results, system_rows
+from llasa_core.experiments.results import Result, find_run, read_results, read_scored, system_rows
 from llasa_core.intervals import compare_systems
 
 SHOWN, CONTRADICTED, NOT_SHOWN = "shown here", "contradicted here", "not shown"
@@ -180,13 +180,14 @@ def train_time(results_dir: str | Path, study: Mapping[str, Result]) -> list[Cla
     sources.append(
         ("lower the held-out loss", LOSS, cells, lambda c: runs[c.run].rows("held_out"), named)
     )
-    scored = study.get("scaling_scores")
-    if cells is not None and scored is not None:
-        params = study["law"].params
-        experiments = [params["study"], *filter(None, [params["target"].split("/")[0]])]
+    params = study["law"].params if cells is not None else {"scored": ""}
+    scored = read_scored(results_dir, params["scored"]) if params["scored"] else []
+    if scored:
+        larger = find_run(results_dir, params["target"]) if params["target"] else None
+        experiments = [params["study"], *([larger.experiment] if larger else [])]
         speech = tables.speech_by_training(results_dir, scored, params["spoken"], experiments)
-    said = system_rows(scored) if scored is not None else {}
-    named = () if scored is None else (place(scored),)
+    said = {name: rows for run in scored for name, rows in system_rows(run).items()}
+    named = tuple(place(run) for run in scored)
     sources.append(("lower the WER", WORDS, speech, lambda c: said[c.system], named))
     found = []
     for name, (rises, fixed) in axes.items():

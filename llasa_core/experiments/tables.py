@@ -277,25 +277,27 @@ def sampled_again(scored: Result, name: str, speech: Mapping[str, Result]) -> di
 
 
 def speech_by_training(
-    results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]
+    results_dir: str | Path, scored: Sequence[Result], spoken: str, trained: Sequence[str]
 ) -> pd.DataFrame:
     """One row a scored system: its name, `training_row` of the model that spoke it, `summarise`.
 
-    spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and
-    hours. InputError for a system whose speech or model none of them made.
+    scored: runs of 40_evaluate; spoken: experiment of 30_synthesize; trained: experiments of
+    20_train. Sorted by parameters and hours. InputError for a system whose speech or model none of
+    them made.
     """
     models = models_of(run for name in trained for run in finished_runs(results_dir, name))
     speech, rows = speech_folders(finished_runs(results_dir, spoken)), []
-    for system, scores in system_rows(scored).items():
-        model = model_of(scored, system, speech)
-        if model not in models:
-            names = ", ".join(trained)
-            raise InputError(
-                f"{scored.folder}: system {system!r} is of {model}, which no run of {names} made"
-            )
-        again = sampled_again(scored, system, speech)
-        row = {"system": system, **training_row(models[model])}
-        rows.append(row | again | summarise(scores))
+    for run in scored:
+        for system, scores in system_rows(run).items():
+            model = model_of(run, system, speech)
+            if model not in models:
+                names = ", ".join(trained)
+                raise InputError(
+                    f"{run.folder}: system {system!r} is of {model}, which no run of {names} made"
+                )
+            again = sampled_again(run, system, speech)
+            row = {"system": system, **training_row(models[model])}
+            rows.append(row | again | summarise(scores))
     return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)
 
 

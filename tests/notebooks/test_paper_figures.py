@@ -101,6 +101,7 @@ def write_scaling(folder):
     metrics = {"runs": len(runs), "runs_diverged": 0, "runs_digest": tables.runs_digest(runs)}
     metrics |= surface.metrics() | scaling_study.prediction_error(*places)
     params = {"study": "scaling", "target": "scaling_target/run", "spoken": "scaling_speech"}
+    params |= {"scored": "scaling_scores"}
     write_run(folder, "train_time_scaling", "run-3", metrics, params)
     models = {"small": "scaling_target/run-1", "nano": "scaling/nano-seed0-hours1.0-0000"}
     models["tiny"] = "scaling/tiny-seed0-hours1.0-0000"
