@@ -17,12 +17,12 @@ from llasa_core import metrics
 from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
-from llasa_core.files import numbered_rows, read_object, read_rows, write_json, write_rows
+from llasa_core.evaluation.utterances import read_utterances
+from llasa_core.files import read_object, write_json, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
-from llasa_core.judges.identity import CHOSEN_BY, same_judge
+from llasa_core.judges.identity import same_judge
 from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
-from llasa_core.manifest import read_manifest
 from llasa_core.prompts import language_of
 
 # Settings of speech that decide its scores: how it was sampled and searched
@@ -266,44 +266,6 @@ def embed_references(
         np.concatenate(embeddings),
         tuple(recordings),
     )
-
-
-def read_utterances(path: str | Path) -> list[dict]:
-    """What a manifest says of each utterance: id, audio (as written), text, speaker (whose voice it
-    should have: its reference_speaker where it names one), language, file (that exists) and perhaps
-    ended, text_id, and the keys CHOSEN_BY of a search. InputError for a missing wav and for a
-    manifest of none.
-    """
-    utterances = []
-    lines = [number for number, _ in numbered_rows(path)]
-    for utterance, row, line in zip(read_manifest(path), read_rows(path), lines, strict=True):
-        if not utterance.audio.is_file():
-            raise InputError(
-                f"{path}: audio file {utterance.audio} of utterance {utterance.id!r} is missing"
-            )
-        described = {
-            "id": utterance.id,
-            "audio": row["audio"],
-            "text": utterance.text,
-            "file": utterance.audio,
-            "where": f"{path}:{line}",
-        }
-        speaker = row.get("reference_speaker") or utterance.speaker
-        if not isinstance(speaker, str):
-            raise InputError(
-                f"{path}: reference_speaker of utterance {utterance.id!r} is {speaker!r}, expected"
-                " a name"
-            )
-        described |= {"speaker": speaker, "language": utterance.language}
-        if isinstance(row.get("ended"), bool):
-            described["ended"] = row["ended"]
-        if isinstance(row.get("attempts"), int):
-            described["sampled_again"] = row["attempts"] > row.get("pieces", 1)
-        described |= {key: row[key] for key in (*CHOSEN_BY, CLUSTER) if row.get(key)}
-        utterances.append(described)
-    if not utterances:
-        raise InputError(f"{path}: no utterances, expected at least one")
-    return utterances
 
 
 def _check_text(utterance: Mapping) -> None:

@@ -10,10 +10,10 @@ from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import (
     embed_references,
     evaluate_manifest,
-    read_utterances,
     speech_settings,
 )
 from llasa_core.evaluation.summary import by_speaker, summarise
+from llasa_core.evaluation.utterances import read_utterances
 from llasa_core.files import read_rows
 from llasa_core.judges import Judges
 from llasa_core.judges.fake import fake_speech

@@ -21,13 +21,13 @@ from llasa_core.evaluation.scoring import (
     embed_files,
     embed_references,
     publish_scores,
-    read_utterances,
     refuse_verifiers,
     score_similarity,
     score_utterances,
     speech_settings,
 )
 from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
+from llasa_core.evaluation.utterances import read_utterances
 from llasa_core.files import read_object, read_rows, text_lines
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
