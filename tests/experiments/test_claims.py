@@ -92,6 +92,7 @@ def write_law(folder, target_nats):
     rows = {"held_out": held_out(target_nats)}
     write_run(folder, "scaling_target", "run-1", metrics | {"tokens": 1}, params, **rows)
     params = {"study": "scaling", "target": "scaling_target/run", "spoken": "scaling_speech"}
+    params |= {"scored": ""}
     write_run(folder, "train_time_scaling", "run-2", {}, params)
     return {"law": results.find_run(folder, "train_time_scaling/run")}
 
