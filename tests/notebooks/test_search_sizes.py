@@ -395,9 +395,9 @@ def test_made_up_runs_of_search_are_those_that_these_tests_write(tmp_path):
 
 
 def test_each_size_is_searched_and_speaks_once_at_the_temperature_of_a_single_sample():
-    searched, (guided, *_) = (
+    searched, (guided, *_), spoken = (
         load_experiment(ROOT / "experiments" / f"{name}.yaml").runs
-        for name in ("search_sizes", "search_guided")
+        for name in ("search_sizes", "search_guided", "scaling_speech")
     )
     half = len(searched) // 2
     hot, cool = searched[:half], searched[half:]
@@ -405,19 +405,21 @@ def test_each_size_is_searched_and_speaks_once_at_the_temperature_of_a_single_sa
     assert {run.params["temperature"] for run in hot} == {guided.params["temperature"]} == {0.8}
     assert {run.params["temperature"] for run in cool} == {0.15}
     assert all(run.params["candidates"] == 16 for run in hot)
-    for run in hot[:3]:  # of the grid of train-time scaling; the last one is tracked
-        size = run.id.partition("-")[0]
-        assert run.params["model"].startswith(f"artifacts/scaling/{size}-")
-    assert (ROOT / hot[3].params["model"] / "llasa.json").is_file()
+    models = [run.params["model"] for run in hot]
+    assert set(models[:3]) <= {run.params["model"] for run in spoken}
+    assert {run.params["manifest"] for run in searched} == {
+        run.params["manifest"] for run in spoken
+    }
+    assert (ROOT / models[3] / "llasa.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["inference_time_scaling", "search_guided", "search_sizes"])
 def test_texts_of_the_searches_are_of_all_voices_alike(name):
-    """The manifests of the open corpus name their 240 texts by their voices in turn: eight that
-    were held out, nine that were not.
+    """The manifests name their 240 texts by their voices in turn: eight of the grammar, eight that
+    were held out, nine named ones of open English.
     """
     for run in load_experiment(ROOT / "experiments" / f"{name}.yaml").runs:
-        number = 8 if run.params["prompts"] else 9
+        number = 9 if run.params["manifest"].endswith("/test_open.jsonl") else 8
         voices = [place % number for place in range(240)]
         manifest = ROOT / run.params["manifest"]
         if manifest.is_file():
