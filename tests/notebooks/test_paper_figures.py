@@ -16,7 +16,7 @@ from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
 from llasa_core.evaluation.scaling_law import fit_surface
-from llasa_core.experiments import claims, results, tables
+from llasa_core.experiments import claims, results, scaling_grid, tables
 from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
 from llasa_core.experiments.runner import run_experiment
 from llasa_core.search import nested
@@ -99,7 +99,9 @@ def write_scaling(folder):
     write_run(folder, "scaling_prediction", "run-2", said)
     places = [results.find_run(folder, f"scaling_{name}/run") for name in ("prediction", "target")]
     metrics = {"runs": len(runs), "runs_diverged": 0, "runs_digest": tables.runs_digest(runs)}
-    metrics |= surface.metrics() | scaling_study.prediction_error(*places)
+    metrics |= {"chosen_additive": 1, "chosen_kaplan": 0} | surface.metrics()
+    metrics |= scaling_grid.as_metrics(scaling_grid.loss_steps(runs, results.find_run), "step")
+    metrics |= scaling_study.prediction_error(*places)
     params = {"study": "scaling", "target": "scaling_target/run", "spoken": "scaling_speech"}
     params |= {"scored": "scaling_scores"}
     write_run(folder, "train_time_scaling", "run-3", metrics, params)
@@ -488,7 +490,10 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
     law = results.find_run(root / "results", "train_time_scaling/run").metrics
     assert f"| a | {tables.with_interval(law, 'surface_size_exponent')} |" in page
     assert "fitted to 18 runs (0 diverged). Does it hold: lack of fit F(" in page
-    assert "A larger run, predicted before" in page
+    assert "The additive of three forms, fitted to" in page
+    assert "Bits fall in 6 of 6 steps of more speech and 6 of 6 steps of a larger model" in page
+    assert "| kaplan | `((A N^-a)^(1/b) + B^(1/b) / D)^b` | Kaplan et al. 2020" in page
+    assert "A larger run, predicted before" in page and "word error rate, predicted" not in page
     assert "came out outside of the interval" in page and "These are not" not in page
     measured = sum(row["nats"] for row in held_out(400.0)) / math.log(2) / 8
     assert f"| larger run, measured | {measured:.1f} [" in page
