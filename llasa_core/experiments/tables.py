@@ -135,7 +135,7 @@ def codec_scores(result: Result) -> pd.DataFrame:
     names = ["recordings", *(Path(name).name for name in result.params["codecs"])]
     rows = []
     for name in names:
-        if f"{name}_utterances" in result.artifacts:
+        if name in result.artifacts:
             ends = ("", "_low", "_high", "_n")
             keys = [
                 f"bits_per_second{end}"

@@ -125,10 +125,7 @@ def write_codecs(folder, corpus):
         metrics |= {f"{name}_bits_per_second_n": 6}
     rows = {"recordings": scored(errors=0), "mini": scored(errors=2, stoi=0.9, bits=1200.0)}
     rows["opus-6k"] = scored(errors=1, stoi=0.8, bits=12200.0)
-    path = write_run(folder, "codec_table", f"{corpus}-5", metrics, params, **rows) / "result.json"
-    result = json.loads(path.read_text())  # notebook 16 records rows under NAME_utterances
-    result["artifacts"] = {f"{name}_utterances": item for name, item in result["artifacts"].items()}
-    path.write_text(json.dumps(result))
+    write_run(folder, "codec_table", f"{corpus}-5", metrics, params, **rows)
 
 
 def write_asr(folder, seed=0, worse=0):
