@@ -171,20 +171,6 @@ def paired_scatter(pairs: pd.DataFrame, label: str, title: str = "") -> Figure:
         return figure
 
 
-def similarity_by_speaker(rows: pd.DataFrame) -> Figure:
-    """Similarity to the own speaker, a box each; columns `speaker`, `similarity` (cosine)."""
-    with matplotlib.rc_context(STYLE):
-        figure, (axis,) = new_axes(1, width=6.0)
-        names = sorted(rows["speaker"].unique())
-        axis.boxplot(
-            [rows.loc[rows["speaker"] == name, "similarity"] for name in names],
-            tick_labels=names,
-            widths=0.6,
-        )
-        axis.set(ylabel="cosine similarity to the speaker", xlabel="speaker")
-        return figure
-
-
 def spectrogram(wave: np.ndarray, sample_rate: int = 16_000, title: str = "") -> Figure:
     """Log-magnitude spectrogram of a mono wave (T,), 0 to 8 kHz, 60 dB of range."""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):

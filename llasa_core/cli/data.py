@@ -22,7 +22,7 @@ from llasa_core.data.corpora.readers import LAYOUTS
 from llasa_core.errors import InputError
 
 # Corpora that are spoken on the spot
-BUILTIN = ("builtin", "builtin-open", "builtin-short", "builtin-kokoro")
+BUILTIN = ("builtin", "builtin-open", "builtin-short", "builtin-kokoro", "builtin-new-voice")
 
 HELD_OUT = 20  # utterances of dev and of test, below which a score says little
 
@@ -91,7 +91,8 @@ def add_prepare(commands: Commands) -> None:
         metavar="SOURCE",
         help="corpus folder, manifest, hub dataset, or a built-in corpus: builtin (a grammar of 500"
         " words, eight voices), builtin-open (any English, 409 voices), builtin-short (one to three"
-        " words beside these, 809 voices), builtin-kokoro (any English in Kokoro's voices)",
+        " words beside these, 809 voices), builtin-kokoro (any English in Kokoro's voices),"
+        " builtin-new-voice (any English in a voice that no other of them holds)",
     )
     add.add_argument(
         "out", metavar="OUT", help="folder for {train,dev,test}.jsonl, report.json and wavs"

@@ -8,7 +8,8 @@ by more than that is rejected (Draper and Smith 1998, section 2.1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,3 +79,19 @@ def lack_of_fit(
         return LackOfFit()
     ratio = (between / free) / (within / repeats)
     return LackOfFit(ratio, float(distribution.sf(ratio, free, repeats)), free, repeats)
+
+
+def choose(checks: Mapping[str, LackOfFit]) -> str:
+    """The name of the law to use: of those that their runs do not reject, or of all where all are
+    rejected, the one with the least |largest_out|.
+
+    A law whose largest runs could not be left out comes after those where they could; of equals the
+    first is taken, so name the simplest first.
+    """
+    kept = {name: check for name, check in checks.items() if not check.rejected} or checks
+
+    def error(name: str) -> float:
+        out = kept[name].largest_out
+        return math.inf if out is None else abs(out)
+
+    return min(kept, key=error)

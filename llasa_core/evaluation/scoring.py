@@ -7,7 +7,7 @@ all rows exist.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from llasa_core import metrics
 from llasa_core.audio import load_audio, recording_id
 from llasa_core.errors import InputError
 from llasa_core.evaluation.summary import DIGITS, summarise
-from llasa_core.files import numbered_rows, read_object, read_rows, write_json, write_rows
+from llasa_core.evaluation.utterances import read_utterances
+from llasa_core.files import read_object, write_json, write_rows
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
-from llasa_core.judges.identity import CHOSEN_BY, same_judge
+from llasa_core.judges.identity import same_judge
 from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder, Transcriber
-from llasa_core.manifest import read_manifest
 from llasa_core.prompts import language_of
 
 # Settings of speech that decide its scores: how it was sampled and searched
@@ -85,6 +85,7 @@ def evaluate_manifest(
     reference_audio: str | Path | Mapping[str, str | Path] | None = None,
     seed: int = 0,
     progress: bool = False,
+    prompts: Mapping[str, str | Path] | None = None,
 ) -> tuple[list[dict], dict[str, float]]:
     """Score every utterance of a manifest -> (rows, summary), as in out/utterances.jsonl and
     out/summary.json.
@@ -97,9 +98,12 @@ def evaluate_manifest(
     reference_audio: manifest, or id -> file, of the waves that a codec resynthesised, for PESQ,
         STOI and (with a speaker model) the cosine of each utterance to its own original, the
         similarity of codec papers.
+    prompts: speaker -> recording that was the voice prompt, for the cosine to it
+        (similarity_to_prompt, the SIM-o of Seed-TTS-Eval).
     Raises InputError on a missing wav, a duplicate id, a speaker without reference, an empty text,
-    a non-finite score, and a judge, or a reference, with which a search chose the speech (the keys
-    CHOSEN_BY of the manifest's lines).
+    a non-finite score, a speaker without a prompt, an utterance that is its own prompt, and a
+    judge, or a reference, with which a search chose the speech (the keys CHOSEN_BY of the
+    manifest's lines).
     """
     utterances = read_utterances(manifest)
     if not judges.by_role() and reference_audio is None:
@@ -112,7 +116,7 @@ def evaluate_manifest(
             " them"
         )
     rows = score_utterances(
-        manifest, utterances, judges, references, reference_audio, seed, progress
+        manifest, utterances, judges, references, reference_audio, seed, progress, prompts
     )
     summary = summarise(rows, seed=seed)
     report = {"metrics": summary, **judges.described(), "seed": seed}
@@ -129,6 +133,7 @@ def score_utterances(
     reference_audio: str | Path | Mapping[str, str | Path] | None = None,
     seed: int = 0,
     progress: bool = False,
+    prompts: Mapping[str, str | Path] | None = None,
 ) -> list[dict]:
     """Scored rows of `read_utterances`; `manifest` names them in messages. Writes nothing."""
     refuse_verifiers(manifest, utterances, judges)
@@ -146,6 +151,10 @@ def score_utterances(
                     f"{manifest}: utterance {utterance['id']!r} by {utterance['speaker']!r} has no"
                     " other reference recording of that speaker, expected at least one"
                 )
+    prompted = None
+    if prompts is not None:
+        files = _prompt_files(manifest, utterances, prompts, judges)
+        prompted = dict(zip(files, embed_files(files.values(), judges.speaker), strict=True))
     rows = []
     for block in blocks_of(utterances, "utterances", progress):
         waves = [load_audio(utterance["file"]) for utterance in block]
@@ -156,6 +165,9 @@ def score_utterances(
             embeddings = judges.speaker.embed(waves, SAMPLE_RATE)
         if references is not None:
             _score_speakers(scored, embeddings, references)
+        if prompted is not None:
+            own = np.stack([prompted[row["speaker"]] for row in scored])
+            score_similarity(scored, embeddings, own, "similarity_to_prompt")
         if judges.quality is not None:
             values = judges.quality.score(waves, SAMPLE_RATE)
             for row, value in zip(scored, values, strict=True):
@@ -256,44 +268,6 @@ def embed_references(
     )
 
 
-def read_utterances(path: str | Path) -> list[dict]:
-    """What a manifest says of each utterance: id, audio (as written), text, speaker (whose voice it
-    should have: its reference_speaker where it names one), language, file (that exists) and perhaps
-    ended, text_id, and the keys CHOSEN_BY of a search. InputError for a missing wav and for a
-    manifest of none.
-    """
-    utterances = []
-    lines = [number for number, _ in numbered_rows(path)]
-    for utterance, row, line in zip(read_manifest(path), read_rows(path), lines, strict=True):
-        if not utterance.audio.is_file():
-            raise InputError(
-                f"{path}: audio file {utterance.audio} of utterance {utterance.id!r} is missing"
-            )
-        described = {
-            "id": utterance.id,
-            "audio": row["audio"],
-            "text": utterance.text,
-            "file": utterance.audio,
-            "where": f"{path}:{line}",
-        }
-        speaker = row.get("reference_speaker") or utterance.speaker
-        if not isinstance(speaker, str):
-            raise InputError(
-                f"{path}: reference_speaker of utterance {utterance.id!r} is {speaker!r}, expected"
-                " a name"
-            )
-        described |= {"speaker": speaker, "language": utterance.language}
-        if isinstance(row.get("ended"), bool):
-            described["ended"] = row["ended"]
-        if isinstance(row.get("attempts"), int):
-            described["sampled_again"] = row["attempts"] > row.get("pieces", 1)
-        described |= {key: row[key] for key in (*CHOSEN_BY, CLUSTER) if row.get(key)}
-        utterances.append(described)
-    if not utterances:
-        raise InputError(f"{path}: no utterances, expected at least one")
-    return utterances
-
-
 def _check_text(utterance: Mapping) -> None:
     """InputError with file and line for a text without a word, and for one whose letters are not
     those of its language: judged in English, an ideograph is a word error or several.
@@ -324,6 +298,48 @@ def _reference_files(
                 f"utterance {utterance['id']!r} has no reference audio, expected a file, got {file}"
             )
     return files
+
+
+def _prompt_files(
+    manifest: str | Path,
+    utterances: list[dict],
+    prompts: Mapping[str, str | Path],
+    judges: Judges,
+) -> dict[str, Path]:
+    """{speaker: its prompt}, of the speakers of the utterances."""
+    if judges.speaker is None:
+        raise InputError("prompts belong together with a speaker embedder, got only one of them")
+    files: dict[str, Path] = {}
+    for utterance in utterances:
+        speaker = utterance["speaker"]
+        if speaker not in prompts:
+            raise InputError(
+                f"{manifest}: utterance {utterance['id']!r} by {speaker!r} has no prompt, expected"
+                f" one of the speakers {', '.join(sorted(prompts))}"
+            )
+        files[speaker] = Path(prompts[speaker])
+        if utterance["file"].resolve() == files[speaker].resolve():
+            raise InputError(
+                f"{manifest}: utterance {utterance['id']!r} is the prompt itself, expected other"
+                " recordings"
+            )
+    return files
+
+
+def embed_files(
+    files: Iterable[Path], embedder: SpeakerEmbedder, what: str = "prompts", progress: bool = False
+) -> np.ndarray:
+    """Embeddings (N, D) of files; each distinct file is embedded once."""
+    files = list(files)
+    distinct = list(dict.fromkeys(files))
+    found = np.concatenate(
+        [
+            embedder.embed([load_audio(file) for file in block], SAMPLE_RATE)
+            for block in blocks_of(distinct, what, progress)
+        ]
+    )
+    place = {file: number for number, file in enumerate(distinct)}
+    return found[[place[file] for file in files]]
 
 
 def _described(utterance: dict, wave: np.ndarray) -> dict:
@@ -394,7 +410,7 @@ def _finite(value: float, row: dict, key: str) -> float:
     return round(float(value), DIGITS)
 
 
-def blocks_of(utterances: list[dict], what: str, progress: bool):
+def blocks_of(utterances: list, what: str, progress: bool):
     from tqdm.auto import tqdm
 
     with tqdm(total=len(utterances), desc=what, unit="utt", disable=not progress) as bar:

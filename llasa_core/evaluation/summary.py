@@ -31,7 +31,10 @@ RESYNTHESIS = ("pesq_wb", "pesq_nb", "stoi")
 # metric: key of the value in a row
 MEANS = {
     "speaker_similarity": "similarity",
-    **{key: key for key in ("similarity_to_original", "quality", *RESYNTHESIS)},
+    **{
+        key: key
+        for key in ("similarity_to_prompt", "similarity_to_original", "quality", *RESYNTHESIS)
+    },
 }
 
 # metric: key that a row must have, and whether it is a hit
@@ -51,7 +54,8 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
     rows is left out.
 
     corpus_wer, corpus_wer_spoken_digits, mean_utterance_wer, corpus_cer, speaker_similarity,
-    similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile bootstrap over utterances.
+    similarity_to_prompt, similarity_to_original, quality, pesq_wb, pesq_nb, stoi: percentile
+    bootstrap over utterances.
     nearest_speaker_share, never_ended_share, ended_at_once_share, sampled_again_share (the guards
     rejected the first sample): `share_interval`. Where rows name a `text_id`, the bootstrap
     resamples texts with all their seeds, and NAME_texts is given with NAME_n. Where rows name
@@ -86,6 +90,14 @@ def summarise(rows: Sequence[Mapping], seed: int = 0) -> dict[str, float]:
         if any(name in row for row in rows):
             summary[f"{name}_unscored"] = sum(name in row and row[name] is None for row in rows)
     return summary
+
+
+def by_speaker(rows: Sequence[Mapping], seed: int = 0) -> dict[str, dict[str, float]]:
+    """{speaker: `summarise` of what it says}, sorted by speaker."""
+    groups: dict[str, list[Mapping]] = {}
+    for row in rows:
+        groups.setdefault(row["speaker"], []).append(row)
+    return {name: summarise(group, seed) for name, group in sorted(groups.items())}
 
 
 # name, the rows that it is over, and of each its value and weight: the ratio of sums is the metric

@@ -225,12 +225,16 @@ def _check_finite(row: dict, where: str) -> None:
             raise InputError(f"{where}: `{key}` is {value}, expected a finite number")
 
 
-def read_scored(results_dir: str | Path, place: str) -> Result:
-    """The finished run of 40_evaluate at `place` (experiment/run); InputError if there is none."""
+def read_scored(results_dir: str | Path, place: str) -> list[Result]:
+    """The finished runs of 40_evaluate at `place`: all of an experiment, or the one of
+    experiment/run; InputError if there is none.
+    """
+    if "/" not in place:
+        return finished_runs(results_dir, place)
     scored = find_run(results_dir, place)
     if scored is None:
         raise InputError(f"{results_dir}/{place}: no finished run, expected scores of speech")
-    return scored
+    return [scored]
 
 
 def finished_runs(results_dir: str | Path, experiment: str) -> list[Result]:

@@ -1,5 +1,5 @@
 """The smaller studies as tables, a row a system, read from finished runs: search, codecs,
-recognition, model sizes.
+recognition, model sizes, fine-tuning by minutes.
 
 Averages are recomputed from the scored utterances. Costs of a search, the bits of a codec and the
 fit of the law are what their runs recorded.
@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from llasa_core import metrics
 from llasa_core.errors import InputError
 from llasa_core.evaluation.recognition import compare_losses
+from llasa_core.evaluation.seeds import over_seeds
 from llasa_core.evaluation.summary import summarise
 from llasa_core.experiments.results import (
     Result,
@@ -26,7 +28,7 @@ from llasa_core.experiments.results import (
     speech_folders,
     system_rows,
 )
-from llasa_core.intervals import compare_systems, wilson_interval
+from llasa_core.intervals import compare_systems, seeds_and_texts, wilson_interval
 from llasa_core.search.gains import gains
 
 
@@ -133,7 +135,7 @@ def codec_scores(result: Result) -> pd.DataFrame:
     names = ["recordings", *(Path(name).name for name in result.params["codecs"])]
     rows = []
     for name in names:
-        if f"{name}_utterances" in result.artifacts:
+        if name in result.artifacts:
             ends = ("", "_low", "_high", "_n")
             keys = [
                 f"bits_per_second{end}"
@@ -151,41 +153,68 @@ def codecs_not_run(result: Result) -> list[str]:
     return [name for name in names if result.metrics.get(f"{name}_not_run")]
 
 
-def recognition_scores(result: Result) -> pd.DataFrame:
-    """A row a model of a study of recognition: system, and where it has that direction
+def seeds_of(result: Result) -> dict[int, Result]:
+    """{seed: finished run} of the runs with the parameters of `result` but for the seed."""
+    runs = {}
+    for run in finished_runs(result.folder.parents[1], result.experiment):
+        if run.params | {"seed": 0} == result.params | {"seed": 0}:
+            runs[run.params.get("seed", 0)] = run
+    return dict(sorted(runs.items()))
+
+
+def _seed_rows(runs: Mapping[int, Result], name: str) -> dict[int, list[dict]]:
+    return {seed: run.rows(name) for seed, run in runs.items()}
+
+
+def heard_over_seeds(runs: Mapping[int, Result], name: str) -> dict[str, float]:
+    """corpus_wer of what the model `name` recognised, over training seeds (`over_seeds`)."""
+    return over_seeds(summarise, "corpus_wer", _seed_rows(runs, name))
+
+
+def _spoken(rows: Sequence[Mapping]) -> dict[str, float]:
+    bits, (low, high) = metrics.bits_per_second(rows)
+    name = "bits_per_second"
+    return {name: bits, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(rows)}
+
+
+def recognition_scores(runs: Mapping[int, Result]) -> pd.DataFrame:
+    """A row a model of a study of recognition, over its training seeds (`seeds_of`): system, and
+    where it has that direction
 
     corpus_wer of what it heard, bits_per_second of held-out speech; each with _low, _high, _n. And
-    steps, tokens.
+    seeds, and steps and tokens on average.
     """
-    rows = []
-    for name, tasks in sorted(
-        result.params["models"].items(), key=lambda item: [*DIRECTIONS, item[0]].index(item[0])
-    ):
-        row = {
-            "system": name,
-            **{key: result.metrics[f"{name}_{key}"] for key in ("steps", "tokens")},
-        }
+    rows, models = [], next(iter(runs.values())).params["models"]
+    order = [*DIRECTIONS, *models]
+    for name, tasks in sorted(models.items(), key=lambda item: order.index(item[0])):
+        row: dict[str, Any] = {"system": name}
+        for key in ("steps", "tokens"):
+            row[key] = sum(run.metrics[f"{name}_{key}"] for run in runs.values()) / len(runs)
         if "asr" in tasks:
-            row |= summarise(result.rows(name))
+            row |= heard_over_seeds(runs, name)
         if "tts" in tasks:
-            spoken = result.rows(f"{name}_held_out")
-            bits, interval = metrics.bits_per_second(spoken)
-            row |= {"bits_per_second": bits, "bits_per_second_low": interval.low}
-            row |= {"bits_per_second_high": interval.high, "bits_per_second_n": len(spoken)}
+            row |= over_seeds(_spoken, "bits_per_second", _seed_rows(runs, f"{name}_held_out"))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def joint_minus_single(result: Result) -> dict[str, float]:
-    """The model of both directions minus those of one, paired, by utterance and by loss."""
-    models = result.params["models"]
+def joint_minus_single(runs: Mapping[int, Result]) -> dict[str, float]:
+    """The model of both directions minus those of one, paired by utterance, over training seeds:
+    corpus_wer_difference and bits_per_second_difference as of `over_seeds`.
+    """
+    first = next(iter(runs.values()))
+    models = first.params["models"]
     if not {"recognition", "speech", "both"} <= set(models):
         raise InputError(
-            f"{result.folder}: models {', '.join(models)}, expected recognition, speech and both"
+            f"{first.folder}: models {', '.join(models)}, expected recognition, speech and both"
         )
-    return compare_systems(result.rows("recognition"), result.rows("both")) | compare_losses(
-        result.rows("speech_held_out"), result.rows("both_held_out")
-    )
+    found: dict[str, float] = {}
+    for compare, metric, single, joint in (
+        (compare_systems, "corpus_wer_difference", "recognition", "both"),
+        (compare_losses, "bits_per_second_difference", "speech_held_out", "both_held_out"),
+    ):
+        found |= over_seeds(compare, metric, _seed_rows(runs, single), _seed_rows(runs, joint))
+    return found
 
 
 def training_runs(results_dir: str | Path, experiment: str) -> pd.DataFrame:
@@ -248,86 +277,150 @@ def sampled_again(scored: Result, name: str, speech: Mapping[str, Result]) -> di
 
 
 def speech_by_training(
-    results_dir: str | Path, scored: Result, spoken: str, trained: Sequence[str]
+    results_dir: str | Path, scored: Sequence[Result], spoken: str, trained: Sequence[str]
 ) -> pd.DataFrame:
     """One row a scored system: its name, `training_row` of the model that spoke it, `summarise`.
 
-    spoken: experiment of 30_synthesize; trained: experiments of 20_train. Sorted by parameters and
-    hours. InputError for a system whose speech or model none of them made.
+    scored: runs of 40_evaluate; spoken: experiment of 30_synthesize; trained: experiments of
+    20_train. Sorted by parameters and hours. InputError for a system whose speech or model none of
+    them made.
     """
     models = models_of(run for name in trained for run in finished_runs(results_dir, name))
     speech, rows = speech_folders(finished_runs(results_dir, spoken)), []
-    for system, scores in system_rows(scored).items():
-        model = model_of(scored, system, speech)
-        if model not in models:
-            names = ", ".join(trained)
-            raise InputError(
-                f"{scored.folder}: system {system!r} is of {model}, which no run of {names} made"
-            )
-        again = sampled_again(scored, system, speech)
-        row = {"system": system, **training_row(models[model])}
-        rows.append(row | again | summarise(scores))
+    for run in scored:
+        for system, scores in system_rows(run).items():
+            model = model_of(run, system, speech)
+            if model not in models:
+                names = ", ".join(trained)
+                raise InputError(
+                    f"{run.folder}: system {system!r} is of {model}, which no run of {names} made"
+                )
+            again = sampled_again(run, system, speech)
+            row = {"system": system, **training_row(models[model])}
+            rows.append(row | again | summarise(scores))
     return pd.DataFrame(rows).sort_values(["parameters", "hours"], ignore_index=True)
 
 
 METHODS = ("all weights", "LoRA")
 
-LEVELS = {"originals": "recordings", "codec": "codec round trip (ceiling)"}  # and the base model
+DECODERS = ("as tracked", "adapted")
+
+SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and "base model"
+
+FINETUNE_KEYS = ["voice", "kind", "decoder", "minutes"]
+
+_MEASURES = {"corpus_wer": ("errors", "words"), "speaker_similarity": ("similarity", None)}
 
 
 def finetunes(
-    results_dir: str | Path, trained: str, spoken: str, scored: Result
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(fine-tunes, levels): a row a scored system, `system` and the metrics of `summarise`.
+    scored: Sequence[Result], results_dir: str | Path, trained: str, spoken: str
+) -> pd.DataFrame:
+    """A row a scored system of a study of fine-tuning by minutes: voice (folder of its recordings),
+    kind (one of METHODS, "base model", "recordings", "round trip"), decoder (one of DECODERS; empty
+    for recordings), minutes (of training speech; of its decoder where nothing else has learnt; NaN
+    where nothing has), seed and rows (its scored utterances).
 
-    Fine-tunes also have method (one of METHODS), minutes (of training speech), passes,
-    seconds_of_training and held_out_bits_per_second with its interval, sorted by method and
-    minutes. Levels have label: what no amount of speech changes. trained, spoken: experiments of
-    20_train and 30_synthesize. Raises InputError for a system whose speech no run of `spoken` made,
-    and for a model that is neither trained there nor the base of what is.
+    scored: runs of 40_evaluate, of one amount of speech each, or of none; trained, spoken:
+    experiments of 20_train and 30_synthesize. Raises InputError for a system whose speech no run of
+    `spoken` made, for a model that is neither trained there nor the base of what is, and for two
+    amounts in one run.
     """
+    if not scored:
+        return pd.DataFrame(columns=[*FINETUNE_KEYS, "seed", "system", "rows"])
     training = {run.params["publish"]: run for run in finished_runs(results_dir, trained)}
     bases = {run.params["model"] for run in training.values()}
-    speech = speech_folders(finished_runs(results_dir, spoken))
-    tunes, levels = [], []
-    for system, rows in system_rows(scored).items():
-        again = sampled_again(scored, system, speech)
-        row = {"system": system, **again, **summarise(rows)}
-        model = "" if system in LEVELS else model_of(scored, system, speech)
-        if model in training:
-            tunes.append(row | _finetuning(training[model]))
-        elif system in LEVELS or model in bases:
-            levels.append(row | {"label": LEVELS.get(system, "base model (floor)")})
-        else:
+    codecs = {run.params["codec"] for run in training.values()}
+    speech = {}  # folder: the run that spoke it, and the decoder
+    for run in finished_runs(results_dir, spoken):
+        decoders = {run.params["speech_dir"]: run.params["codec"]} | run.params.get("decoders", {})
+        speech |= {folder: (run, codec) for folder, codec in decoders.items()}
+    made_by = {folder: run for folder, (run, _) in speech.items()}
+    found = []
+    for result in scored:
+        rows, amounts = [], set()
+        for system, scores in system_rows(result).items():
+            voice = Path(result.params["originals"]).parent.name
+            row = {"system": system, "voice": voice, "rows": scores}
+            codec = result.params["resynthesis_codec"]
+            if system in SPOKEN_BY_NONE:
+                row["kind"] = SPOKEN_BY_NONE[system]
+            else:
+                model = model_of(result, system, made_by)
+                codec = speech[Path(result.params["systems"][system]).parent.as_posix()][1]
+                row["kind"] = "base model"
+                if model in training:
+                    row |= _finetuning(training[model])
+                    amounts.add(row["minutes"])
+                elif model not in bases:
+                    raise InputError(
+                        f"{result.folder}: system {system!r} is of {model}, which no run of"
+                        f" {trained} made"
+                    )
+            row["decoder"] = "" if system == "originals" else DECODERS[codec not in codecs]
+            rows.append(row)
+        if len(amounts) > 1:
             raise InputError(
-                f"{scored.folder}: system {system!r} is of {model}, which no run of {trained} made"
+                f"{result.folder}: fine-tunes on {sorted(amounts)} minutes, expected one amount"
             )
-    if not tunes:
-        raise InputError(
-            f"{scored.folder}: no system is a fine-tune of {trained}, expected at least one"
-        )
-    table = pd.DataFrame(tunes).sort_values(["method", "minutes"], ignore_index=True)
-    return table, pd.DataFrame(levels)
+        learnt = min(amounts, default=math.nan)
+        found += [{"minutes": learnt, "seed": 0, **row} for row in rows]
+    return pd.DataFrame(found)
 
 
 def _finetuning(run: Result) -> dict[str, Any]:
-    values, name = run.metrics, "held_out_bits_per_second"
     return {
-        "method": METHODS[bool(run.params["lora_rank"])],
-        "minutes": round(60 * values["train_hours"], 2),
-        "passes": run.params["epochs"],
-        "seconds_of_training": values["seconds"],
-        **{f"{name}{end}": values[f"{name}{end}"] for end in ("", "_low", "_high", "_n")},
+        "kind": METHODS[bool(run.params["lora_rank"])],
+        "minutes": round(60 * run.metrics["train_hours"], 2),
+        "seed": run.params["seed"],
     }
 
 
-def lora_minus_all(tunes: pd.DataFrame, scored: Result) -> pd.DataFrame:
-    """LoRA minus full training on the same utterances, a row an amount of `minutes`."""
-    rows = system_rows(scored)
-    systems = tunes.pivot(index="minutes", columns="method", values="system").reindex(
-        columns=list(METHODS)
-    )
-    return pd.DataFrame(
-        {"minutes": minutes, **compare_systems(rows[whole], rows[lora], names=METHODS)}
-        for minutes, whole, lora in systems.dropna().itertuples()
-    )
+def finetune_scores(systems: pd.DataFrame) -> pd.DataFrame:
+    """`finetunes` with its seeds together: voice, kind, decoder, minutes, seeds, corpus_wer and
+    speaker_similarity with intervals over seeds and texts (`intervals.seeds_and_texts`).
+    """
+    found = []
+    for names, group in systems.groupby(FINETUNE_KEYS, sort=True, dropna=False):
+        row = dict(zip(FINETUNE_KEYS, names, strict=True)) | {"seeds": len(group)}
+        found.append(row | _seed_scores(group["rows"].tolist()))
+    return pd.DataFrame(found, columns=None if found else FINETUNE_KEYS)
+
+
+def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
+    """b minus a, two values of `column` ("kind" or "decoder"), the same sentences and seeds on both
+    sides: a row where both are there, with the other keys, seeds and METRIC_difference, .._low,
+    .._high, .._n. What has learnt nothing (NaN minutes) stands beside every amount.
+    """
+    keys = [key for key in FINETUNE_KEYS if key != column]
+    found = []
+    for names, group in systems[systems[column] == b].groupby(keys, sort=True, dropna=False):
+        key = dict(zip(keys, names, strict=True))
+        others = systems[systems[column] == a]
+        for name, value in key.items():
+            same = others[name] == value
+            others = others[same | others[name].isna() if name == "minutes" else same]
+        both = sorted(set(group["seed"]) & set(others["seed"]))
+        if both:
+            sides = (one.set_index("seed")["rows"][both].tolist() for one in (others, group))
+            found.append({**key, "seeds": len(both), **_seed_scores(*sides)})
+    return pd.DataFrame(found, columns=None if found else keys)
+
+
+def _seed_scores(rows: list[list[dict]], minus: list[list[dict]] | None = None) -> dict:
+    """METRIC with its interval over seeds and texts of rows (a list a seed); with `minus`, of these
+    minus `rows`, METRIC_difference.
+    """
+    said = [(row["id"], row["words"]) for row in rows[0]]
+    for other in (*rows, *(minus or ())):
+        if [(row["id"], row["words"]) for row in other] != said:
+            raise InputError("seeds or systems were scored on other sentences, expected the same")
+    found, end = {}, "_difference" if minus else ""
+    for metric, (key, weight) in _MEASURES.items():
+        values = [
+            np.array([[row[key] for row in one] for one in side]) for side in (rows, minus or [])
+        ]
+        weights = [row[weight] for row in rows[0]] if weight else None
+        value, (low, high) = seeds_and_texts(values[1] - values[0] if minus else values[0], weights)
+        names = (f"{metric}{end}{tail}" for tail in ("", "_low", "_high", "_n"))
+        found |= dict(zip(names, (value, low, high, values[0].size), strict=True))
+    return found

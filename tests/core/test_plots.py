@@ -58,9 +58,6 @@ DRAWN = {
     "paired_scatter": lambda: plots.paired_scatter(
         pd.DataFrame({"before": [0.1, 0.2], "after": [0.4, 0.5]}), "cosine"
     ),
-    "similarity_by_speaker": lambda: plots.similarity_by_speaker(
-        pd.DataFrame({"speaker": ["ann", "ann", "bob"], "similarity": [0.8, 0.9, 0.7]})
-    ),
     "spectrogram": lambda: plots.spectrogram(np.sin(np.arange(8000) * 0.3).astype(np.float32)),
     "learning_curve": lambda: plots.learning_curve(HELD_OUT, CURVE, 600.0),
     "learning_curve_without_fit": lambda: plots.learning_curve(HELD_OUT, None),

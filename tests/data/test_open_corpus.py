@@ -101,6 +101,19 @@ def test_a_built_corpus_has_a_manifest_for_each_test_and_grows(tmp_path):
         synthetic.build(tmp_path, utterances=10)
 
 
+def test_a_new_voice_speaks_alone_what_no_test_says_and_is_near_no_other_speaker():
+    speakers = open_corpus.speakers_of("builtin-new-voice")
+    rows = open_corpus.plan(0.5, speakers, test_utterances=48)
+    assert {row["voice"] for row in rows} == {voices.NEW_OPEN_VOICE}
+    assert {row.get("test") for row in rows} == {None, "speakers", "prompts"}
+    spoken = rows_of(rows, "train") + rows_of(rows, "dev")
+    assert 0.05 < len(rows_of(rows, "dev")) / len(spoken) < 0.15
+    tests = {row["text"] for row in rows if row["split"] == "test"}
+    assert tests.isdisjoint(row["text"] for row in spoken) and len(tests) == 45 + 2
+    trained = (*voices.NAMED, *voices.pseudo_speakers(800))
+    assert not any(voices._near(voices.NEW_OPEN_VOICE, voice) for voice in trained)
+
+
 def test_what_kokoro_lacks_is_told_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("LLASA_KOKORO_VOICES", str(tmp_path))
     with pytest.raises(InputError, match=r"af_none\.bin: not found.*make kokoro"):
@@ -108,7 +121,7 @@ def test_what_kokoro_lacks_is_told_in_one_line(monkeypatch, tmp_path):
     (tmp_path / "af_odd.bin").write_bytes(b"\0" * 12)
     with pytest.raises(InputError, match="3 numbers, expected vectors of 256"):
         kokoro._styles("af_odd")
-    with pytest.raises(InputError, match="expected builtin-open, builtin-short or"):
+    with pytest.raises(InputError, match="expected builtin-open, builtin-short, builtin"):
         open_corpus.speakers_of("builtin")
 
 

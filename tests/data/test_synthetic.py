@@ -131,6 +131,15 @@ def test_the_voice_table_is_sane():
         assert all(0.75 <= v.resampling <= 1.15 and 0.9 <= v.speed <= 1.1 for v in table)
 
 
+def test_speakers_to_be_taught_by_tag_are_no_speakers_of_the_open_corpus():
+    taught = [*voices.TWO_SPEAKERS, *voices.EIGHT_SPEAKERS]
+    known = [*voices.NAMED, *voices.HELD_OUT, *voices.pseudo_speakers(8)]
+    assert (len(voices.TWO_SPEAKERS), len({voice.name for voice in taught})) == (2, 10)
+    assert {voice.name for voice in taught}.isdisjoint(voice.name for voice in known)
+    factors = {dataclasses.astuple(voice)[1:] for voice in taught}
+    assert len(factors) == 10 and factors.isdisjoint(dataclasses.astuple(v)[1:] for v in known)
+
+
 def test_a_build_without_hours_or_with_a_name_twice_is_refused(tmp_path):
     with pytest.raises(InputError, match="exactly one"):
         synthetic.build(tmp_path / "a")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from llasa_core.evaluation.lack_of_fit import LackOfFit, lack_of_fit
+from llasa_core.evaluation.lack_of_fit import LackOfFit, choose, lack_of_fit
 from llasa_core.evaluation.scaling_law import fit_surface, power_law_fit
 
 SIZES = np.repeat([1e5, 1e6, 1e7, 1e8, 1e9], 3)
@@ -55,3 +55,30 @@ def test_checks_are_flat_numbers_of_a_result():
     assert metrics["law_lack_of_fit_p"] == law.checks.p
     assert metrics["law_largest_out"] == law.checks.largest_out
     assert LackOfFit().metrics("law") == {}
+
+
+def test_form_is_chosen_by_its_largest_runs_among_those_that_are_not_rejected():
+    kept = {"a": LackOfFit(1.0, 0.4, 4, 10, -0.02), "b": LackOfFit(1.0, 0.3, 4, 10, 0.01)}
+    better = LackOfFit(9.0, 0.001, 4, 10, 0.001)
+    assert choose(kept) == "b"
+    assert choose(kept | {"c": better}) == "b"  # its largest runs fit, its own runs reject it
+    rejected = {
+        name: LackOfFit(9.0, 0.001, 4, 10, check.largest_out) for name, check in kept.items()
+    }
+    assert choose(rejected | {"c": better}) == "c"
+    unknown = LackOfFit()
+    assert choose({"few": unknown, **kept}) == "b"
+    assert choose({"first": unknown, "second": unknown}) == "first"
+
+
+@pytest.mark.slow
+def test_largest_runs_are_left_out_only_where_more_settings_than_parameters_stay():
+    size, data = (axis.ravel() for axis in np.meshgrid([1e5, 1e6, 1e7], [1, 2, 4.0]))
+    few = (size < 1e7) | (data > 2) | (data < 2)
+    few &= (size > 1e5) | (data != 2)
+    few &= (size != 1e6) | (data != 1)
+    losses = 2 + 300 * size**-0.5 + data**-0.5
+    for kept, known in ((np.ones(9, bool), True), (few, False)):
+        places = [np.repeat(part[kept], 2) for part in (size, data, losses)]
+        checks = fit_surface(*places, n_boot=1).checks
+        assert (checks.largest_out is not None) == known

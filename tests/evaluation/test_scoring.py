@@ -10,10 +10,10 @@ from llasa_core.errors import InputError
 from llasa_core.evaluation.scoring import (
     embed_references,
     evaluate_manifest,
-    read_utterances,
     speech_settings,
 )
-from llasa_core.evaluation.summary import summarise
+from llasa_core.evaluation.summary import by_speaker, summarise
+from llasa_core.evaluation.utterances import read_utterances
 from llasa_core.files import read_rows
 from llasa_core.judges import Judges
 from llasa_core.judges.fake import fake_speech
@@ -166,6 +166,45 @@ def test_intervals_by_speaker_are_those_of_another_choice_of_voices():
     unnamed = [{key: value for key, value in row.items() if key != "speaker"} for row in rows]
     kept = {key: value for key, value in summary.items() if "by_speaker" not in key}
     assert summarise(unnamed) == {key: kept[key] for key in kept if key != "speakers"}
+
+
+def test_each_speaker_is_summarised_on_its_own():
+    rows = [
+        {"id": f"{name}{n}", "speaker": name, "seconds": 1.0, "errors": errors, "words": 10}
+        for name, errors in (("bob", 4), ("ann", 1))
+        for n in range(3)
+    ]
+    speakers = by_speaker(rows)
+    assert list(speakers) == ["ann", "bob"]
+    assert [one["corpus_wer"] for one in speakers.values()] == pytest.approx([0.1, 0.4])
+    assert speakers["ann"]["utterances"] == 3 and "speakers" not in speakers["ann"]
+
+
+def test_speech_from_prompts_is_compared_with_the_prompt_of_its_speaker(
+    tmp_path, manifest, references
+):
+    folder = references.parent
+    prompts = {"ann": folder / "ann-0.wav", "bob": folder / "bob-0.wav", "eve": "not.wav"}
+    rows, summary = evaluate_manifest(
+        manifest, tmp_path / "out", Judges(speaker=EMBEDDER), references, prompts=prompts
+    )
+    alike = [row["similarity_to_prompt"] > 0.9 for row in rows]
+    assert alike == [True, True, False, True]  # u3 is to be ann and sounds like bob
+    found = np.mean([row["similarity_to_prompt"] for row in rows])
+    assert summary["similarity_to_prompt"] == pytest.approx(found)
+    assert summary["similarity_to_prompt_n"] == 4
+    low, high = (summary[f"similarity_to_prompt_by_speaker_{end}"] for end in ("low", "high"))
+    assert low < summary["similarity_to_prompt"] < high
+
+    def score(path, prompts, judges):
+        evaluate_manifest(path, tmp_path / "out", judges, references, prompts=prompts)
+
+    with pytest.raises(InputError, match="'u2' by 'bob' has no prompt"):
+        score(manifest, {"ann": folder / "ann-0.wav"}, Judges(speaker=EMBEDDER))
+    with pytest.raises(InputError, match="'ann-0' is the prompt itself"):
+        score(references, prompts, Judges(speaker=EMBEDDER))
+    with pytest.raises(InputError, match="prompts belong together with a speaker embedder"):
+        evaluate_manifest(manifest, tmp_path / "out", Judges(TRANSCRIBER), prompts=prompts)
 
 
 def test_the_summary_is_recomputed_from_the_written_rows_alone(tmp_path, manifest, references):

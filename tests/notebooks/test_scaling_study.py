@@ -13,8 +13,11 @@ import pytest
 from notebook_functions import notebook_functions
 
 from llasa_core.errors import InputError
-from llasa_core.evaluation.scaling_law import LossSurface, fit_surface
-from llasa_core.experiments import results, tables
+from llasa_core.evaluation.lack_of_fit import LackOfFit
+from llasa_core.evaluation.replicates import SeedScatter
+from llasa_core.evaluation.scaling_law import KAPLAN, LossSurface, fit_surface
+from llasa_core.evaluation.word_error_law import fit_word_errors
+from llasa_core.experiments import results, scaling_grid, tables
 from llasa_core.experiments.config import load_experiment, repository_root
 from llasa_core.experiments.results import read_result
 
@@ -28,7 +31,7 @@ def law(parameters, hours):
     return 150.0 + 4.0e4 * parameters**-0.5 + 60.0 * hours**-0.4
 
 
-def write_run(root, experiment, model, hours, seed, bits=None, parameters=None):
+def write_run(root, experiment, model, hours, seed, bits=None, parameters=None, epochs=3.0):
     """A finished run of 20_train whose held-out speech costs `bits` a second (default: the law);
     inf = diverged.
     """
@@ -41,7 +44,7 @@ def write_run(root, experiment, model, hours, seed, bits=None, parameters=None):
         "parameters_body": parameters // 2,
         "train_hours": hours - 0.0004,
     }
-    metrics |= {"tokens": int(7e5 * hours), "diverged": int(math.isinf(bits))}
+    metrics |= {"tokens": int(7e5 * hours * epochs / 3), "diverged": int(math.isinf(bits))}
     rows = []
     if not math.isinf(bits):
         metrics["training_flops"] = 6.0 * parameters * metrics["tokens"]
@@ -60,7 +63,7 @@ def write_run(root, experiment, model, hours, seed, bits=None, parameters=None):
         "notebook": "notebooks/20_train.ipynb",
     }
     result |= {
-        "params": {"model": model, "seed": seed, "epochs": 3.0, "hours": hours},
+        "params": {"model": model, "seed": seed, "epochs": epochs, "hours": hours},
         "metrics": metrics,
     }
     (folder / "result.json").write_text(json.dumps(result | {"artifacts": {}, "provenance": {}}))
@@ -180,30 +183,35 @@ def test_figures_name_their_axes_and_their_series_differ_in_grey(study):
     curves = scaling_study.surface_curves(surface, runs, points=5)
     assert (curves["loss_low"] <= curves["loss_high"]).all()
     fitted = surface.predict(runs["parameters"].to_numpy(), runs["hours"].to_numpy())
+    steps = scaling_grid.loss_steps(runs, held_out_of_none)
     drawn = [
         lambda: scaling_study.loss_by_data_and_size(scaling_study.cells(runs), curves),
         lambda: scaling_study.fit_residuals(
-            runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1)
+            runs.assign(fitted=fitted, residual=runs["loss"] / fitted - 1), SeedScatter(0.01, 9)
         ),
         lambda: scaling_study.iso_flop(scaling_study.iso_flop_curves(surface, runs), runs),
+        lambda: scaling_study.step_forest(steps, "bits per second of audio"),
     ]
     for draw in drawn:
         figure = draw()
-        assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
+        assert all(
+            axis.get_xlabel() and axis.get_title().endswith((")", "?")) for axis in figure.axes
+        )
         assert saved(figure) == saved(draw())
     left = drawn[0]().axes[0]
     assert len({line.get_marker() for line in (bar.lines[0] for bar in left.containers)}) == 3
     assert [label.get_text() for label in left.get_xticklabels()] == ["0.25", "0.5", "1"]
 
 
-def write_speech(root, system, model):
+def write_speech(root, system, model, experiment="speech"):
     """A finished run of 30_synthesize; its folder does not carry the name that the scores have."""
-    folder = root / "speech" / f"run-{system * 4}"
+    folder = root / experiment / f"run-{system * 4}"
     folder.mkdir(parents=True)
-    params = {"model": f"artifacts/{model}/model", "speech_dir": f"speech/{model}", "attempts": 5}
+    place = f"{experiment}/{system}"
+    params = {"model": f"artifacts/{model}/model", "speech_dir": place, "attempts": 5}
     result = {
         "schema": 1,
-        "experiment": "speech",
+        "experiment": experiment,
         "run": folder.name,
         "notebook": "n",
         "params": params,
@@ -214,29 +222,23 @@ def write_speech(root, system, model):
             | {"metrics": {"sampled_again": 1, "utterances": 4}, "artifacts": {}, "provenance": {}}
         )
     )
-    return {system: f"speech/{model}/speech.jsonl"}
+    return {system: f"{place}/speech.jsonl"}
 
 
-def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp_path):
-    systems = {}
-    for system, (model, hours) in {
-        "a": ("tiny", 1.0),
-        "b": ("nano", 1.0),
-        "c": ("nano", 0.25),
-    }.items():
-        write_run(tmp_path, "grid", model, hours, 0)
-        systems |= write_speech(tmp_path, system, f"grid/{model}-seed0-hours{hours}-0000")
-    folder = tmp_path / "scores" / "run-0000"
+def write_scores(root, experiment, systems, errors):
+    """A finished run of 40_evaluate: of each system the wrong words of ten, text by text."""
+    folder = root / experiment / "run-0000"
     folder.mkdir(parents=True)
+    main = list(systems)[-1]
     params = {
         "systems": systems,
-        "main_system": "b",
+        "main_system": main,
         "resynthesis_codec": "",
         "score_originals": False,
     }
     result = {
         "schema": 1,
-        "experiment": "scores",
+        "experiment": experiment,
         "run": folder.name,
         "notebook": "n",
         "params": params,
@@ -244,12 +246,47 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
     (folder / "result.json").write_text(
         json.dumps(result | {"metrics": {}, "artifacts": {}, "provenance": {}})
     )
-    for name, errors in {"a": 1, "utterances": 2, "c": 5}.items():
+    for system in systems:
         rows = [
-            {"id": f"u{n}", "seconds": 1.0, "errors": errors, "words": 10, "similarity": n / 4}
-            for n in range(4)
+            {"id": f"u{n}", "seconds": 1.0, "errors": wrong, "words": 10, "similarity": n / 4}
+            for n, wrong in enumerate(errors[system])
         ]
+        name = "utterances" if system == main else system
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_made_up_study(root):
+    """The made-up grid, models that heard their speech again, and scores of speech of five cells:
+    tests/made_up_runs.
+    """
+    for model in MODELS:
+        for hours in HOURS:
+            for seed in (0, 1):
+                write_run(root, "scaling", model, hours, seed)
+    again = law(MODELS["tiny"], 0.25) - 20
+    write_run(root, "scaling_repeats", "tiny", 0.25, 0, bits=again, epochs=12.0)
+    systems, errors = {}, {}
+    for model in MODELS:
+        for hours in (0.25, 1.0):
+            for seed in (0, 1) if model == "tiny" else (0,):
+                name = f"{model}-{hours:g}h-seed{seed}"
+                run = f"scaling/{model}-seed{seed}-hours{hours}-0000"
+                systems |= write_speech(root, name, run, "scaling_speech")
+                wrong = (law(MODELS[model], hours) - 180) / 20 + 0.2 * seed
+                errors[name] = [min(10, round(wrong + off)) for off in (-2, -1, 0, 0, 1, 2)]
+    write_scores(root, "scaling_scores", systems, errors)
+
+
+def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp_path):
+    systems = {}
+    for system, (model, hours) in {
+        "a": ("tiny", 1.0),
+        "c": ("nano", 0.25),
+        "b": ("nano", 1.0),
+    }.items():
+        write_run(tmp_path, "grid", model, hours, 0)
+        systems |= write_speech(tmp_path, system, f"grid/{model}-seed0-hours{hours}-0000")
+    write_scores(tmp_path, "scores", systems, {"a": [1] * 4, "b": [2] * 4, "c": [5] * 4})
     scored = results.read_scored(tmp_path, "scores/run")
     speech = tables.speech_by_training(tmp_path, scored, "speech", ["grid"])
     assert speech["system"].tolist() == ["c", "b", "a"] and speech["model"].tolist() == [
@@ -273,6 +310,92 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
     ):
         write_run(tmp_path, "elsewhere", "nano", 0.5, 0)
         tables.speech_by_training(tmp_path, scored, "speech", ["elsewhere"])
+
+
+def test_made_up_runs_are_those_that_the_writer_writes(tmp_path):
+    write_made_up_study(tmp_path)
+    kept = repository_root(Path(__file__).parent) / "tests/made_up_runs"
+    for path in sorted(tmp_path.rglob("*.json*")):
+        assert path.read_text() == (kept / path.relative_to(tmp_path)).read_text(), path
+
+
+def held_out_of_none(run):
+    raise AssertionError(f"{run} is read, expected seeds alone")
+
+
+def test_steps_are_said_in_words_with_what_is_not_shown():
+    def steps(*ends):
+        rows = [
+            {"along": along, "step": f"step {place}", "low": low, "high": high}
+            for place, (along, low, high) in enumerate(ends)
+        ]
+        return pd.DataFrame(rows, columns=["along", "step", "low", "high"])
+
+    said = scaling_study.steps_in_words(
+        steps(("hours", -2, -1), ("hours", -4, -1), ("parameters", -2, -1), ("parameters", -1, 1)),
+        "Bits",
+    )
+    assert "Bits fall with more speech at every size: 2 of 2 intervals lie below zero" in said
+    assert "larger model, but this is not shown at every amount of speech: 1 of 2" in said
+    assert said.endswith("0 above (not below: step 3).")
+    said = scaling_study.steps_in_words(steps(("hours", 1, 2)), "Bits")
+    assert "Bits are not shown to fall with more speech: 0 of 1" in said and "1 above" in said
+    assert said.endswith("There is no step of a larger model.")
+
+
+def test_table_of_forms_names_the_rejected_and_the_chosen():
+    def fit(values, checks, form=KAPLAN):
+        return LossSurface(values, np.ones((1, 4)), np.zeros(1), 19, 0.004, checks, form)
+
+    kept = fit((1, 1, 1, 1), LackOfFit(1.2, 0.37, 5, 10, -0.013))
+    bad = fit((1, 1, 1, 1), LackOfFit(24.0, 4e-5, 4, 10, -0.035))
+    table = scaling_study.form_table({"additive": bad, "kaplan": kept, "other": kept}, "kaplan")
+    assert [cell.strip() for cell in table[""]] == ["rejected", "chosen", ""]
+    assert table.loc["kaplan", "lack of fit"] == "F(5, 10) = 1.20"
+    assert table.loc["additive", "largest left out"] == "-3.50%"
+
+
+def test_slices_are_the_fullest_and_of_equals_the_largest():
+    runs = pd.DataFrame(
+        {"parameters": [1, 1, 2, 2, 3], "hours": [1.0, 2.0, 1.0, 2.0, 2.0], "loss": 1.0}
+    )
+    hours = scaling_study.fullest(runs, "parameters", "hours")
+    assert hours["parameters"].tolist() == [2, 2]
+    sizes = scaling_study.fullest(runs, "hours", "parameters")
+    assert sizes["parameters"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_word_errors_of_a_larger_run_are_predicted_from_its_loss_and_judged(study):
+    runs = tables.training_runs(study, "scaling")
+    surface = fit_surface(runs["parameters"], runs["hours"], runs["loss"], n_boot=20)
+    wer = 1 / (1 + np.exp(-(runs["loss"] - 240) / 20))
+    cells = list(zip(runs["parameters"], runs["hours"], strict=True))
+    words = fit_word_errors(runs["loss"], wer, cells, n_boot=20)
+    said = scaling_study.predict_run(surface, 4_840_192, 2.0, 1.0, words)
+    truth = 1 / (1 + np.exp(-(law(4_840_192, 2.0) - 240) / 20))
+    assert said["predicted_wer"] == pytest.approx(truth, rel=0.05)
+    assert said["predicted_wer_low"] <= said["predicted_wer"] <= said["predicted_wer_high"]
+    said |= {"predicted_wer": 0.2, "predicted_wer_low": 0.15, "predicted_wer_high": 0.25}
+    said |= scaling_study.predict_by_form({"additive": surface}, 4_840_192, 2.0)
+    assert said["additive_predicted"] == said["predicted"]
+    prediction = results.Result(study, "p", "run", "n", {}, said, {}, {})
+    measured = {"corpus_wer": 0.3, "corpus_wer_low": 0.2, "corpus_wer_high": 0.4}
+    judged = scaling_study.wer_error(prediction, measured | {"corpus_wer_n": 64})
+    assert judged["wer_prediction_holds"] == 0 and judged["target_wer_n"] == 64
+    measured["corpus_wer"] = 0.25
+    assert scaling_study.wer_error(prediction, measured | {"corpus_wer_n": 64})[
+        "wer_prediction_holds"
+    ]
+    target = write_run(
+        study, "target", "mini", 2.0, 0, bits=210.0, parameters=4_840_192, epochs=1.0
+    )
+    judged |= scaling_study.prediction_error(prediction, target)
+    assert judged["additive_relative_error"] == pytest.approx(210 / said["predicted"] - 1)
+    scored = runs.assign(corpus_wer=wer, corpus_wer_low=wer, corpus_wer_high=wer, corpus_wer_n=64)
+    saved(scaling_study.words_by_bits(scored, words, judged))
+    (axis,) = scaling_study.words_by_bits(scored, words).axes
+    assert "18 models, n = 64" in axis.get_title()
 
 
 ROOT = repository_root(Path(__file__).parent)
@@ -327,3 +450,15 @@ def test_grid_trains_with_the_rates_of_the_lowest_loss_on_other_speech():
     assert used == {(size, rates[size]) for size in SIZES}
     corpora = {run.params["corpus_dir"] for run in runs_of("scaling")}
     assert corpora.isdisjoint(run.params["corpus_dir"] for run in runs_of("scaling_rates"))
+
+
+def test_predicted_run_is_the_target_which_is_trained_as_the_grid_and_larger():
+    (prediction,) = runs_of("scaling_prediction")
+    (target,) = runs_of("scaling_target")
+    runs = runs_of("scaling")
+    for name in ("hours", "epochs"):
+        assert prediction.params[f"target_{name}"] == target.params[name]
+    assert target.params["hours"] == max(run.params["hours"] for run in runs)
+    varied = ("model", "hours", "seed", "peak_lr")
+    for name in target.params.keys() - set(varied):
+        assert target.params[name] == runs[0].params[name], name

@@ -20,7 +20,7 @@ from llasa_core.checkpoint import checkpoint_file, read_settings
 from llasa_core.codecs import load_codec
 from llasa_core.codecs.fake import FakeCodec
 from llasa_core.errors import InputError
-from llasa_core.evaluation.scoring import read_utterances
+from llasa_core.evaluation.utterances import read_utterances
 from llasa_core.manifest import (
     Request,
     Utterance,

@@ -1,10 +1,10 @@
 """The open corpus: any English, in hundreds of voices.
 
 Its texts are WordNet's examples and definitions and some of the grammar's sentences; its speakers
-the named voices and pseudo-speakers, or Kokoro's voices. Held out are texts, words and speakers.
-A corpus of short texts has twice as many speakers, and half of its texts are one to three words:
-what a caller or a test types, and no WordNet text is. As in `synthetic`, every draw comes from
-sha256 of the seed and the row.
+the named voices and pseudo-speakers, Kokoro's voices, or one new voice alone. Held out are texts,
+words and speakers. A corpus of short texts has twice as many speakers, and half of its texts are
+one to three words: what a caller or a test types, and no WordNet text is. As in `synthetic`, every
+draw comes from sha256 of the seed and the row.
 """
 
 import itertools
@@ -17,6 +17,7 @@ from llasa_core.data.corpora.grammar import distinct_sentences, words_of
 from llasa_core.data.corpora.voices import (
     HELD_OUT,
     NAMED,
+    NEW_OPEN_VOICE,
     Voice,
     draws,
     kokoro_voices,
@@ -49,24 +50,30 @@ _PROMPT_LETTERS = range(50, 90)  # about 3 to 5 s
 @dataclass(frozen=True)
 class Speakers:
     """Who speaks: `named` much, `others` a little each, `held_out` in tests alone. short: half of
-    what they say in training is one to three words."""
+    what they say in training is one to three words. dev: share of the training rows."""
 
     named: tuple[Voice, ...]
     others: tuple[Voice, ...]
     held_out: tuple[Voice, ...]
     short: bool = False
+    dev: float = 0.01
 
 
 def speakers_of(source: str, count: int = 400, seed: int = 0) -> Speakers:
     """The speakers of "builtin-open" (`count` pseudo-speakers), "builtin-short" (twice as many, the
-    same first) or "builtin-kokoro"."""
+    same first), "builtin-kokoro" or "builtin-new-voice": one that is in no other corpus."""
     if source == "builtin-open":
         return Speakers(NAMED, pseudo_speakers(count, seed), HELD_OUT)
     if source == "builtin-short":
         return Speakers(NAMED, pseudo_speakers(2 * count, seed), HELD_OUT, short=True)
     if source == "builtin-kokoro":
         return Speakers((), kokoro_voices(), kokoro_voices(held_out=True))
-    raise InputError(f"corpus {source!r}, expected builtin-open, builtin-short or builtin-kokoro")
+    if source == "builtin-new-voice":
+        return Speakers((), (NEW_OPEN_VOICE,), (NEW_OPEN_VOICE,), dev=0.1)
+    raise InputError(
+        f"corpus {source!r}, expected builtin-open, builtin-short, builtin-kokoro or"
+        " builtin-new-voice"
+    )
 
 
 def plan(hours: float, speakers: Speakers, seed: int = 0, test_utterances: int = 240) -> list[dict]:
@@ -133,7 +140,7 @@ def _training_rows(speakers: Speakers, seed: int) -> Iterator[dict]:
         voices = speakers.named if speakers.named and who % 100 < share else speakers.others
         voice = voices[which % len(voices)]
         identity = f"{voice.name}-{'s' if speakers.short else ''}{index:06d}"
-        split = split_of(identity, (0.99, 0.01, 0))
+        split = split_of(identity, (1 - speakers.dev, speakers.dev, 0))
         yield {"id": identity, "text": next(streams[kind]), "voice": voice, "split": split}
 
 
@@ -175,7 +182,7 @@ def build(
     """
     speakers = speakers_of(source, seed=seed)
     rows = plan(hours, speakers, seed, test_utterances)
-    voices = (*speakers.named, *speakers.others, *speakers.held_out)
+    voices = tuple(dict.fromkeys((*speakers.named, *speakers.others, *speakers.held_out)))
     texts = {"sentences": sentences.fingerprint(), "source": source}
     report = synthetic.write_corpus(out, rows, voices, seed, jobs, progress, texts)
     for test in TESTS:

@@ -8,7 +8,7 @@ So hundreds of speakers are drawn from resampling above all, with small and cohe
 import functools
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llasa_core.errors import InputError
 
@@ -81,6 +81,23 @@ HELD_OUT = (
     Voice("xena", resampling=1.03, formants=1.01, pitch=0.97, speed=1.02),
     Voice("yuri", resampling=1.06, formants=0.92, pitch=0.86, speed=0.97),
 )
+
+# Speakers that a model of the open corpus may be taught by tag: their names are no tags of its own.
+# The eight are those of the grammar's corpus, which it never heard.
+TWO_SPEAKERS = (NEW_OPEN_VOICE, replace(NEW_VOICE, name="jonas"))
+EIGHT_SPEAKERS = tuple(
+    replace(voice, name=name)
+    for voice, name in zip(
+        VOICES, "alma boris celia deniz elsa felix greta henri".split(), strict=True
+    )
+)
+
+# Corpora of the grammar's sentences, and who speaks them.
+GRAMMAR_SPEAKERS = {
+    "builtin": VOICES,
+    "builtin-two-speakers": TWO_SPEAKERS,
+    "builtin-eight-speakers": EIGHT_SPEAKERS,
+}
 
 # Kokoro's English voices; those of KOKORO_HELD_OUT are heard in no training.
 KOKORO = (

@@ -17,21 +17,21 @@ from llasa_core.evaluation.protocols import Protocol, protocol_of
 from llasa_core.evaluation.protocols.preparation import reference_manifest
 from llasa_core.evaluation.protocols.words import public_errors
 from llasa_core.evaluation.scoring import (
-    blocks_of,
     count_words,
+    embed_files,
     embed_references,
     publish_scores,
-    read_utterances,
     refuse_verifiers,
     score_similarity,
     score_utterances,
     speech_settings,
 )
 from llasa_core.evaluation.summary import DIGITS, summarise, text_interval
+from llasa_core.evaluation.utterances import read_utterances
 from llasa_core.files import read_object, read_rows, text_lines
 from llasa_core.intervals import CLUSTER
 from llasa_core.judges import Judges
-from llasa_core.judges.interface import SAMPLE_RATE, SpeakerEmbedder
+from llasa_core.judges.interface import SAMPLE_RATE
 
 
 def evaluate_protocol(
@@ -196,40 +196,25 @@ def _written(path: Path, wave: np.ndarray) -> Path:
 
 
 def _score_prompts(rows, files, trials, prepared, embedder, progress) -> None:
-    spoken = _embeddings(files, embedder, "spoken", progress)
-    prompts = _embeddings(
+    spoken = embed_files(files, embedder, "spoken", progress)
+    prompts = embed_files(
         [prepared / trial["prompt"] for trial in trials], embedder, "prompts", progress
     )
     score_similarity(rows, spoken, prompts, "similarity_to_prompt")
     if all("resynthesized_prompt" in trial for trial in trials):
         again = [prepared / trial["resynthesized_prompt"] for trial in trials]
-        resynthesized = _embeddings(again, embedder, "prompts after the codec", progress)
+        resynthesized = embed_files(again, embedder, "prompts after the codec", progress)
         score_similarity(rows, spoken, resynthesized, "similarity_to_resynthesized_prompt")
 
 
 def _score_emotion(rows, files, trials, prepared, emotion, progress) -> None:
-    spoken = _embeddings(files, emotion, "spoken", progress)
-    prompts = _embeddings(
+    spoken = embed_files(files, emotion, "spoken", progress)
+    prompts = embed_files(
         [prepared / trial["prompt"] for trial in trials], emotion, "prompts", progress
     )
     score_similarity(rows, spoken, prompts, "emotion_similarity")
     for row, trial in zip(rows, trials, strict=True):
         row["emotion"] = trial.get("emotion", "")
-
-
-def _embeddings(
-    files: Sequence[Path], embedder: SpeakerEmbedder, what: str, progress: bool
-) -> np.ndarray:
-    """Embeddings (N, D) of files; each distinct file is embedded once."""
-    distinct = list(dict.fromkeys(files))
-    found = np.concatenate(
-        [
-            embedder.embed([load_audio(file) for file in block], SAMPLE_RATE)
-            for block in blocks_of(distinct, what, progress)
-        ]
-    )
-    place = {file: number for number, file in enumerate(distinct)}
-    return found[[place[file] for file in files]]
 
 
 def _recognised(path: Path, trials: Mapping[str, dict]) -> list[dict]:
