@@ -22,6 +22,12 @@ class Interval(NamedTuple):
     high: float
 
 
+def percentiles(draws: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Percentile interval of the draws (N,) of a bootstrap."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
 class PairedDifference(NamedTuple):
     """System b minus a on the same utterances, with interval, two-sided p-value and count."""
 
@@ -46,8 +52,7 @@ def bootstrap_interval(
     """
     values, weights = _weighted(values, weights)
     rates = _resampled_rates(values, weights, n_boot, seed)
-    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+    return percentiles(rates, confidence)
 
 
 def paired_bootstrap(
@@ -74,7 +79,7 @@ def paired_bootstrap(
         )
     change = values_b - values_a
     differences = _resampled_rates(change, weights, n_boot, seed)
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentiles(differences, confidence)
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     p_value = min(1.0, 2 * (tail + 1) / (n_boot + 1))
     return PairedDifference(
@@ -124,9 +129,8 @@ def seeds_and_texts(
     ]
     sums = np.einsum("bs,st,bt->b", often[0], values, often[1], optimize=True)
     rates = sums / (trainings * (often[1] @ weights))
-    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
     whole = values.sum() / (trainings * weights.sum())
-    return float(whole), Interval(float(low), float(high))
+    return float(whole), percentiles(rates, confidence)
 
 
 def sign_flip_test(changes: Sequence[float], n_flips: int = 10_000, seed: int = 0) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.intervals import CLUSTER, Interval
+from llasa_core.intervals import CLUSTER, Interval, percentiles
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class SettingScore:
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Percentile interval of the score."""
-        return _percentiles(self.draws, confidence)
+        return percentiles(self.draws, confidence)
 
     def minus(self, other: SettingScore, confidence: float = 0.95) -> tuple[float, float, float]:
         """(self - other, low, high), of two settings of one call of `setting_scores`: every draw
         has the same texts on both sides.
         """
-        low, high = _percentiles(self.draws - other.draws, confidence)
+        low, high = percentiles(self.draws - other.draws, confidence)
         return self.value - other.value, low, high
 
 
@@ -125,8 +125,3 @@ def setting_scores(
         np.divide(chosen[:, 0], chosen[:, 1], out=draws, where=chosen[:, 1] > 0)
         scores[setting] = SettingScore(total / weights, draws, len(both), len(texts))
     return scores
-
-
-def _percentiles(draws: np.ndarray, confidence: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))

@@ -17,7 +17,7 @@ import numpy as np
 from llasa_core.errors import InputError
 from llasa_core.evaluation.lack_of_fit import LackOfFit
 from llasa_core.evaluation.law_fit import LEAST_COUPLING, MOST_COUPLING, Fitter, Form
-from llasa_core.intervals import Interval
+from llasa_core.intervals import Interval, percentiles
 
 # Largest exponent of a surface; beyond it the runs do not determine the term, and its amplitude
 # overflows.
@@ -83,7 +83,7 @@ class PowerLaw:
             raise InputError(
                 f"parameter {parameter!r} is unknown, expected one of {', '.join(names)}"
             )
-        return _percentiles(self.refits[:, names.index(parameter)], confidence)
+        return percentiles(self.refits[:, names.index(parameter)], confidence)
 
     def metrics(self, prefix: str = "power_law") -> dict[str, float]:
         """Flat numbers for a result: PREFIX_n, PREFIX_log_rmse, those of `checks` and, unless the
@@ -148,7 +148,7 @@ class LossSurface:
         seed: int = 0,
     ) -> Interval:
         """Percentile interval of `draws`."""
-        return _percentiles(self.draws(size, data, new_run, seed), confidence)
+        return percentiles(self.draws(size, data, new_run, seed), confidence)
 
     def compute_exponent(self) -> float:
         """s of N_best ~ C^s at a compute C ~ N D: b / (a + b), equation 4 of Hoffmann et al. It is
@@ -185,7 +185,7 @@ class LossSurface:
         values["compute_exponent"], drawn["compute_exponent"] = self.compute_exponent(), shares
         flat = {}
         for name, value in values.items():
-            low, high = _percentiles(drawn[name], confidence)
+            low, high = percentiles(drawn[name], confidence)
             flat |= {
                 f"{prefix}_{name}": float(value),
                 f"{prefix}_{name}_low": low,
@@ -310,8 +310,3 @@ def _surface_starts(form: Form) -> list[np.ndarray]:
 
     grid = itertools.product(exponents, exponents, shares, couplings)
     return [start(*place) for place in grid]
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> Interval:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))

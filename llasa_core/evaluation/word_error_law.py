@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llasa_core.errors import InputError
-from llasa_core.intervals import Interval
+from llasa_core.intervals import Interval, percentiles
 
 LEAST_SETTINGS = 4  # fewer are left out of any prediction
 HUBER_DELTA = 0.05  # in sqrt(WER): 7 points at 50 %; a model that loops lies far beyond
@@ -67,9 +67,7 @@ class WordErrorLaw:
         measured, said = np.sqrt(self.left_out.T)
         noise = rng.choice(measured - said, len(bits))
         roots = _root(refits.T, np.asarray(bits) - self.centre) + noise
-        rates = np.maximum(roots, 0.0) ** 2
-        low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return Interval(float(low), float(high))
+        return percentiles(np.maximum(roots, 0.0) ** 2, confidence)
 
 
 def fit_word_errors(

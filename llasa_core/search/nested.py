@@ -31,6 +31,9 @@ from llasa_core.synthesis.decoding import Answers, Row
 from llasa_core.synthesis.sampling import Sampling, candidate_seed
 from llasa_core.synthesis.synthesizer import Synthesizer
 
+# What a row of an arm keeps of what its judges said
+JUDGED = ("seconds", "errors", "words", "similarity", "ended", "speaker", "nearest_speaker")
+
 
 def requests_of(
     utterances: Sequence, seeds: Sequence[int], voices: Mapping[str, Voice] | None = None
@@ -214,14 +217,7 @@ def guided_rows(lines: Sequence[Mapping], judged: Mapping[str, Mapping]) -> list
 def _row(line: Mapping, index: int, judged: Mapping, spent: Mapping[str, float]) -> dict:
     """errors and similarity by the judges, verifier_errors and the like by those that searched."""
     row = {"id": line["id"], CLUSTER: line["id"].rpartition(".s")[0], "candidate": index}
-    row |= {
-        key: judged[key]
-        for key in (
-            *("seconds", "errors", "words", "similarity", "ended"),
-            *("speaker", "nearest_speaker"),
-        )
-        if key in judged
-    }
+    row |= {key: judged[key] for key in JUDGED if key in judged}
     for name, verifier in VERIFIERS.items():
         if name in line["scores"]:
             row[verifier.metric[1]] = verifier.measured(line["scores"][name][index], judged)
