@@ -19,10 +19,8 @@ from llasa_core.cli.common import (
 )
 from llasa_core.codecs import codec_names
 from llasa_core.data.corpora.readers import LAYOUTS
+from llasa_core.data.corpora.voices import BUILTIN, GRAMMAR_SPEAKERS
 from llasa_core.errors import InputError
-
-# Corpora that are spoken on the spot
-BUILTIN = ("builtin", "builtin-open", "builtin-short", "builtin-kokoro", "builtin-new-voice")
 
 HELD_OUT = 20  # utterances of dev and of test, below which a score says little
 
@@ -90,8 +88,9 @@ def add_prepare(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         help="corpus folder, manifest, hub dataset, or a built-in corpus: builtin (a grammar of 500"
-        " words, eight voices), builtin-open (any English, 409 voices), builtin-short (one to three"
-        " words beside these, 809 voices), builtin-kokoro (any English in Kokoro's voices),"
+        " words, eight voices), builtin-two-speakers and builtin-eight-speakers (the same in other"
+        " voices), builtin-open (any English, 409 voices), builtin-short (one to three words beside"
+        " these, 809 voices), builtin-kokoro (any English in Kokoro's voices),"
         " builtin-new-voice (any English in a voice that no other of them holds)",
     )
     add.add_argument(
@@ -194,9 +193,10 @@ def build_corpus(options: Namespace) -> dict[str, Any]:
         if getattr(options, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} is not for the {options.source} corpus")
     how = {"seed": options.seed, "jobs": options.jobs, "progress": True}
-    if options.source == "builtin":
+    if options.source in GRAMMAR_SPEAKERS:
         hours = options.hours or (None if options.utterances else 1.0)
-        return synthetic.build(options.out, hours, options.utterances, **how)
+        voices = GRAMMAR_SPEAKERS[options.source]
+        return synthetic.build(options.out, hours, options.utterances, voices, **how)
     if options.utterances:
         raise InputError(f"--utterances is not for the {options.source} corpus, use --hours")
     return open_corpus.build(options.out, options.source, options.hours or 1.0, **how)

@@ -16,6 +16,7 @@ from protocol_fixtures import seed_tts
 
 from llasa_core.audio import write_wav
 from llasa_core.cli import build_parser, main
+from llasa_core.data.corpora.voices import hibari_engine
 from llasa_core.experiments.config import repository_root
 
 ROOT = repository_root(Path(__file__).parent)
@@ -49,7 +50,8 @@ class Without:
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
     """A working folder with a manifest of two tones, where no extra can be imported."""
-    loaded = ("llasa_core.app.", "llasa_core.serving.")  # may hold what they imported before
+    hibari_engine.cache_clear()  # may hold what it imported before, as may
+    loaded = ("llasa_core.app.", "llasa_core.serving.")
     for name in list(sys.modules):
         if name.split(".")[0] in MODULES or name.startswith(loaded):
             monkeypatch.delitem(sys.modules, name)

@@ -9,8 +9,10 @@ import json
 import numpy as np
 import pytest
 
+from llasa_core import cli
 from llasa_core.data.corpora import grammar, synthetic, voices
 from llasa_core.errors import InputError
+from llasa_core.manifest import read_manifest
 
 TINY = {"utterances": 10, "test_utterances": 2, "dev_fraction": 0.4}
 
@@ -262,3 +264,17 @@ def test_a_folder_with_another_corpus_is_refused_and_left_alone(corpus):
     with pytest.raises(InputError, match="another corpus"):
         synthetic.build(folder, **TINY, voices=voices.VOICES[1:])
     assert files_of(folder) == before
+
+
+def test_command_speaks_the_grammar_with_the_speakers_of_each_of_its_corpora(tmp_path, capsys):
+    pytest.importorskip("hibari")
+    for source, speakers in voices.GRAMMAR_SPEAKERS.items():
+        out = tmp_path / source
+        assert cli.main(["prepare", source, str(out), "--utterances", "16"]) == 0
+        said = {
+            item.speaker
+            for split in ("train", "dev", "test")
+            for item in read_manifest(out / f"{split}.jsonl")
+        }
+        assert said <= {voice.name for voice in speakers} and len(said) > 1
+    capsys.readouterr()

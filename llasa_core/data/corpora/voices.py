@@ -99,6 +99,12 @@ GRAMMAR_SPEAKERS = {
     "builtin-eight-speakers": EIGHT_SPEAKERS,
 }
 
+# All corpora that are spoken on the spot: the grammar's, and those of any English (`open_corpus`)
+BUILTIN = (
+    *GRAMMAR_SPEAKERS,
+    *("builtin-open", "builtin-short", "builtin-kokoro", "builtin-new-voice"),
+)
+
 # Kokoro's English voices; those of KOKORO_HELD_OUT are heard in no training.
 KOKORO = (
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah"
