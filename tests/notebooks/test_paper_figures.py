@@ -103,7 +103,7 @@ def write_scaling(folder):
     metrics |= scaling_grid.as_metrics(scaling_grid.loss_steps(runs, results.find_run), "step")
     metrics |= scaling_study.prediction_error(*places)
     params = {"study": "scaling", "target": "scaling_target/run", "spoken": "scaling_speech"}
-    params |= {"scored": "scaling_scores"}
+    params |= {"scored": "scaling_scores", "prediction": "scaling_prediction/run"}
     write_run(folder, "train_time_scaling", "run-3", metrics, params)
     models = {"small": "scaling_target/run-1", "nano": "scaling/nano-seed0-hours1.0-0000"}
     models["tiny"] = "scaling/tiny-seed0-hours1.0-0000"

@@ -413,6 +413,7 @@ def label(run):
 
 def test_models_that_speak_are_those_of_the_grid_and_what_they_say_is_scored():
     models = {label(run): f"{run.artifacts_dir}/model" for run in runs_of("scaling")}
+    models["target"] = f"{runs_of('scaling_target')[0].artifacts_dir}/model"
     spoken = {label(run): run.params for run in runs_of("scaling_speech")}
     assert {name: params["model"] for name, params in spoken.items()} == models
     scored = {}
@@ -450,6 +451,15 @@ def test_grid_trains_with_the_rates_of_the_lowest_loss_on_other_speech():
     assert used == {(size, rates[size]) for size in SIZES}
     corpora = {run.params["corpus_dir"] for run in runs_of("scaling")}
     assert corpora.isdisjoint(run.params["corpus_dir"] for run in runs_of("scaling_rates"))
+
+
+def test_speech_that_is_heard_again_is_the_least_of_the_grid_as_many_steps_as_its_most():
+    grid = {(run.params["model"], run.params["hours"]): run.params for run in runs_of("scaling")}
+    for run in runs_of("scaling_repeats"):
+        size, hours, epochs = (run.params[name] for name in ("model", "hours", "epochs"))
+        assert (hours, hours * epochs) == (min(AMOUNTS), max(AMOUNTS))
+        for name in run.params.keys() - {"hours", "epochs", "seed"}:
+            assert run.params[name] == grid[size, hours][name], name
 
 
 def test_predicted_run_is_the_target_which_is_trained_as_the_grid_and_larger():
