@@ -104,35 +104,6 @@ def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> np.ndarray
     return np.bincount(index, weights=values)
 
 
-def seeds_and_texts(
-    values: Sequence[Sequence[float]],
-    weights: Sequence[float] | None = None,
-    n_boot: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, Interval]:
-    """Mean of values (S, T) of S trainings and T texts, or sum(values) / sum(weights (T,)), with
-    its interval: trainings and texts are resampled, each on its own (Owen 2007, "The pigeonhole
-    bootstrap").
-
-    Differences of two systems in the same cells make it a paired one. Of three trainings it is
-    still too narrow: their spread is underestimated by about a fifth.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or not values.size:
-        raise InputError(f"values of shape {values.shape}, expected trainings by texts")
-    _, weights = _weighted(values[0], weights)
-    rng, (trainings, texts) = np.random.default_rng(seed), values.shape
-    often = [
-        rng.multinomial(count, np.full(count, 1 / count), size=n_boot)
-        for count in (trainings, texts)
-    ]
-    sums = np.einsum("bs,st,bt->b", often[0], values, often[1], optimize=True)
-    rates = sums / (trainings * (often[1] @ weights))
-    whole = values.sum() / (trainings * weights.sum())
-    return float(whole), percentiles(rates, confidence)
-
-
 def sign_flip_test(changes: Sequence[float], n_flips: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of a paired permutation test on changes (N,), b minus a (Fisher 1935).
 

@@ -80,6 +80,7 @@ def setting_scores(
     weight: str | None = None,
     n_boot: int = 2000,
     seed: int = 0,
+    paired: bool = False,
 ) -> dict[Hashable, SettingScore]:
     """sum(value) / sum(weight) of each setting, whose trainings each scored the same texts.
 
@@ -87,7 +88,8 @@ def setting_scores(
     (weight None: every row that has it weighs 1). The bootstrap resamples texts, the same for all
     settings, and seeds: of S seeds S - 1 are drawn, so that the mean of the draws has the variance
     s^2 / S (Rao and Wu 1988). Where a setting has one seed its interval is over texts alone.
-    Raises InputError when two trainings scored different texts.
+    paired: the settings share their seeds, in this order (one model decoded in two ways), so the
+    same seeds are drawn for all. Raises InputError when two trainings scored different texts.
     """
     texts: list[str] = []
     sums: dict[Hashable, list[np.ndarray]] = {}  # of each training (2, texts): value and weight
@@ -115,10 +117,12 @@ def setting_scores(
         return scores
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(texts), np.full(len(texts), 1 / len(texts)), size=n_boot)
+    seeds = None
     for setting, tables in sums.items():
         both = np.stack(tables)  # (S, 2, texts)
         drawn = both @ counts.T  # (S, 2, n_boot)
-        seeds = rng.integers(len(both), size=(max(1, len(both) - 1), n_boot))
+        if seeds is None or not paired:
+            seeds = rng.integers(len(both), size=(max(1, len(both) - 1), n_boot))
         chosen = drawn[seeds, :, np.arange(n_boot)].sum(axis=0)  # (n_boot, 2)
         total, weights = both.sum(axis=(0, 2))
         draws = np.full(n_boot, total / weights)  # where only texts without the value were drawn

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from llasa_core import metrics
 from llasa_core.errors import InputError
 from llasa_core.evaluation.recognition import compare_losses
+from llasa_core.evaluation.replicates import setting_scores
 from llasa_core.evaluation.seeds import over_seeds
 from llasa_core.evaluation.summary import summarise
 from llasa_core.experiments.results import (
@@ -28,7 +28,7 @@ from llasa_core.experiments.results import (
     speech_folders,
     system_rows,
 )
-from llasa_core.intervals import compare_systems, seeds_and_texts, wilson_interval
+from llasa_core.intervals import compare_systems, wilson_interval
 from llasa_core.search.gains import gains
 
 
@@ -283,12 +283,16 @@ def speech_by_training(
 
     scored: runs of 40_evaluate; spoken: experiment of 30_synthesize; trained: experiments of
     20_train. Sorted by parameters and hours. InputError for a system whose speech or model none of
-    them made.
+    them made, or that two runs scored.
     """
     models = models_of(run for name in trained for run in finished_runs(results_dir, name))
     speech, rows = speech_folders(finished_runs(results_dir, spoken)), []
     for run in scored:
         for system, scores in system_rows(run).items():
+            if any(row["system"] == system for row in rows):
+                raise InputError(
+                    f"{run.folder}: system {system!r} is scored in another run too, expected one"
+                )
             model = model_of(run, system, speech)
             if model not in models:
                 names = ", ".join(trained)
@@ -377,7 +381,7 @@ def _finetuning(run: Result) -> dict[str, Any]:
 
 def finetune_scores(systems: pd.DataFrame) -> pd.DataFrame:
     """`finetunes` with its seeds together: voice, kind, decoder, minutes, seeds, corpus_wer and
-    speaker_similarity with intervals over seeds and texts (`intervals.seeds_and_texts`).
+    speaker_similarity with intervals over seeds and texts (`replicates.setting_scores`).
     """
     found = []
     for names, group in systems.groupby(FINETUNE_KEYS, sort=True, dropna=False):
@@ -415,12 +419,11 @@ def _seed_scores(rows: list[list[dict]], minus: list[list[dict]] | None = None) 
         if [(row["id"], row["words"]) for row in other] != said:
             raise InputError("seeds or systems were scored on other sentences, expected the same")
     found, end = {}, "_difference" if minus else ""
+    settings = {"a": rows} | ({"b": minus} if minus else {})
     for metric, (key, weight) in _MEASURES.items():
-        values = [
-            np.array([[row[key] for row in one] for one in side]) for side in (rows, minus or [])
-        ]
-        weights = [row[weight] for row in rows[0]] if weight else None
-        value, (low, high) = seeds_and_texts(values[1] - values[0] if minus else values[0], weights)
+        scores = setting_scores(settings, key, weight, paired=True)
+        a = scores["a"]
+        value, low, high = scores["b"].minus(a) if minus else (a.value, *a.interval())
         names = (f"{metric}{end}{tail}" for tail in ("", "_low", "_high", "_n"))
-        found |= dict(zip(names, (value, low, high, values[0].size), strict=True))
+        found |= dict(zip(names, (value, low, high, a.seeds * a.texts), strict=True))
     return found

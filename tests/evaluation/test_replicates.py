@@ -36,6 +36,16 @@ def test_score_of_a_setting_sums_its_seeds_and_counts_both():
     assert (low, high) == pytest.approx((0.0, 0.1))  # one text or the other, twice
 
 
+def test_settings_that_share_their_seeds_share_those_of_every_draw():
+    before, after = [rows(2), rows(9), rows(5)], [rows(3), rows(10), rows(6)]
+    settings = {"before": before, "after": after}  # each seed one error more
+    scores = setting_scores(settings, "errors", "words", paired=True)
+    assert scores["after"].minus(scores["before"]) == pytest.approx((0.1, 0.1, 0.1))
+    apart = setting_scores(settings, "errors", "words")
+    _, low, high = apart["after"].minus(apart["before"])
+    assert low < 0 < high
+
+
 def test_draws_scatter_as_the_mean_of_the_seeds_does():
     seeds = [rows(2), rows(4), rows(9)]  # one text, so only seeds scatter
     score = setting_scores({"a": seeds}, "errors", "words", n_boot=20_000)["a"]

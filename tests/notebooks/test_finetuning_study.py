@@ -15,7 +15,6 @@ from notebook_functions import notebook_functions
 from llasa_core.errors import InputError
 from llasa_core.experiments import results, tables
 from llasa_core.experiments.config import load_experiment, notebook_parameters, repository_root
-from llasa_core.intervals import seeds_and_texts
 
 notebook = notebook_functions("80_finetuning")
 
@@ -91,17 +90,6 @@ def test_seeds_of_other_sentences_are_refused(study):
     ]
     with pytest.raises(InputError, match="scored on other sentences"):
         tables.finetune_scores(systems)
-
-
-def test_seeds_and_texts_are_both_resampled():
-    apart, alike = [[0.0, 0.0], [1.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]
-    for values in (apart, alike):  # one of two trainings, or one of two texts, makes the mean
-        value, (low, high) = seeds_and_texts(values)
-        assert (value, low, high) == (0.5, 0.0, 1.0)
-    value, (low, high) = seeds_and_texts([[2.0, 2.0]], [4.0, 8.0])  # errors of words
-    assert value == pytest.approx(4 / 12) and (low, high) == pytest.approx((0.25, 0.5))
-    with pytest.raises(InputError, match="expected trainings by texts"):
-        seeds_and_texts([1.0, 2.0])
 
 
 def test_speech_that_no_run_made_and_models_and_amounts_that_do_not_fit_are_refused(study):

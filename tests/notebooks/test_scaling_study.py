@@ -310,6 +310,8 @@ def test_scores_of_speech_are_joined_to_the_training_of_the_model_that_spoke(tmp
     ):
         write_run(tmp_path, "elsewhere", "nano", 0.5, 0)
         tables.speech_by_training(tmp_path, scored, "speech", ["elsewhere"])
+    with pytest.raises(InputError, match="system 'a' is scored in another run too"):
+        tables.speech_by_training(tmp_path, scored * 2, "speech", ["grid"])
 
 
 def test_made_up_runs_are_those_that_the_writer_writes(tmp_path):
