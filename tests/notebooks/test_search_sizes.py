@@ -362,7 +362,7 @@ def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(resu
     )
 
     def draw():
-        return search_sizes.cost_curves(table, "N", "cooler")
+        return search_sizes.cost_curves(table, "Which is the better buy?", "N", "cooler")
 
     def saved(figure, kind):
         picture = io.BytesIO()
@@ -373,6 +373,7 @@ def test_curves_join_a_sizes_points_by_cost_and_leave_the_ones_apart_hollow(resu
 
     figure = draw()
     first, last = figure.axes[0], figure.axes[3]
+    assert figure.get_suptitle() == "Which is the better buy?"
     assert first.get_ylabel() == "corpus WER (%), n = 8"
     assert last.get_xlabel() == "CPU seconds an utterance, verifiers included"
     lines = [bar.lines[0] for bar in first.containers]
