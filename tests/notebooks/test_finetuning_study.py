@@ -217,7 +217,7 @@ def test_all_fine_tunes_of_a_method_differ_in_nothing_but_voice_amount_and_seed(
         assert sorted(steps.values()) == [steps[hours] for hours in sorted(steps)]
 
 
-def test_fine_tunes_use_the_rate_of_the_lowest_dev_loss():
+def test_fine_tunes_use_the_rate_of_the_lowest_dev_loss_which_lies_inside_what_was_tried():
     tried = results.read_results(ROOT / "results", "finetuning_rates")
     if not tried:
         pytest.skip("not run: experiments/finetuning_rates.yaml")
@@ -225,7 +225,8 @@ def test_fine_tunes_use_the_rate_of_the_lowest_dev_loss():
     for rank, rate in used.items():
         same = [run for run in tried if run.params["lora_rank"] == rank]
         best = min(same, key=lambda run: run.metrics["held_out_bits_per_second"])
-        assert len(same) == 3 and best.params["peak_lr"] == rate
+        rates = sorted(run.params["peak_lr"] for run in same)
+        assert best.params["peak_lr"] == rate and rates[0] < rate < rates[-1]
 
 
 def test_rates_are_tried_with_the_settings_of_the_fine_tunes():
