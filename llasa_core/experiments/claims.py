@@ -187,6 +187,8 @@ def train_time(results_dir: str | Path, study: Mapping[str, Result]) -> list[Cla
         larger = find_run(results_dir, params["target"]) if params["target"] else None
         experiments = [params["study"], *([larger.experiment] if larger else [])]
         speech = tables.speech_by_training(results_dir, scored, params["spoken"], experiments)
+        of_grid = speech["run"].str.startswith(f"{params['study']}/")
+        speech = speech[of_grid]  # a larger run has one seed, which makes no claim
     said = {name: rows for run in scored for name, rows in system_rows(run).items()}
     named = tuple(place(run) for run in scored)
     sources.append(("lower the WER", WORDS, speech, lambda c: said[c.system], named))
