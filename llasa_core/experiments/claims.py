@@ -201,7 +201,12 @@ def train_time(results_dir: str | Path, study: Mapping[str, Result]) -> list[Cla
                 continue
             levels, kept = ladder(table, rises, fixed, rows)
             verdict, number = series(measure, -1, levels)
-            found.append(claim(verdict, f"{number}, {kept}", names))
+            number += f", {kept}"
+            law = study["law"].metrics
+            if (rises, measure) == ("hours", LOSS) and "reuse_fresh_speech_n" in law:
+                fall, of = (law[f"reuse_fresh_speech_{key}"] for key in ("fall", "n"))
+                number += f"; steps held equal, fresh speech lowers it in {fall:.0f} of {of:.0f}"
+            found.append(claim(verdict, number, names))
     return found
 
 

@@ -95,7 +95,8 @@ def write_law(folder, target_nats):
     params |= {"scored": "", "prediction": "scaling_prediction/run"}
     said = {"predicted": 200.0, "predicted_run_low": 180.0, "predicted_run_high": 220.0}
     write_run(folder, "scaling_prediction", "run-0", said)
-    write_run(folder, "train_time_scaling", "run-2", {}, params)
+    metrics = {"reuse_fresh_speech_fall": 1, "reuse_fresh_speech_n": 2}
+    write_run(folder, "train_time_scaling", "run-2", metrics, params)
     return {"law": results.find_run(folder, "train_time_scaling/run")}
 
 
@@ -109,7 +110,8 @@ def test_train_time_claims_read_the_grid_at_its_most_speech_and_largest_size(tmp
     sizes, words, hours, _ = claims.train_time(tmp_path, study)
     assert (sizes.verdict, hours.verdict, words.verdict) == (SHOWN, SHOWN, NOT_RUN)
     assert "m1 to m8 (n = 8, 2 seeds); 3 of 3 steps exclude zero, at 4 h" in sizes.number
-    assert "1 h to 4 h (n = 8, 2 seeds)" in hours.number and "at size m8" in hours.number
+    assert "1 h to 4 h (n = 8, 2 seeds)" in hours.number
+    assert "at size m8; steps held equal, fresh speech lowers it in 1 of 2" in hours.number
     assert sizes.runs == ("scaling/*",)
     write_scaling(tmp_path / "worse", lambda size, hours: power(1e12 / size, hours))
     study = write_law(tmp_path / "worse", 200.0)
