@@ -227,9 +227,9 @@ def power_law(results_dir: str | Path, study: Mapping[str, Result]) -> Claim:
     names = [f"{params['study']}/*"]
     number = f"{chosen} of {len(FORMS)} forms, {checks[chosen].text()} ({len(trained)} runs)"
     larger, holds = params["target"].split("/")[0], []
-    for run in read_results(results_dir, larger) if larger and params["prediction"] else []:
+    prediction = find_run(results_dir, params["prediction"]) if params["prediction"] else None
+    for run in read_results(results_dir, larger) if larger and prediction else []:
         row = tables.training_row(run)
-        prediction = find_run(results_dir, params["prediction"])
         said = ("predicted", "predicted_run_low", "predicted_run_high")
         predicted, low, high = (prediction.metrics[name] for name in said)
         holds.append(bool(low <= row["loss"] <= high))  # a run that diverged does not hold

@@ -3,6 +3,7 @@ several, and what each claim reads from the runs.
 """
 
 import json
+import shutil
 
 import pytest
 from finished_runs import write_run
@@ -136,6 +137,10 @@ def test_law_shows_where_a_form_holds_and_the_prediction_made_before_too(tmp_pat
     claim = claims.power_law(tmp_path / "bent", write_law(tmp_path / "bent", 274.0))
     assert claim.verdict == CONTRADICTED and "reject the law" in claim.number
     assert claims.power_law(tmp_path, {}).verdict == NOT_RUN
+    shutil.rmtree(tmp_path / "held" / "scaling_prediction")  # a larger run that nobody predicted
+    law = {"law": results.find_run(tmp_path / "held", "train_time_scaling/run")}
+    claim = claims.power_law(tmp_path / "held", law)
+    assert (claim.verdict, claim.runs) == (NOT_SHOWN, ("scaling/*",))
 
 
 def test_law_is_judged_by_the_form_that_the_runs_choose(tmp_path):
