@@ -58,7 +58,8 @@ def _run(notebook: str, path: Path) -> None:
 
 
 def _commands(path: Path) -> Iterator[str]:
-    """Commands of the runs that write `path`."""
+    """Commands of the runs that write `path`; with --force where results are in git, as in a fresh
+    clone, but what the run made is not."""
     for file in sorted(Path("experiments").glob("*.yaml")):
         experiment = load_experiment(file)
         names = WRITTEN.get(experiment.notebook, ())
@@ -68,4 +69,5 @@ def _commands(path: Path) -> Iterator[str]:
             ):
                 label = run.id.rpartition("-")[0]
                 only = f" --only {label}" if len(experiment.runs) > 1 else ""
-                yield f"llasa run {file.as_posix()}{only}"
+                again = " --force" if experiment.is_done(run) else ""
+                yield f"llasa run {file.as_posix()}{only}{again}"

@@ -491,10 +491,12 @@ def test_figure_on_a_full_disk_is_named_and_no_half_of_it_is_left(small_disk, mo
 @pytest.mark.slow
 def test_missing_input_names_the_command_that_makes_it(monkeypatch):
     monkeypatch.chdir(repository_root(Path(__file__).parent))
-    with pytest.raises(InputError, match=r"prepare\.yaml --only human$"):
-        find_or_make("artifacts/human/no_such.jsonl")
-    with pytest.raises(InputError, match=r"first: llasa run experiments/human_finetune\.yaml$"):
+    with pytest.raises(InputError, match=r"prepare\.yaml --only kokoro$"):
+        find_or_make("artifacts/kokoro-corpus/no_such.jsonl")
+    with pytest.raises(InputError, match=r"first: llasa run experiments/human_finetune\.yaml --force$"):
         find_or_make("artifacts/models/human/no_such")
+    with pytest.raises(InputError, match=r"prepare\.yaml --only human --force$"):  # results in git
+        find_or_make("artifacts/human/no_such.jsonl")
     with pytest.raises(InputError, match=r"no/such is missing$"):
         find_or_make("no/such")
     assert find_or_make("pyproject.toml") == "pyproject.toml"
