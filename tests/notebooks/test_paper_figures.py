@@ -486,8 +486,8 @@ def test_page_gives_the_law_with_intervals_its_runs_and_the_error_of_its_predict
     root, _, page = executed
     law = results.find_run(root / "results", "train_time_scaling/run").metrics
     assert f"| a | {tables.with_interval(law, 'surface_size_exponent')} |" in page
-    assert "fitted to 18 runs (0 diverged). Does it hold: lack of fit F(" in page
-    assert "The additive of three forms, fitted to" in page
+    assert "(18 runs, 0 diverged). Does it hold: lack of fit F(" in page
+    assert "Of three forms its runs choose the additive (" in page
     assert "Bits fall in 6 of 6 steps of more speech and 6 of 6 steps of a larger model" in page
     assert "| kaplan | `((A N^-a)^(1/b) + B^(1/b) / D)^b` | Kaplan et al. 2020" in page
     assert "A larger run, predicted before" in page and "word error rate, predicted" not in page
