@@ -190,7 +190,7 @@ def train_time(results_dir: str | Path, study: Mapping[str, Result]) -> list[Cla
         of_grid = speech["run"].str.startswith(f"{params['study']}/")
         speech = speech[of_grid]  # a larger run has one seed, which makes no claim
     said = {name: rows for run in scored for name, rows in system_rows(run).items()}
-    named = tuple(place(run) for run in scored)
+    named = tuple(place(run) for run in scored if set(speech["system"]) & system_rows(run).keys())
     sources.append(("lower the WER", WORDS, speech, lambda c: said[c.system], named))
     found = []
     for name, (rises, fixed) in axes.items():

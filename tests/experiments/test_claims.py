@@ -120,6 +120,35 @@ def test_train_time_claims_read_the_grid_at_its_most_speech_and_largest_size(tmp
     assert {one.verdict for one in claims.train_time(tmp_path, {})} == {NOT_RUN}
 
 
+def write_words(folder, law):
+    """What the smallest and the largest model of the grid said, and in a run of its own the target;
+    errors of ten words."""
+    models = {name: f"scaling/{name}-seed0-hours4.0-0" for name in ("m1", "m8")}
+    models["target"] = "scaling_target/run-1"
+    for name, model in models.items():
+        params = {
+            "model": f"artifacts/{model}/model",
+            "speech_dir": f"artifacts/{name}",
+            "attempts": 0,
+        }
+        write_run(folder, "scaling_speech", f"{name}-0", {}, params)
+    for run, errors in {"seed0": {"m1": 8, "m8": 2}, "target": {"target": 0}}.items():
+        systems = {name: f"artifacts/{name}/speech.jsonl" for name in errors}
+        params = {"systems": systems, "main_system": "", "resynthesis_codec": ""}
+        rows = {name: scored(wrong) for name, wrong in errors.items()}
+        write_run(folder, "scaling_scores", f"{run}-0", {}, params | {"score_originals": 0}, **rows)
+    law.params["scored"] = "scaling_scores"
+
+
+def test_claims_of_words_name_the_runs_that_they_read_not_the_target(tmp_path):
+    write_scaling(tmp_path, power)
+    study = write_law(tmp_path, 200.0)
+    write_words(tmp_path, study["law"])
+    words = claims.train_time(tmp_path, study)[1]
+    assert (words.verdict, words.runs) == (SHOWN, ("scaling_scores/seed0-0",))
+    assert "m1 to m8" in words.number
+
+
 def test_law_shows_where_a_form_holds_and_the_prediction_made_before_too(tmp_path):
     write_scaling(tmp_path / "held", power)
     claim = claims.power_law(tmp_path / "held", write_law(tmp_path / "held", 274.0))
