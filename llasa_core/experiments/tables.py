@@ -309,7 +309,9 @@ METHODS = ("all weights", "LoRA")
 
 DECODERS = ("as tracked", "adapted")
 
-SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and "base model"
+SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and BASE
+
+BASE = "base model"
 
 FINETUNE_KEYS = ["voice", "kind", "decoder", "minutes"]
 
@@ -320,7 +322,7 @@ def finetunes(
     scored: Sequence[Result], results_dir: str | Path, trained: str, spoken: str
 ) -> pd.DataFrame:
     """A row a scored system of a study of fine-tuning by minutes: voice (folder of its recordings),
-    kind (one of METHODS, "base model", "recordings", "round trip"), decoder (one of DECODERS; empty
+    kind (one of METHODS, BASE, "recordings", "round trip"), decoder (one of DECODERS; empty
     for recordings), minutes (of training speech; of its decoder where nothing else has learnt; NaN
     where nothing has), seed and rows (its scored utterances).
 
@@ -351,7 +353,7 @@ def finetunes(
             else:
                 model = model_of(result, system, made_by)
                 codec = speech[Path(result.params["systems"][system]).parent.as_posix()][1]
-                row["kind"] = "base model"
+                row["kind"] = BASE
                 if model in training:
                     row |= _finetuning(training[model])
                     amounts.add(row["minutes"])
@@ -393,7 +395,8 @@ def finetune_scores(systems: pd.DataFrame) -> pd.DataFrame:
 def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
     """b minus a, two values of `column` ("kind" or "decoder"), the same sentences and seeds on both
     sides: a row where both are there, with the other keys, seeds and METRIC_difference, .._low,
-    .._high, .._n. What has learnt nothing (NaN minutes) stands beside every amount.
+    .._high, .._n. What has learnt nothing (NaN minutes) stands beside every amount, and the base
+    model, where it is `a`, beside every seed.
     """
     keys = [key for key in FINETUNE_KEYS if key != column]
     found = []
@@ -403,6 +406,8 @@ def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.D
         for name, value in key.items():
             same = others[name] == value
             others = others[same | others[name].isna() if name == "minutes" else same]
+        if a == BASE:
+            others = others.drop(columns="seed").merge(group["seed"], how="cross")
         both = sorted(set(group["seed"]) & set(others["seed"]))
         if both:
             sides = (one.set_index("seed")["rows"][both].tolist() for one in (others, group))

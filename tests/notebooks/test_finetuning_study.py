@@ -82,6 +82,21 @@ def test_changes_are_paired_by_sentence_and_seed_and_levels_stand_beside_each_am
     assert set(fewer["seeds"]) == {1} and set(fewer["corpus_wer_difference_n"]) == {2}
 
 
+def test_base_model_of_one_seed_is_paired_with_every_seed_of_a_fine_tune(study):
+    systems = read(study)
+    whole = tables.finetune_changes(systems, "kind", tables.BASE, "all weights")
+    assert len(whole) == 2 * 2 * 2 and set(whole["seeds"]) == {2}
+    row = one(whole, voice="human", decoder="as tracked", minutes=10.99)
+    assert row["corpus_wer_difference"] == pytest.approx(0.4 - 0.95)
+    assert row["corpus_wer_difference_n"] == 4
+    assert "minus_base_human_as_tracked_10.99min_seeds" in notebook.flat_metrics(
+        whole, "minus_base"
+    )
+    assert not len(
+        tables.finetune_changes(systems[systems["seed"] > 0], "kind", "base model", "LoRA")
+    )
+
+
 def test_seeds_of_other_sentences_are_refused(study):
     systems = read(study)
     rows = systems["rows"].tolist()
@@ -147,7 +162,7 @@ def test_figures_draw_seeds_and_series_at_their_minutes_between_the_levels(study
     assert list(whole.get_ydata()) == pytest.approx([60.0, 40.0])
     assert list(lora.get_ydata()) == pytest.approx([80.0, 60.0])
     assert list(whole.get_xdata()) == pytest.approx([0.49, 10.99], rel=0.06)
-    assert wer.get_xscale() == "log" and wer.get_ylabel() == "corpus WER (%), n = 4"
+    assert wer.get_xscale() == "log" and wer.get_ylabel() == "corpus WER (%)\nn = 4"
     assert (lora.get_marker(), lora.get_linestyle()) != (whole.get_marker(), whole.get_linestyle())
     single = [line for line in wer.get_lines() if line.get_markersize() == 2.5]
     assert len(single) == 2 * 2 * len(SEEDS)
