@@ -148,6 +148,11 @@ def test_answers_and_metrics_name_voice_method_decoder_and_minutes(study):
     changes = notebook.flat_metrics(lora, "lora_minus_all")
     assert "lora_minus_all_human_adapted_0.49min_corpus_wer_difference" in changes
     assert all(math.isfinite(value) for value in (flat | changes).values())
+    shown = one(
+        notebook.readable(scores), voice="human", kind="LoRA", decoder="adapted", minutes=0.49
+    )
+    assert shown["corpus WER (%)"] == "60 [50, 70]" and shown["n"] == 4
+    assert notebook.readable(lora)["corpus WER (%)"].tolist() == ["20 [20, 20]"] * 8
     assert "higher on 8 and lower on 0 of 8 rows" in notebook.verdict(lora, "corpus_wer", "WER")
 
 
