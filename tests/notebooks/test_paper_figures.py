@@ -412,8 +412,8 @@ def test_page_holds_every_part_with_intervals_and_names_what_is_missing(executed
     )
     assert f"Without a finished run: {', '.join(f'`{name}`' for name in missing)}." in page
     best = "a real voice, all weights, 11 min, decoder adapted"
-    assert f"through the same decoder: {best}: 20 [" in page
-    assert "; a real voice, base model, 11 min, decoder adapted: " in page
+    assert f"fewest word errors. {best}: WER 20 [" in page
+    assert "; the base model through the same decoder: WER " in page
     assert "LoRA minus base model, paired:" in page
     assert "| a real voice, recordings | 0.850 [0.800, 0.900] | 5 [0, 10] | 2 |" in page
     assert "| a real voice, 0.49 min, decoder adapted | 20.0 [20.0, 20.0] | 0.000 [" in page
