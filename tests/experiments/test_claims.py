@@ -229,6 +229,10 @@ def test_recognition_is_the_mean_of_its_seeds(tmp_path):
     assert claim.verdict == NOT_SHOWN  # three trainings that scatter so might as well fail
     assert claim.number.startswith("25.0 [") and "(n = 8, 3 seeds)" in claim.number
     assert claim.runs == ("asr/seed0-1", "asr/seed1-1", "asr/seed2-1")
+    write_run(tmp_path, "asr_whole", "seed0-1", {}, {"seed": 0}, recognition=scored(0))
+    study = {name: results.find_run(tmp_path, f"{name}/seed0") for name in ("asr", "asr_whole")}
+    claim = claims.recognition(study)
+    assert (claim.verdict, claim.runs) == (SHOWN, ("asr_whole/seed0-1",))
 
 
 def test_prompted_voices_are_held_against_chance_over_speakers(tmp_path):
