@@ -24,6 +24,9 @@ print("threads", os.environ["OMP_NUM_THREADS"], sys.executable)
 print(Path.cwd() / "somewhere")
 if mode == "raise":
     raise ValueError("no such\\nvoice")
+if mode == "half":
+    Path(run_dir, "rows.jsonl").write_text("half of the rows")
+    raise ValueError("and no more")
 if mode == "exit":
     sys.exit(0)
 if mode == "wait":

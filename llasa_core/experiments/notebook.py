@@ -83,6 +83,7 @@ def execute(order: dict[str, Any]) -> None:
     earlier = earlier_result(run_dir / "result.json")
     (run_dir / "result.json").unlink(missing_ok=True)
     (run_dir / "metrics.json").unlink(missing_ok=True)
+    others = written(run_dir)
     if order["again"]:
         shutil.rmtree(order["artifacts_dir"], ignore_errors=True)
     for folder in (run_dir, Path(order["artifacts_dir"])):
@@ -90,9 +91,14 @@ def execute(order: dict[str, Any]) -> None:
 
     origin = provenance()
     started = time.monotonic()
-    notebook = run_papermill(
-        order["notebook"], f"{work}.ipynb", order["params"] | order["injected"]
-    )
+    try:
+        notebook = run_papermill(
+            order["notebook"], f"{work}.ipynb", order["params"] | order["injected"]
+        )
+    except RunFailure:
+        if earlier and written(run_dir) == others:  # failed before it touched what it had found
+            write_json(run_dir / "result.json", earlier)
+        raise
     origin["seconds"] = round(time.monotonic() - started, 1)
     if not (run_dir / "metrics.json").is_file():
         raise RunFailure("the notebook ended without calling experiments.record")
@@ -113,6 +119,11 @@ def execute(order: dict[str, Any]) -> None:
     write_json(run_dir / "result.json", result)
     (run_dir / "metrics.json").unlink()
     Path(f"{work}.ipynb").unlink(missing_ok=True)
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """{file of the folder: when it was written, in nanoseconds}."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def earlier_result(path: Path) -> dict[str, Any]:

@@ -300,6 +300,19 @@ def test_rerun_that_changes_nothing_leaves_the_same_files_and_another_outcome_it
 
 
 @pytest.mark.notebook
+def test_rerun_that_fails_keeps_the_earlier_result_unless_it_wrote_over_its_rows(study, tmp_path):
+    experiment = load_experiment(study("grid: {mode: [raise, half]}\n"))
+    results = [tmp_path / run.run_dir / "result.json" for run in experiment.runs]
+    for path in results:
+        path.parent.mkdir(parents=True)
+        path.write_text('{"metrics": {"loss": 1.5}, "provenance": {"cpu": "another"}}')
+    states = run_experiment(experiment, force=True)
+    assert [state.state for state in states] == ["failed", "failed"]
+    assert [path.is_file() for path in results] == [True, False]
+    assert json.loads(results[0].read_text())["metrics"] == {"loss": 1.5}
+
+
+@pytest.mark.notebook
 def test_killed_study_ends_its_runs_and_continues_on_the_next_call(study, tmp_path):
     path = study("grid: {mode: [wait]}\n")
     (run,) = load_experiment(path).runs
