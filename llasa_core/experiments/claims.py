@@ -189,8 +189,9 @@ def train_time(results_dir: str | Path, study: Mapping[str, Result]) -> list[Cla
         speech = tables.speech_by_training(results_dir, scored, params["spoken"], experiments)
         of_grid = speech["run"].str.startswith(f"{params['study']}/")
         speech = speech[of_grid]  # a larger run has one seed, which makes no claim
-    said = {name: rows for run in scored for name, rows in system_rows(run).items()}
-    named = tuple(place(run) for run in scored if set(speech["system"]) & system_rows(run).keys())
+    heard = {place(run): system_rows(run) for run in scored}
+    said = {name: rows for systems in heard.values() for name, rows in systems.items()}
+    named = tuple(run for run, rows in heard.items() if set(speech["system"]) & rows.keys())
     sources.append(("lower the WER", WORDS, speech, lambda c: said[c.system], named))
     found = []
     for name, (rises, fixed) in axes.items():

@@ -59,7 +59,8 @@ def _run(notebook: str, path: Path) -> None:
 
 def _commands(path: Path) -> Iterator[str]:
     """Commands of the runs that write `path`; with --force where results are in git, as in a fresh
-    clone, but what the run made is not."""
+    clone, but what the run made is not.
+    """
     for file in sorted(Path("experiments").glob("*.yaml")):
         experiment = load_experiment(file)
         names = WRITTEN.get(experiment.notebook, ())

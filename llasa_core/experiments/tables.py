@@ -309,9 +309,9 @@ METHODS = ("all weights", "LoRA")
 
 DECODERS = ("as tracked", "adapted")
 
-SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and BASE
-
 BASE = "base model"
+
+SPOKEN_BY_NONE = {"originals": "recordings", "codec": "round trip"}  # and BASE
 
 FINETUNE_KEYS = ["voice", "kind", "decoder", "minutes"]
 
@@ -392,20 +392,27 @@ def finetune_scores(systems: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=None if found else FINETUNE_KEYS)
 
 
+def beside(table: pd.DataFrame, key: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with the values of `key`; what has learnt nothing (NaN minutes) stands beside every
+    amount.
+    """
+    for name, value in key.items():
+        same = table[name] == value
+        table = table[same | table[name].isna() if name == "minutes" else same]
+    return table
+
+
 def finetune_changes(systems: pd.DataFrame, column: str, a: str, b: str) -> pd.DataFrame:
     """b minus a, two values of `column` ("kind" or "decoder"), the same sentences and seeds on both
     sides: a row where both are there, with the other keys, seeds and METRIC_difference, .._low,
-    .._high, .._n. What has learnt nothing (NaN minutes) stands beside every amount, and the base
-    model, where it is `a`, beside every seed.
+    .._high, .._n. Rows are joined as of `beside`; the base model, where it is `a`, stands beside
+    every seed.
     """
     keys = [key for key in FINETUNE_KEYS if key != column]
     found = []
     for names, group in systems[systems[column] == b].groupby(keys, sort=True, dropna=False):
         key = dict(zip(keys, names, strict=True))
-        others = systems[systems[column] == a]
-        for name, value in key.items():
-            same = others[name] == value
-            others = others[same | others[name].isna() if name == "minutes" else same]
+        others = beside(systems[systems[column] == a], key)
         if a == BASE:
             others = others.drop(columns="seed").merge(group["seed"], how="cross")
         both = sorted(set(group["seed"]) & set(others["seed"]))

@@ -506,7 +506,8 @@ def test_missing_input_names_the_command_that_makes_it(monkeypatch):
     monkeypatch.chdir(repository_root(Path(__file__).parent))
     with pytest.raises(InputError, match=r"prepare\.yaml --only kokoro$"):
         find_or_make("artifacts/kokoro-corpus/no_such.jsonl")
-    with pytest.raises(InputError, match=r"run experiments/human_finetune\.yaml --force$"):
+    command = r"first: llasa run experiments/human_finetune\.yaml --force$"
+    with pytest.raises(InputError, match=command):
         find_or_make("artifacts/models/human/no_such")
     with pytest.raises(InputError, match=r"prepare\.yaml --only human --force$"):  # results in git
         find_or_make("artifacts/human/no_such.jsonl")
